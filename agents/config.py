@@ -1,0 +1,109 @@
+"""Settings: the only module that reads the environment (and `.env`).
+
+Every setting has the prefix ``DRIFTLINE_``; the broker's keep Kafka's own (``KAFKA_BOOTSTRAP_SERVERS``; any librdkafka
+property passes through as ``KAFKA_`` + its name in capitals with ``_`` for ``.``: ``KAFKA_SECURITY_PROTOCOL``).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from dotenv import dotenv_values
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.errors import UnsafeSettingError
+
+_LOOPBACK = ("127.", "localhost", "[::1]")
+
+
+class Settings(BaseSettings):
+    """What an installation is made of. Built once per process and passed down."""
+
+    model_config = SettingsConfigDict(env_prefix="DRIFTLINE_", env_file=".env", extra="ignore", frozen=False)
+
+    home: Path = Field(default=Path(".driftline"), description="folder of everything local")
+    bootstrap_servers: str | None = Field(
+        default=None, validation_alias="KAFKA_BOOTSTRAP_SERVERS", description="your broker; unset: the embedded one"
+    )
+    prefix: str = Field(default="", description="prefix of topics, groups and transactional ids")
+    partitions: int = Field(default=12, ge=1, le=1024, description="partitions of traffic topics")
+    database_url: str = Field(default="", description="SQLAlchemy URL; default SQLite in home")
+    artifacts_url: str = Field(default="", description="fsspec URL of models, references and code; default in home")
+    archive_url: str = Field(default="", description="fsspec URL of the Parquet archive; default in home")
+    jars_url: str = Field(default="", description="other repository or an offline folder for the broker's jars")
+    host: str = Field(default="127.0.0.1", description="address the page binds to")
+    port: int = Field(default=8787, ge=0, le=65535, description="port of the page; 0 takes a free one")
+    slot: str = Field(default="0", description="worker slot: makes transactional ids stable; unique per worker")
+    grace_ms: int = Field(default=60_000, ge=0, description="disorder of event time tolerated")
+    future_tolerance_ms: int = Field(default=86_400_000, description="event time may be this far in the future")
+    commit_interval_ms: int = Field(default=100, ge=1, description="longest a hot-path batch is collected")
+    batch_records: int = Field(default=20_000, ge=1, description="most records in one hot-path batch")
+    provisional_interval_ms: int = Field(default=1_000, description="least time between provisional metrics")
+    snapshot_interval_ms: int = Field(default=30_000, description="time between aggregation snapshots")
+    archive_max_age_ms: int = Field(default=30_000, description="longest a record waits to be archived")
+    archive_idle_ms: int = Field(default=2_000, description="archive early when nothing came for so long")
+    archive_max_rows: int = Field(default=100_000, description="rows of one archive file at most")
+    webhook_urls: list[str] = Field(default_factory=list, description="where alerts are posted")
+    webhook_secret: str = Field(default="", repr=False, description="signs webhooks (whsec_…)")
+    webhook_allow: list[str] = Field(default_factory=list, description="private hosts that webhooks may go to")
+    notify_urls: list[str] = Field(default_factory=list, repr=False, description="Apprise URLs")
+    allow_plaintext: bool = Field(default=False, description="permit PLAINTEXT to a broker off loopback")
+    log_level: str = Field(default="INFO")
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the registry."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'registry.db'}"
+
+    @property
+    def artifacts(self) -> str:
+        """fsspec URL of the artifact store."""
+        return self.artifacts_url or str(self.home.resolve() / "artifacts")
+
+    @property
+    def archive(self) -> str:
+        """fsspec URL of the archive."""
+        return self.archive_url or str(self.home.resolve() / "archive")
+
+    @property
+    def state_dir(self) -> Path:
+        """Folder of local hot-path state (one below it for each agent and partition)."""
+        return self.home.resolve() / "state"
+
+    @cached_property
+    def kafka_properties(self) -> dict[str, str]:
+        """librdkafka properties from ``KAFKA_*`` (without the bootstrap servers)."""
+        values = {**dotenv_values(".env"), **os.environ}
+        return {
+            name.removeprefix("KAFKA_").lower().replace("_", "."): value
+            for name, value in values.items()
+            if name.startswith("KAFKA_") and name != "KAFKA_BOOTSTRAP_SERVERS" and value is not None
+        }
+
+    def check_safety(self) -> None:
+        """Refuse PLAINTEXT to a broker off loopback unless told.
+
+        Raises
+        ------
+        UnsafeSettingError
+        """
+        servers = self.bootstrap_servers
+        protocol = self.kafka_properties.get("security.protocol", "PLAINTEXT").upper()
+        if servers is None or protocol != "PLAINTEXT" or self.allow_plaintext:
+            return
+        foreign = [s for s in servers.split(",") if not s.strip().startswith(_LOOPBACK)]
+        if foreign:
+            raise UnsafeSettingError(
+                f"PLAINTEXT to {', '.join(foreign)}",
+                where="KAFKA_SECURITY_PROTOCOL",
+                remedy="set KAFKA_SECURITY_PROTOCOL=SSL or SASL_SSL, or DRIFTLINE_ALLOW_PLAINTEXT=true in a closed network",
+            )
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment and `.env`, with explicit overrides (by field name) on top."""
+    settings = Settings()
+    return settings.model_copy(update=overrides) if overrides else settings

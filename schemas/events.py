@@ -1,0 +1,492 @@
+"""What travels on the topics: traffic, metrics, observations, alerts, events and commands.
+
+Every struct is frozen and kept out of the garbage collector. Traffic is validated field by field by msgspec while it
+is decoded (`schemas.codec`); unknown fields are ignored, so that producers may add some. Times on the wire of
+traffic are integers in milliseconds since the epoch (`_ms`); in all other events they are ISO 8601 in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+Scalar = float | int | str | bool | None
+"""A feature value."""
+Label = float | int | str | bool
+Probability = float | dict[str, float]
+Segment = dict[str, str]
+
+
+class Wire(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Base of everything that travels."""
+
+
+# --------------------------------------------------------------------------------------------- traffic
+
+
+class InferenceRequest(Wire, frozen=True, gc=False, kw_only=True):
+    """A request for one prediction; keyed by `request_id`, which becomes the prediction_id."""
+
+    request_id: str
+    model: str
+    event_time_ms: int
+    features: dict[str, Scalar]
+    version: int | None = None
+    schema_version: int = 1
+
+
+class Prediction(Wire, frozen=True, gc=False, kw_only=True):
+    """What one version of a model predicted.
+
+    Identity is (model, version, prediction_id); the Kafka key is prediction_id.
+    """
+
+    prediction_id: str
+    model: str
+    version: int
+    event_time_ms: int
+    features: dict[str, Scalar]
+    prediction: Label
+    probability: Probability | None = None
+    segment: Segment | None = None
+    schema_version: int = 1
+
+
+class GroundTruth(Wire, frozen=True, gc=False, kw_only=True):
+    """What turned out to be true. A null label (or a tombstone) withdraws; a higher revision corrects."""
+
+    prediction_id: str
+    event_time_ms: int
+    label: Label | None
+    revision: int = 0
+    schema_version: int = 1
+
+
+class Heartbeat(Wire, frozen=True, gc=False, kw_only=True):
+    """A producer's word that nothing older than `event_time_ms` is still to come on this partition.
+
+    Sent to `predictions` or `ground-truth` with the header ``ce_type: Heartbeat`` and a null key, to an explicit
+    partition. It moves the watermark and nothing else: nightly batches close their windows without waiting for the next night.
+    """
+
+    event_time_ms: int
+    schema_version: int = 1
+
+
+# ------------------------------------------------------------------------- between the monitoring stages
+
+
+class PaneDelta(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Integer contributions to one pane of one segment.
+
+    Parameters
+    ----------
+    segment : str
+        ``""`` for overall, else ``name=value``.
+    pane_start_ms : int
+        Start of the pane the prediction belongs to by its own event time.
+    effect_start_ms : int
+        Start of the pane of the event that caused the contribution (the prediction itself, its label, its expiry);
+        never before `pane_start_ms`. The aggregation applies effects in this order, so that what a window holds when it
+        closes does not depend on how partitions were interleaved.
+    counters : dict of int to int
+        Position in the layout (`streams.panes`) to signed contribution.
+    """
+
+    segment: str
+    pane_start_ms: int
+    effect_start_ms: int
+    counters: dict[int, int]
+
+
+class PartitionWatermark(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Watermark of one stage-1 partition. `idle`: both topics drained to their last stable offset."""
+
+    partition: int
+    watermark_ms: int
+    idle: bool
+
+
+class JoinedDelta(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="delta"):
+    """All of one commit's contributions to one (model, version) from one stage-1 partition; key = model."""
+
+    model: str
+    version: int
+    layout: str
+    partition: int
+    panes: list[PaneDelta]
+
+
+class WatermarkUpdate(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="watermark"):
+    """Sent to every partition of joined-deltas when watermarks moved; null key, explicit partition."""
+
+    watermarks: list[PartitionWatermark]
+
+
+DeltaRecord = JoinedDelta | WatermarkUpdate
+
+
+# ----------------------------------------------------------------------------------- series and crossings
+
+WindowState = Literal["provisional", "closed", "revised"]
+Kind = Literal[
+    "quality",
+    "estimated-quality",
+    "calibration",
+    "data-drift",
+    "prediction-drift",
+    "label-drift",
+    "data-quality",
+    "coverage",
+    "label-delay",
+    "skew",
+    "new-segment",
+]
+Severity = Literal["info", "warning", "critical"]
+Status = Literal["opened", "updated", "closed"]
+
+
+class QualityMetric(Wire, frozen=True, gc=False, kw_only=True):
+    """Metrics of one window of one segment. `coverage` = labelled / predicted, 0–1."""
+
+    model: str
+    version: int
+    segment: Segment | None
+    window: str
+    window_start: datetime
+    window_end: datetime
+    state: WindowState
+    revision: int
+    n: int
+    coverage: float
+    metrics: dict[str, float | None]
+    estimated: bool = False
+
+
+class DriftMetric(Wire, frozen=True, gc=False, kw_only=True):
+    """Distance of one subject (``feature:NAME``, ``prediction``, ``label``) from the reference in one window."""
+
+    model: str
+    version: int
+    segment: Segment | None
+    subject: str
+    window: str
+    window_start: datetime
+    window_end: datetime
+    state: WindowState
+    revision: int
+    n: int
+    statistics: dict[str, float | None]
+
+
+class Observation(Wire, frozen=True, gc=False, kw_only=True, tag_field="type", tag="Observation"):
+    """A crossing: something opened, changed or closed. Ids are derived, never random.
+
+    `observed_at` is the event time (watermark) at which the aggregation decided.
+    """
+
+    observation_id: str
+    model: str
+    version: int
+    kind: Kind
+    subject: str
+    segment: Segment | None
+    status: Status
+    severity: Severity
+    window: str
+    window_start: datetime
+    window_end: datetime
+    value: float | None
+    reference: float | None
+    threshold: float | None
+    n: int
+    observed_at: datetime
+    evidence: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class PaneClosed(Wire, frozen=True, gc=False, kw_only=True, tag_field="type", tag="PaneClosed"):
+    """The newest pane of a model closed for quality: event time has moved on. Drives schedules and cool-downs.
+
+    One a model and pane, on the topic `observations`. `labelled`: labelled predictions of the pane over all versions.
+    """
+
+    model: str
+    pane_start: datetime
+    pane_end: datetime
+    observed_at: datetime
+    labelled: int
+
+
+AnyObservation = Observation | PaneClosed
+
+
+class Alert(Wire, frozen=True, gc=False, kw_only=True):
+    """One incident's news. The incident id is derived from model, kind, subject, segment and opening."""
+
+    incident_id: str
+    model: str
+    version: int
+    kind: Kind
+    subject: str
+    segment: Segment | None
+    severity: Severity
+    status: Status
+    opened_at: datetime
+    closed_at: datetime | None
+    title: str
+    explanation: str
+    evidence: dict[str, Any] = msgspec.field(default_factory=dict)
+    links: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+# -------------------------------------------------------------------------------- retraining and registry
+
+
+class RetrainRequest(Wire, frozen=True, gc=False, kw_only=True):
+    """Ask for a successor. `as_of` is the event time whose knowledge may be used.
+
+    `trigger`: one of the specification's (without argument).
+    """
+
+    request_id: str
+    model: str
+    trigger: str
+    reason: str
+    as_of: datetime
+    incident_id: str | None = None
+    requested_by: str = "alerting"
+
+
+Decision = Literal["initial", "promoted", "rejected", "rolled-back", "failed", "awaiting-approval"]
+
+
+class TrainingEvent(Wire, tag_field="type", frozen=True, gc=False, kw_only=True):
+    """Base of what runs tell; `at` is event time where there is one (`as_of`)."""
+
+    event_id: str
+    model: str
+    run_id: str
+    at: datetime
+
+
+class RunStarted(TrainingEvent, tag="RunStarted", frozen=True, gc=False, kw_only=True):
+    trigger: str
+    reason: str
+
+
+class RunFinished(TrainingEvent, tag="RunFinished", frozen=True, gc=False, kw_only=True):
+    version: int | None
+    rows: int
+    decision: Decision
+    reason: str
+    report: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class RunFailed(TrainingEvent, tag="RunFailed", frozen=True, gc=False, kw_only=True):
+    reason: str
+
+
+class RunSkipped(TrainingEvent, tag="RunSkipped", frozen=True, gc=False, kw_only=True):
+    """A request that led to no run: cool-down, too few labels, another run open."""
+
+    trigger: str
+    reason: str
+
+
+AnyTrainingEvent = RunStarted | RunFinished | RunFailed | RunSkipped
+
+
+class RegistryEvent(Wire, tag_field="type", frozen=True, gc=False, kw_only=True):
+    """Base of what the registry did.
+
+    `epoch` grows by one with every event of the installation: consumers refuse older ones.
+    """
+
+    event_id: str
+    epoch: int
+    at: datetime
+    model: str
+    actor: str
+
+
+class ModelRegistered(RegistryEvent, tag="ModelRegistered", frozen=True, gc=False, kw_only=True):
+    task: str
+
+
+class VersionRegistered(RegistryEvent, tag="VersionRegistered", frozen=True, gc=False, kw_only=True):
+    version: int
+    artifact: str
+    parent: int | None
+
+
+class VersionValidated(RegistryEvent, tag="VersionValidated", frozen=True, gc=False, kw_only=True):
+    """Passed the gate: serving stages it (loads, verifies, warms)."""
+
+    version: int
+    artifact: str
+
+
+class ApprovalRequested(RegistryEvent, tag="ApprovalRequested", frozen=True, gc=False, kw_only=True):
+    version: int
+    approvers: int
+
+
+class VersionApproved(RegistryEvent, tag="VersionApproved", frozen=True, gc=False, kw_only=True):
+    version: int
+    comment: str = ""
+
+
+class VersionRejected(RegistryEvent, tag="VersionRejected", frozen=True, gc=False, kw_only=True):
+    version: int
+    reason: str
+
+
+class ModelPromoted(RegistryEvent, tag="ModelPromoted", frozen=True, gc=False, kw_only=True):
+    version: int
+    previous: int | None
+    artifact: str
+
+
+class ModelRolledBack(RegistryEvent, tag="ModelRolledBack", frozen=True, gc=False, kw_only=True):
+    version: int
+    previous: int
+    artifact: str
+    reason: str
+
+
+AnyRegistryEvent = (
+    ModelRegistered
+    | VersionRegistered
+    | VersionValidated
+    | ApprovalRequested
+    | VersionApproved
+    | VersionRejected
+    | ModelPromoted
+    | ModelRolledBack
+)
+
+
+class VersionState(Wire, frozen=True, gc=False, kw_only=True):
+    """A version as `registry-state` carries it."""
+
+    version: int
+    stage: str
+    artifact: str
+    reference: str
+    specification: str
+    registered_epoch: int
+    parent: int | None = None
+
+
+class ModelState(Wire, frozen=True, gc=False, kw_only=True):
+    """The latest state of one model: the value of the compacted topic `registry-state`, key = model."""
+
+    model: str
+    epoch: int
+    task: str
+    champion: int | None
+    challenger: int | None
+    versions: list[VersionState]
+
+
+class RegistryCommand(Wire, tag_field="type", frozen=True, gc=False, kw_only=True):
+    """Base of what people and agents ask of the registry. `command_id` makes a repeat harmless."""
+
+    command_id: str
+    model: str
+    actor: str
+
+
+class ApproveVersion(RegistryCommand, tag="ApproveVersion", frozen=True, gc=False, kw_only=True):
+    version: int
+    comment: str = ""
+
+
+class RejectVersion(RegistryCommand, tag="RejectVersion", frozen=True, gc=False, kw_only=True):
+    version: int
+    reason: str
+
+
+class RollBackModel(RegistryCommand, tag="RollBackModel", frozen=True, gc=False, kw_only=True):
+    reason: str
+    to: int | None = None
+
+
+class SubmitCandidate(RegistryCommand, tag="SubmitCandidate", frozen=True, gc=False, kw_only=True):
+    """A trained version with its validation report asks to be decided on: the gate's verdict is in the report."""
+
+    version: int
+    run_id: str
+    passed: bool
+    reason: str
+    at: datetime
+
+
+AnyRegistryCommand = ApproveVersion | RejectVersion | RollBackModel | SubmitCandidate
+
+
+# -------------------------------------------------------------------------------------------- serving
+
+
+class ServingEvent(Wire, tag_field="type", frozen=True, gc=False, kw_only=True):
+    event_id: str
+    model: str
+    at: datetime
+
+
+class ModelSwapped(ServingEvent, tag="ModelSwapped", frozen=True, gc=False, kw_only=True):
+    """`offsets`: for each input topic and partition the first offset that `to_version` answered.
+
+    `pause_ms`: how long requests waited for the switch.
+    """
+
+    from_version: int | None
+    to_version: int
+    epoch: int
+    offsets: dict[str, dict[str, int]]
+    pause_ms: float
+    worker: str
+
+
+class CandidateStaged(ServingEvent, tag="CandidateStaged", frozen=True, gc=False, kw_only=True):
+    version: int
+    artifact: str
+    worker: str
+
+
+class ModelRefused(ServingEvent, tag="ModelRefused", frozen=True, gc=False, kw_only=True):
+    """An artifact could not be loaded or failed in use; the last good version goes on."""
+
+    version: int
+    reason: str
+    worker: str
+
+
+AnyServingEvent = ModelSwapped | CandidateStaged | ModelRefused
+
+
+# ------------------------------------------------------------------------------------------- journal
+
+
+class JournalRecord(Wire, frozen=True, gc=False, kw_only=True):
+    """One commit of one stage-1 partition: what a rebuild replays, in order.
+
+    `slices`: topic → [first, last + 1] consumed in this commit. `low_water`: topic → oldest offset that live state
+    still needs (the end of the slice where nothing is live). `journal_low_water`: offset of the journal record from
+    which a rebuild has to replay. `totals` are the accounting counters after the commit.
+    """
+
+    partition: int
+    slices: dict[str, tuple[int, int]]
+    watermark_ms: int
+    topic_watermarks_ms: dict[str, int]
+    idle: dict[str, bool]
+    now_ms: int
+    registry_epoch: int
+    low_water: dict[str, int]
+    journal_low_water: int
+    totals: dict[str, int]
+    partitions: int
+    schema_version: int = 1

@@ -1,0 +1,72 @@
+"""Reference statistics: what a version's training data looked like, compiled once at registration.
+
+Monitoring compares every pane with these numbers and never rereads training data. The struct is stored as JSON in the
+artifact store and addressed by its hash.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class NumericReference(msgspec.Struct, frozen=True, kw_only=True, tag="numeric"):
+    """`edges` (m inner bin edges, ascending, distinct quantiles) and `counts` (m + 1); missing counted apart."""
+
+    edges: list[float]
+    counts: list[int]
+    missing: int
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    sketch: str = ""
+
+
+class CategoricalReference(msgspec.Struct, frozen=True, kw_only=True, tag="categorical"):
+    """Counts of the kept categories, most frequent first; `other` counts the rest."""
+
+    categories: list[str]
+    counts: list[int]
+    other: int
+    missing: int
+
+
+FeatureReference = NumericReference | CategoricalReference
+
+
+class MetricReference(msgspec.Struct, frozen=True, kw_only=True):
+    """Level of one metric on held-out reference rows, with its spread.
+
+    `spread` is the standard deviation between panes beyond what their sample size explains; `scale` the standard
+    deviation of one event's contribution, so that a pane of n events has standard error sqrt(spread² + scale² / n).
+    """
+
+    value: float
+    spread: float
+    scale: float
+
+
+class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything monitoring knows of the reference.
+
+    `scores`: distribution of the score (binary: probability of the positive class; regression: prediction; multiclass:
+    probability of the predicted class). `labels`, `predictions`: class counts, for regression the binned values.
+    `segments`: rows by segment key. `metrics`: by metric name. `importances`: permutation importance by feature, ≥ 0.
+    """
+
+    task: str
+    rows: int
+    features: dict[str, FeatureReference]
+    scores: NumericReference | None
+    predictions: FeatureReference
+    labels: FeatureReference
+    classes: list[str]
+    segments: dict[str, int]
+    metrics: dict[str, MetricReference]
+    importances: dict[str, float]
+    drift: dict[str, float]
+    label_mean: float = 0.0
+    label_std: float = 1.0
+    start_ms: int = 0
+    end_ms: int = 0
+    schema_version: int = 1

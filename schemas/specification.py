@@ -1,0 +1,315 @@
+"""The model specification: `driftline.toml`, parsed, defaulted and checked.
+
+Errors name file, key and the accepted values; a specification that parses can be used everywhere without more checks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from schemas.durations import parse_count, parse_duration, parse_rate
+from schemas.errors import SpecificationError
+
+FILE_NAME = "driftline.toml"
+Task = Literal["binary", "multiclass", "regression"]
+FeatureKind = Literal["numeric", "categorical", "boolean"]
+
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "binary": (
+        "roc_auc",
+        "pr_auc",
+        "log_loss",
+        "brier",
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "calibration_error",
+        "cost",
+    ),
+    "multiclass": ("accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_weighted", "log_loss"),
+    "regression": ("mae", "rmse", "mape", "bias", "r2"),
+}
+"""Metrics that can be watched, by task."""
+
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error", "cost", "mae", "rmse", "mape"})
+TRIGGERS = ("quality", "drift", "schedule", "data", "code", "new-segment")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class ModelSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    task: Task
+    positive: int | float | str | bool = 1
+    threshold: float = 0.5
+    per: str | None = None
+    description: str = ""
+    owner: str = ""
+
+
+class DataSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    id: str
+    event_time: str
+    label: str
+    label_time: str | None = None
+    max_label_delay: str
+    revision_horizon: str | None = None
+    segments: list[str] = msgspec.field(default_factory=list)
+
+
+class MetricsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    primary: str
+    watch: list[str] = msgspec.field(default_factory=list)
+    cost: dict[str, float] = msgspec.field(default_factory=dict)
+    windows: list[str] = msgspec.field(default_factory=lambda: ["1d", "7d"])
+
+
+class AlarmsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    budget: str = "1/30d"
+
+
+class Tolerance(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    overall: float = 0.0
+    segment: float = 0.02
+
+
+class ValidationSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    tolerance: Tolerance = msgspec.field(default_factory=Tolerance)
+    sensitive: list[str] = msgspec.field(default_factory=list)
+
+
+class RetrainingSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    triggers: list[str] = msgspec.field(default_factory=lambda: ["quality", "drift"])
+    training_window: str = "90d"
+    cool_down: str = "7d"
+    min_labels: int = 1000
+
+
+class ApprovalSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    mode: Literal["auto", "manual"] = "auto"
+    approvers: int = 1
+
+
+class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A checked model specification.
+
+    Notes
+    -----
+    Build it with `parse` or `load`; the plain constructor does not check what lies across sections.
+    """
+
+    model: ModelSection
+    data: DataSection
+    features: dict[str, FeatureKind]
+    metrics: MetricsSection
+    alarms: AlarmsSection = msgspec.field(default_factory=AlarmsSection)
+    validation: ValidationSection = msgspec.field(default_factory=ValidationSection)
+    retraining: RetrainingSection = msgspec.field(default_factory=RetrainingSection)
+    approval: ApprovalSection = msgspec.field(default_factory=ApprovalSection)
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+    @property
+    def max_label_delay_ms(self) -> int:
+        return parse_duration(self.data.max_label_delay)
+
+    @property
+    def revision_horizon_ms(self) -> int:
+        """Defaults to `max_label_delay`."""
+        return parse_duration(self.data.revision_horizon or self.data.max_label_delay)
+
+    @property
+    def watched(self) -> list[str]:
+        """Watched metrics, the primary first, each once."""
+        return list(dict.fromkeys([self.metrics.primary, *self.metrics.watch]))
+
+    @property
+    def time_windows(self) -> dict[str, int]:
+        """Time windows by name, in milliseconds, in the order written."""
+        return {text: parse_duration(text) for text in self.metrics.windows if parse_count(text) is None}
+
+    @property
+    def count_windows(self) -> dict[str, int]:
+        """Count windows by name, in labelled events."""
+        return {text: count for text in self.metrics.windows if (count := parse_count(text)) is not None}
+
+    @property
+    def pane_ms(self) -> int:
+        """Length of a pane: the greatest common divisor of the time windows; a day where there is none."""
+        return math.gcd(*self.time_windows.values()) if self.time_windows else 86_400_000
+
+    @property
+    def budget_per_ms(self) -> float:
+        return parse_rate(self.alarms.budget)
+
+    @property
+    def schedule_ms(self) -> int | None:
+        """Period of the ``schedule:…`` trigger, where there is one."""
+        for trigger in self.retraining.triggers:
+            if trigger.startswith("schedule:"):
+                return parse_duration(trigger.removeprefix("schedule:"))
+        return None
+
+    @property
+    def training_window_ms(self) -> int:
+        return parse_duration(self.retraining.training_window)
+
+    @property
+    def cool_down_ms(self) -> int:
+        return parse_duration(self.retraining.cool_down)
+
+    def columns(self) -> list[str]:
+        """Feature columns in the order written."""
+        return list(self.features)
+
+
+def _where(file: str, key: str) -> str:
+    return f"{file} [{key}]" if key else file
+
+
+def _known(file: str, key: str, values: list[str], accepted: Mapping[str, Any] | list[str] | tuple[str, ...]) -> None:
+    for value in values:
+        if value not in accepted:
+            raise SpecificationError(
+                f"{value!r} is not accepted", where=_where(file, key), remedy="accepted: " + ", ".join(accepted)
+            )
+
+
+def _check(spec: Specification, file: str) -> None:
+    if not _NAME.match(spec.model.name) and "{" not in spec.model.name:
+        raise SpecificationError(
+            f"{spec.model.name!r} cannot be a model name",
+            where=_where(file, "model.name"),
+            remedy="use letters, digits, '.', '_' and '-', at most 128",
+        )
+    if not 0.0 < spec.model.threshold < 1.0:
+        raise SpecificationError(
+            f"{spec.model.threshold} is no threshold", where=_where(file, "model.threshold"), remedy="0 < threshold < 1"
+        )
+    if not spec.features:
+        raise SpecificationError(
+            "no feature is named", where=_where(file, "features"), remedy='add a line such as distance = "numeric"'
+        )
+    parse_duration(spec.data.max_label_delay, where=_where(file, "data.max_label_delay"))
+    if spec.data.revision_horizon is not None:
+        parse_duration(spec.data.revision_horizon, where=_where(file, "data.revision_horizon"))
+    accepted = METRICS[spec.task]
+    _known(file, "metrics.primary", [spec.metrics.primary], accepted)
+    _known(file, "metrics.watch", spec.metrics.watch, accepted)
+    _known(file, "metrics.cost", list(spec.metrics.cost), ("false_negative", "false_positive"))
+    if "cost" in spec.watched and not spec.metrics.cost:
+        raise SpecificationError(
+            "the metric cost needs prices",
+            where=_where(file, "metrics.cost"),
+            remedy="cost = { false_negative = 5.0, false_positive = 1.0 }",
+        )
+    if not spec.metrics.windows:
+        raise SpecificationError("no window", where=_where(file, "metrics.windows"), remedy='windows = ["1d", "7d"]')
+    for window in spec.metrics.windows:
+        if parse_count(window) is None:
+            parse_duration(window, where=_where(file, "metrics.windows"))
+    _known(file, "validation.sensitive", spec.validation.sensitive, [*spec.features, *spec.data.segments])
+    parse_rate(spec.alarms.budget, where=_where(file, "alarms.budget"))
+    for trigger in spec.retraining.triggers:
+        name, _, argument = trigger.partition(":")
+        _known(file, "retraining.triggers", [name], TRIGGERS)
+        if name == "schedule":
+            parse_duration(argument, where=_where(file, "retraining.triggers"))
+        elif argument:
+            raise SpecificationError(
+                f"{trigger!r} takes no argument", where=_where(file, "retraining.triggers"), remedy=f'write "{name}"'
+            )
+    parse_duration(spec.retraining.training_window, where=_where(file, "retraining.training_window"))
+    parse_duration(spec.retraining.cool_down, where=_where(file, "retraining.cool_down"))
+    if spec.retraining.min_labels < 1:
+        raise SpecificationError("must be at least 1", where=_where(file, "retraining.min_labels"))
+    if spec.approval.approvers < 1:
+        raise SpecificationError("must be at least 1", where=_where(file, "approval.approvers"))
+
+
+def parse(text: str, *, file: str = FILE_NAME) -> Specification:
+    """Parse and check a specification.
+
+    Parameters
+    ----------
+    text : str
+        TOML.
+    file : str
+        How errors name it.
+
+    Raises
+    ------
+    SpecificationError
+        Naming file, key (or line) and the accepted values.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecificationError(
+            f"not TOML: {error}", where=file, remedy="see https://toml.io for the syntax"
+        ) from error
+    try:
+        spec = msgspec.convert(document, Specification)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        key = path.rstrip("`").lstrip(".")
+        raise SpecificationError(message, where=_where(file, key), remedy=_accepted(key)) from error
+    _check(spec, file)
+    return spec
+
+
+def _accepted(key: str) -> str:
+    """What may stand at `key`, said for the keys people get wrong."""
+    if key == "model.task":
+        return "accepted: binary, multiclass, regression"
+    if key.startswith("features"):
+        return "accepted: numeric, categorical, boolean"
+    if key == "approval.mode":
+        return "accepted: auto, manual"
+    sections: dict[str, type[msgspec.Struct]] = {
+        "model": ModelSection,
+        "data": DataSection,
+        "metrics": MetricsSection,
+        "alarms": AlarmsSection,
+        "validation": ValidationSection,
+        "retraining": RetrainingSection,
+        "approval": ApprovalSection,
+    }
+    section = sections.get(key.partition(".")[0])
+    names = section.__struct_fields__ if section else Specification.__struct_fields__
+    return f"keys of {'[' + key.partition('.')[0] + ']' if section else 'the file'}: " + ", ".join(names)
+
+
+def load(path: Path) -> Specification:
+    """Read `driftline.toml` from a project folder or a file.
+
+    Raises
+    ------
+    SpecificationError
+        Where the file is missing or wrong.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecificationError(
+            f"cannot be read: {error}", where=str(file), remedy="`driftline init DIR` writes a first one"
+        ) from error
+    return parse(text, file=str(file))
