@@ -99,7 +99,7 @@ class Settings(BaseSettings):
             raise UnsafeSettingError(
                 f"PLAINTEXT to {', '.join(foreign)}",
                 where="KAFKA_SECURITY_PROTOCOL",
-                remedy="set KAFKA_SECURITY_PROTOCOL=SSL or SASL_SSL, or DRIFTLINE_ALLOW_PLAINTEXT=true in a closed network",
+                remedy="set KAFKA_SECURITY_PROTOCOL=SSL or SASL_SSL (or DRIFTLINE_ALLOW_PLAINTEXT=true)",
             )
 
 

@@ -68,7 +68,8 @@ class Heartbeat(Wire, frozen=True, gc=False, kw_only=True):
     """A producer's word that nothing older than `event_time_ms` is still to come on this partition.
 
     Sent to `predictions` or `ground-truth` with the header ``ce_type: Heartbeat`` and a null key, to an explicit
-    partition. It moves the watermark and nothing else: nightly batches close their windows without waiting for the next night.
+    partition. It moves the watermark and nothing else: nightly batches close their windows
+    without waiting for the next night.
     """
 
     event_time_ms: int
