@@ -1,0 +1,42 @@
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+BENCH ?= join
+ARGS ?=
+
+.PHONY: help setup demo test check bench chaos lock clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-7s %s\n", $$1, $$2}'
+
+setup: ## build .venv with everything that running, testing and checking needs
+	@scripts/setup.sh dev
+
+demo: ## a year of flights through the whole loop (about five minutes)
+	@scripts/setup.sh runtime
+	@.venv/bin/driftline demo $(ARGS)
+
+test: ## the test suite
+	@scripts/setup.sh dev
+	@$(PY) -m pytest $(ARGS)
+
+check: ## format, lint, types, layers, locks
+	@scripts/setup.sh dev
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports
+	@$(PY) scripts/check_tree.py
+
+bench: ## measure: make bench BENCH=join
+	@scripts/setup.sh dev
+	@.venv/bin/driftline bench $(BENCH) $(ARGS)
+
+chaos: ## the fault matrix, with more rounds than the suite
+	@scripts/setup.sh dev
+	@DRIFTLINE_CHAOS_ROUNDS=50 $(PY) -m pytest tests/chaos $(ARGS)
+
+lock: ## resolve the requirements anew
+	@scripts/lock.sh
+
+clean: ## remove the environment and local data
+	@rm -rf .venv .driftline .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
