@@ -6,6 +6,7 @@ property passes through as ``KAFKA_`` + its name in capitals with ``_`` for ``.`
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -82,6 +83,18 @@ class Settings(BaseSettings):
             for name, value in values.items()
             if name.startswith("KAFKA_") and name != "KAFKA_BOOTSTRAP_SERVERS" and value is not None
         }
+
+    def environment(self) -> dict[str, str]:
+        """The environment in which a child process sees these settings: what the supervisor starts agents with."""
+        values = {
+            f"DRIFTLINE_{name.upper()}": value if isinstance(value, str) else json.dumps(value, default=str)
+            for name, value in self.model_dump().items()
+            if name != "bootstrap_servers"
+        }
+        values["DRIFTLINE_HOME"] = str(self.home.resolve())
+        if self.bootstrap_servers:
+            values["KAFKA_BOOTSTRAP_SERVERS"] = self.bootstrap_servers
+        return {**os.environ, **values}
 
     def check_safety(self) -> None:
         """Refuse PLAINTEXT to a broker off loopback unless told.
