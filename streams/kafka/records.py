@@ -1,0 +1,80 @@
+"""What is read from and written to topics: plain tuples without confluent_kafka in them, and the dead letter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from schemas.topics import MAX_MESSAGE_BYTES, dead_letter_topic
+
+RecordHeaders = Sequence[tuple[str, bytes | None]]
+ERROR_HEADER = "__dlq.errors."
+_MESSAGE_LIMIT = 2_000
+
+
+class Record(NamedTuple):
+    """One record as it was read; `topic` without the installation's prefix."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: RecordHeaders | None
+    timestamp_ms: int
+
+
+class Output(NamedTuple):
+    """One record to write; `topic` without the installation's prefix, partition -1 lets the key decide."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None = None
+    headers: RecordHeaders | None = None
+    partition: int = -1
+
+
+def _size(key: bytes | None, value: bytes | None, headers: RecordHeaders) -> int:
+    return len(key or b"") + len(value or b"") + sum(len(name) + len(data or b"") + 10 for name, data in headers)
+
+
+def dead_letter(record: Record, reason: str, message: str, group: str) -> Output:
+    """The dead letter of a record that could not be used.
+
+    Parameters
+    ----------
+    record : Record
+        Key, value and headers are passed on byte for byte.
+    reason : str
+        Short and machine-readable: ``malformed-json``, ``schema``, ``late`` …
+    message : str
+        What a person reads; cut at 2,000 characters.
+    group : str
+        The consumer group that refused the record.
+
+    Notes
+    -----
+    A record that would not fit into a message together with the error headers is replaced by a JSON digest (size and
+    SHA-256 of the value), so that an oversize record cannot wedge the stream; headers and key are kept unless they
+    themselves are what does not fit.
+    """
+    errors: list[tuple[str, bytes | None]] = [
+        (ERROR_HEADER + "topic", record.topic.encode()),
+        (ERROR_HEADER + "partition", str(record.partition).encode()),
+        (ERROR_HEADER + "offset", str(record.offset).encode()),
+        (ERROR_HEADER + "group", group.encode()),
+        (ERROR_HEADER + "delivery.count", b"1"),
+        (ERROR_HEADER + "reason", reason.encode()),
+        (ERROR_HEADER + "message", message[:_MESSAGE_LIMIT].encode(errors="replace")),
+    ]
+    topic = dead_letter_topic(record.topic)
+    headers = [*(record.headers or ()), *errors]
+    if _size(record.key, record.value, headers) <= MAX_MESSAGE_BYTES:
+        return Output(topic, record.value, record.key, headers)
+    value = record.value or b""
+    digest = json.dumps({"bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()}).encode()
+    kept = headers if _size(None, None, headers) <= MAX_MESSAGE_BYTES // 4 else errors
+    key = record.key if len(record.key or b"") <= MAX_MESSAGE_BYTES // 4 else None
+    return Output(topic, digest, key, [*kept, (ERROR_HEADER + "digest", b"sha256")])
