@@ -1,0 +1,1 @@
+"""Distances between a window's counts and the reference's, and sequential detectors."""

@@ -1,0 +1,1 @@
+"""Quality metrics, computed from the integer counters of panes or from arrays."""

@@ -1,0 +1,465 @@
+"""Panes: what one prediction or one label adds to the integer counters that every metric is computed from.
+
+A `PanePlan` is compiled from a version's specification and reference statistics. It fixes the layout, the meaning of
+each counter position, and turns events into contributions: sparse dicts of position to integer. Contributions add up
+exactly in any order, and subtracting one restores the exact state before it; sums of real numbers are therefore kept
+in fixed point. The layout depends only on the two inputs, so both monitoring stages compile the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from bisect import bisect_right
+from collections.abc import Mapping, MutableMapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from schemas.events import Label, Prediction, Scalar
+from schemas.reference import NumericReference, ReferenceStatistics
+from schemas.specification import Specification
+
+Counters = Mapping[int, int]
+"""Position in the layout → signed integer."""
+
+LAYOUT_VERSION: Final = 1
+FINE: Final = 1 << 20
+"""Fixed point of losses, delays in seconds and ratios (one event moves a mean by 1e-6 / n at most)."""
+COARSE: Final = 1 << 16
+"""Fixed point of standardised squares: 2^16 · 2^16 · 1e9 events still fits in 63 bits."""
+CLIP: Final = 256.0
+"""Standardised values beyond are cut (and counted as clipped): an absurd label must not overflow the sums."""
+SMALLEST_PROBABILITY: Final = 2.0**-52
+CALIBRATION_BINS: Final = 15
+DELAY_BINS: Final = 24
+MAX_SEGMENT_LENGTH: Final = 128
+_LOGIT_EDGES: Final = tuple(1.0 / (1.0 + math.exp(-step / 8)) for step in range(-110, 111))
+
+
+def class_key(value: Scalar) -> str:
+    """The text under which a class or category is counted: 1, 1.0 and true are one, as in a column of a table.
+
+    Examples
+    --------
+    >>> class_key(1.0), class_key(True), class_key("UA"), class_key(0.5)
+    ('1', '1', 'UA', '0.5')
+    """
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    number = float(value)
+    if abs(number) < 1e18 and number.is_integer():
+        return str(int(number))
+    return repr(number)
+
+
+def score_edges(reference: NumericReference | None) -> tuple[float, ...]:
+    """Inner edges of probability bins: a grid even in the logit, joined with the reference's quantiles.
+
+    Notes
+    -----
+    The grid keeps ROC AUC of rare events exact where scores crowd towards 0 or 1; the quantiles keep it exact where a
+    model's scores crowd anywhere else.
+    """
+    edges = set(_LOGIT_EDGES)
+    if reference is not None:
+        edges.update(edge for edge in reference.edges if 0.0 < edge < 1.0)
+    return tuple(sorted(edges))
+
+
+class Compact(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
+    """What a later label needs of a prediction.
+
+    Parameters
+    ----------
+    predicted : int
+        Class index in the plan (`len(classes)`: none of the known); 0 for regression.
+    score : float or None
+        Binary: probability of the positive class; multiclass: of the predicted class; regression: the prediction.
+    segments : tuple of str
+        Segment keys, the overall ``""`` first.
+    probabilities : tuple of float
+        Multiclass: probability by class index, where the prediction carried them.
+    """
+
+    predicted: int
+    score: float | None
+    segments: tuple[str, ...]
+    probabilities: tuple[float, ...] = ()
+
+
+class FeatureSlots(NamedTuple):
+    """Where one feature is counted: bins (or categories and one for all other), then the rest."""
+
+    name: str
+    numeric: bool
+    bins: slice
+    missing: int
+    invalid: int
+    low: int
+    high: int
+    total: int
+
+
+class _Numeric(NamedTuple):
+    edges: list[float]
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+
+
+class PanePlan:
+    """Layout and contributions of one model version.
+
+    Parameters
+    ----------
+    spec : Specification
+    reference : ReferenceStatistics
+        Of the same version.
+
+    Attributes
+    ----------
+    pane_ms, max_label_delay_ms, revision_horizon_ms : int
+    layout : str
+        Hash of the layout; deltas carry it, so that positions are never read with another plan.
+    size : int
+        Number of positions.
+    slots : dict of str to slice
+        Positions by name; `features` holds those of the features.
+    classes : tuple of str
+        Class keys (`class_key`); binary: negative, positive.
+    score_edges : tuple of float
+        Inner edges of the score bins.
+    error_scale : float
+        Unit of regression errors (the reference's RMSE).
+    """
+
+    def __init__(self, spec: Specification, reference: ReferenceStatistics) -> None:
+        self.spec = spec
+        self.reference = reference
+        self.task = spec.task
+        self.pane_ms = spec.pane_ms
+        self.max_label_delay_ms = spec.max_label_delay_ms
+        self.revision_horizon_ms = spec.revision_horizon_ms
+        self.positive = class_key(spec.model.positive)
+        self.classes = self._classes()
+        self.class_index: dict[str, int] = {key: index for index, key in enumerate(self.classes)}
+        self.label_mean = reference.label_mean
+        self.label_std = reference.label_std if reference.label_std > 0 else 1.0
+        rmse = reference.metrics.get("rmse")
+        self.error_scale = rmse.value if rmse is not None and rmse.value > 0 else self.label_std
+        self.score_edges = self._score_edges()
+        self.label_edges: tuple[float, ...] = (
+            tuple(reference.labels.edges) if isinstance(reference.labels, NumericReference) else ()
+        )
+        self.slots: dict[str, slice] = {}
+        self.features: dict[str, FeatureSlots] = {}
+        self.size = 0
+        self._place()
+        self.layout = self._hash()
+        self._compile()
+
+    # ------------------------------------------------------------------------------------------- layout
+
+    def _classes(self) -> tuple[str, ...]:
+        if self.task == "regression":
+            return ()
+        if self.task == "multiclass":
+            return tuple(self.reference.classes)
+        negative = [key for key in self.reference.classes if key != self.positive]
+        return (negative[0] if negative else "", self.positive)
+
+    def _score_edges(self) -> tuple[float, ...]:
+        if self.task == "regression":
+            return tuple(self.reference.scores.edges) if self.reference.scores is not None else ()
+        return score_edges(self.reference.scores)
+
+    def _take(self, name: str, count: int = 1) -> slice:
+        taken = slice(self.size, self.size + count)
+        self.slots[name] = taken
+        self.size += count
+        return taken
+
+    def _place(self) -> None:
+        scores = len(self.score_edges) + 1
+        for name in ("predicted", "labelled", "expired", "delay_total", "score_missing"):
+            self._take(name)
+        self._take("delay", DELAY_BINS)
+        self._take("scores", scores)
+        if self.task == "regression":
+            self._take("labels", len(self.label_edges) + 1)
+            for name in ("error", "error_abs", "error_square", "ape", "ape_n", "label_total", "label_square"):
+                self._take(name)
+            self._take("clipped")
+        else:
+            classes = len(self.classes) + 1
+            self._take("predictions", classes)
+            self._take("confusion", classes * classes)
+            for name in ("scored", "brier", "log_loss"):
+                self._take(name)
+            self._take("positives", scores)
+            self._take("negatives", scores)
+            for name in ("calibration_n", "calibration_hits", "calibration_total"):
+                self._take(name, CALIBRATION_BINS)
+        for name in self.spec.features:
+            feature = self.reference.features.get(name)
+            if feature is None:
+                continue
+            numeric = isinstance(feature, NumericReference)
+            bins = self._take(f"feature:{name}", len(feature.counts) + (0 if numeric else 1))
+            rest = self._take(f"feature:{name}:rest", 5).start
+            self.features[name] = FeatureSlots(name, numeric, bins, rest, rest + 1, rest + 2, rest + 3, rest + 4)
+
+    def _hash(self) -> str:
+        described = [
+            LAYOUT_VERSION,
+            self.task,
+            self.pane_ms,
+            self.classes,
+            self.score_edges,
+            self.label_edges,
+            self.error_scale,
+            self.label_mean,
+            self.label_std,
+            [(name, where.start, where.stop) for name, where in self.slots.items()],
+            [(name, self.reference.features[name]) for name in self.features],
+        ]
+        return hashlib.sha256(msgspec.json.encode(described)).hexdigest()[:16]
+
+    def _compile(self) -> None:
+        """Positions and tables the contributions are made of, looked up once."""
+        at = {name: where.start for name, where in self.slots.items()}
+        self._at = at
+        self._categorical: list[tuple[str, dict[str, int], int, int]] = []
+        self._numeric: list[tuple[str, _Numeric, FeatureSlots]] = []
+        for name, where in self.features.items():
+            feature = self.reference.features[name]
+            if isinstance(feature, NumericReference):
+                compiled = _Numeric(
+                    list(feature.edges),
+                    feature.minimum,
+                    feature.maximum,
+                    feature.mean,
+                    feature.std if feature.std > 0 else 1.0,
+                )
+                self._numeric.append((name, compiled, where))
+            else:
+                table = {category: where.bins.start + index for index, category in enumerate(feature.categories)}
+                self._categorical.append((name, table, where.bins.stop - 1, where.missing))
+
+    # ------------------------------------------------------------------------------------- of predictions
+
+    def segments(self, prediction: Prediction) -> tuple[str, ...]:
+        """Segment keys a prediction counts in: ``""`` (overall) first, then ``name=value``.
+
+        The prediction's own `segment` wins over the feature of that name; a missing value has no segment.
+        """
+        names = self.spec.data.segments
+        if not names:
+            return ("",)
+        keys = [""]
+        given = prediction.segment or {}
+        for name in names:
+            value: Scalar = given.get(name)
+            if value is None:
+                value = prediction.features.get(name)
+            key = class_key(value)
+            if key and key != "nan":
+                keys.append(sys.intern(f"{name}={key[:MAX_SEGMENT_LENGTH]}"))
+        return tuple(keys)
+
+    def accepts_prediction(self, prediction: Prediction) -> bool:
+        """Whether the prediction is of the type the task predicts (else: dead letter)."""
+        value = prediction.prediction
+        if self.task != "regression":
+            return not (isinstance(value, float) and not math.isfinite(value))
+        return isinstance(value, int | float) and math.isfinite(value)
+
+    def compact(self, prediction: Prediction) -> Compact:
+        """What a later label needs of this prediction."""
+        segments = self.segments(prediction)
+        value = prediction.prediction
+        if self.task == "regression":
+            number = float(value) if isinstance(value, int | float) else math.nan
+            return Compact(0, number if math.isfinite(number) else None, segments)
+        probability = prediction.probability
+        key = class_key(value)
+        predicted = self.class_index.get(key, len(self.classes))
+        if self.task == "binary":
+            score = probability.get(self.positive) if isinstance(probability, dict) else probability
+            if (
+                score is None
+                and predicted == len(self.classes)
+                and isinstance(value, int | float)
+                and 0.0 <= value <= 1.0
+            ):
+                score = float(value)  # the producer sent the probability as its prediction
+            if predicted == len(self.classes) and score is not None:
+                predicted = int(score >= self.spec.model.threshold)
+            return Compact(predicted, None if score is None else float(score), segments)
+        if isinstance(probability, dict):
+            by_class = tuple(float(probability.get(name, 0.0)) for name in self.classes)
+            return Compact(predicted, float(probability.get(key, 0.0)), segments, by_class)
+        return Compact(predicted, None if probability is None else float(probability), segments)
+
+    def traffic(self, prediction: Prediction, segment: str = "", compact: Compact | None = None) -> dict[int, int]:
+        """Contribution of an arrival to one of its segments.
+
+        Parameters
+        ----------
+        prediction : Prediction
+        segment : str
+            Features are counted overall only: the reference holds no other distribution to compare with.
+        compact : Compact, optional
+            Spares computing it again.
+        """
+        at = self._at
+        c = compact if compact is not None else self.compact(prediction)
+        out = {at["predicted"]: 1}
+        if c.score is None:
+            out[at["score_missing"]] = 1
+        else:
+            out[at["scores"] + bisect_right(self.score_edges, c.score)] = 1
+        if self.classes:
+            out[at["predictions"] + c.predicted] = 1
+        if segment:
+            return out
+        features = prediction.features
+        for name, numeric, where in self._numeric:
+            self._count_number(out, features.get(name), numeric, where)
+        for name, table, other, missing in self._categorical:
+            value = features.get(name)
+            if value is None or (isinstance(value, float) and math.isnan(value)):
+                out[missing] = 1
+            else:
+                out[table.get(value if isinstance(value, str) else class_key(value), other)] = 1
+        return out
+
+    @staticmethod
+    def _count_number(out: dict[int, int], value: Scalar, numeric: _Numeric, where: FeatureSlots) -> None:
+        if value is None:
+            out[where.missing] = 1
+            return
+        if isinstance(value, str):
+            out[where.invalid] = 1
+            return
+        if not math.isfinite(value):
+            out[where.missing if math.isnan(value) else where.invalid] = 1
+            return
+        out[where.bins.start + bisect_right(numeric.edges, value)] = 1
+        if value < numeric.minimum:
+            out[where.low] = 1
+        elif value > numeric.maximum:
+            out[where.high] = 1
+        total = round(_clip((value - numeric.mean) / numeric.std) * COARSE)
+        if total:
+            out[where.total] = total
+
+    # ------------------------------------------------------------------------------------------ of labels
+
+    def accepts(self, label: Label) -> bool:
+        """Whether a label is of the type the task needs (else: dead letter).
+
+        A class that multiclass training never saw is accepted (and counted as none of the known); a third class of a
+        binary model is not.
+        """
+        if self.task == "regression":
+            return isinstance(label, int | float) and not isinstance(label, bool) and math.isfinite(label)
+        if isinstance(label, float) and not math.isfinite(label):
+            return False
+        if self.task == "multiclass" or not self.classes[0]:
+            return True
+        return class_key(label) in self.class_index
+
+    def labelled(self, compact: Compact, label: Label, delay_ms: int) -> dict[int, int]:
+        """Contribution of a label to every segment of the prediction; negate it to take it back.
+
+        Parameters
+        ----------
+        compact : Compact
+            Of the prediction.
+        label : float, int, str or bool
+            One that the plan `accepts`.
+        delay_ms : int
+            Label's event time − prediction's event time; negative counts as 0.
+        """
+        at = self._at
+        delay_s = max(delay_ms, 0) // 1000
+        out = {at["labelled"]: 1, at["delay"] + min(delay_s.bit_length(), DELAY_BINS - 1): 1}
+        if delay_s:
+            out[at["delay_total"]] = delay_s
+        if self.task == "regression":
+            self._regression(out, compact, float(label))
+        else:
+            truth = self.class_index.get(class_key(label), 0 if self.task == "binary" else len(self.classes))
+            self._classification(out, compact, truth)
+        return {position: count for position, count in out.items() if count}
+
+    def _classification(self, out: dict[int, int], c: Compact, truth: int) -> None:
+        at = self._at
+        out[at["confusion"] + truth * (len(self.classes) + 1) + c.predicted] = 1
+        score = c.score
+        if score is None:
+            return
+        hit = truth == (1 if self.task == "binary" else c.predicted)
+        out[at["positives" if hit else "negatives"] + bisect_right(self.score_edges, score)] = 1
+        bin_ = min(int(score * CALIBRATION_BINS), CALIBRATION_BINS - 1)
+        out[at["calibration_n"] + bin_] = 1
+        out[at["calibration_hits"] + bin_] = int(hit)
+        out[at["calibration_total"] + bin_] = round(score * FINE)
+        out[at["brier"]] = round((hit - score) ** 2 * FINE)
+        if self.task == "binary":
+            of_truth = score if hit else 1.0 - score
+        elif c.probabilities:
+            of_truth = c.probabilities[truth] if truth < len(c.probabilities) else 0.0
+        else:
+            return
+        out[at["scored"]] = 1
+        out[at["log_loss"]] = round(-math.log(max(of_truth, SMALLEST_PROBABILITY)) * FINE)
+
+    def _regression(self, out: dict[int, int], c: Compact, label: float) -> None:
+        at = self._at
+        out[at["labels"] + bisect_right(self.label_edges, label)] = 1
+        standard = (label - self.label_mean) / self.label_std
+        kept = _clip(standard)
+        out[at["label_total"]] = round(kept * FINE)
+        out[at["label_square"]] = round(kept * kept * COARSE)
+        if c.score is None:
+            return
+        miss = (c.score - label) / self.error_scale
+        error = _clip(miss)
+        if error != miss or kept != standard:
+            out[at["clipped"]] = 1
+        out[at["error"]] = round(error * FINE)
+        out[at["error_abs"]] = round(abs(error) * FINE)
+        out[at["error_square"]] = round(error * error * COARSE)
+        if label != 0.0:
+            out[at["ape"]] = round(min(abs((c.score - label) / label), CLIP) * FINE)
+            out[at["ape_n"]] = 1
+
+    def expired(self, compact: Compact) -> dict[int, int]:
+        """Contribution of a prediction that no label came for in time."""
+        return {self._at["expired"]: 1}
+
+
+def _clip(value: float) -> float:
+    return CLIP if value > CLIP else -CLIP if value < -CLIP else value
+
+
+def negated(contribution: Counters) -> dict[int, int]:
+    """The contribution that takes another back."""
+    return {position: -count for position, count in contribution.items()}
+
+
+def add_to(total: MutableMapping[int, int], contribution: Counters) -> None:
+    """Add a contribution in place; positions that become zero go, so that equal states compare equal."""
+    for position, count in contribution.items():
+        value = total.get(position, 0) + count
+        if value:
+            total[position] = value
+        else:
+            total.pop(position, None)
