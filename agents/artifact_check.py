@@ -1,0 +1,52 @@
+"""The child process of `agents.artifacts.check_in_child`: limits itself, loads, predicts, says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_PLAIN: dict[str, object] = {"numeric": 0.0, "categorical": "a", "boolean": False}
+
+
+def main() -> int:
+    """Read the task from standard input; exit code 0 only when the model loaded and predicted."""
+    task = json.loads(sys.stdin.buffer.read())
+    resource.setrlimit(resource.RLIMIT_AS, (task["memory_bytes"], task["memory_bytes"]))
+    resource.setrlimit(resource.RLIMIT_CPU, (task["cpu_s"], task["cpu_s"]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Imported below the limits, so that they hold for everything.
+    from agents.artifacts import ArtifactStore, load_model
+
+    try:
+        store = ArtifactStore(task["url"], Path(task["keys"]) if task["keys"] else None)
+        model = load_model(store, task["sha"])
+        if task["features"]:
+            _smoke(model, task["features"], task["rows"])
+    except MemoryError:
+        print("out of memory", file=sys.stderr)
+        return 1
+    except Exception as error:  # noqa: BLE001  whatever it is, the parent wants the last line
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _smoke(model: Any, features: Mapping[str, str], rows: list[dict[str, object]]) -> None:
+    import pandas as pd
+
+    rows = rows or [{name: _PLAIN[kind] for name, kind in features.items()}]
+    frame = pd.DataFrame(rows, columns=list(features))
+    for name, kind in features.items():
+        if kind == "numeric":
+            frame[name] = pd.to_numeric(frame[name])
+    answers = model.predict(frame)
+    if len(answers) != len(frame):
+        raise ValueError(f"{len(answers)} predictions for {len(frame)} rows")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

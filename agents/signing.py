@@ -1,0 +1,117 @@
+"""Ed25519 keys: generated on first use, kept in a folder readable by their owner only.
+
+``private.pem`` signs; every ``*.pub`` in the folder is trusted for verification, so that keys can be rotated and
+artifacts of another installation accepted by dropping its public key there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from schemas.errors import ArtifactError
+
+
+class KeyRing:
+    """The signing key and the trusted public keys of one installation.
+
+    Parameters
+    ----------
+    folder : Path
+        Created with mode 0700; the private key has mode 0600.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def sign(self, data: bytes) -> bytes:
+        """A detached signature as JSON: the key's id and the signature in hexadecimal."""
+        private = self._private()
+        public = private.public_key()
+        return json.dumps(
+            {"algorithm": "ed25519", "key": _key_id(public), "signature": private.sign(data).hex()}
+        ).encode()
+
+    def verify(self, data: bytes, signature: bytes) -> str:
+        """Check a detached signature; returns the id of the trusted key that made it.
+
+        Raises
+        ------
+        ArtifactError
+            Where the signature is malformed, by a key that is not trusted, or not of these bytes.
+        """
+        try:
+            document = json.loads(signature)
+            key_id, value = str(document["key"]), bytes.fromhex(document["signature"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError("the signature is malformed", remedy="register the version again") from error
+        public = self._trusted().get(key_id)
+        if public is None:
+            raise ArtifactError(
+                f"signed by key {key_id}, which is not trusted here",
+                where=str(self.folder),
+                remedy="put that installation's public key into this folder as NAME.pub",
+            )
+        try:
+            public.verify(value, data)
+        except InvalidSignature as error:
+            raise ArtifactError("the signature is not of these bytes: the artifact was altered") from error
+        return key_id
+
+    def _private(self) -> Ed25519PrivateKey:
+        path = self.folder / "private.pem"
+        if not path.exists():
+            self._generate(path)
+        key = load_pem_private_key(path.read_bytes(), password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ArtifactError("not an Ed25519 key", where=str(path))
+        public = self.folder / "own.pub"
+        if not public.exists():
+            _write_new(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+        return key
+
+    def _generate(self, path: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        _write_new(path, pem, 0o600)
+
+    def _trusted(self) -> dict[str, Ed25519PublicKey]:
+        trusted: dict[str, Ed25519PublicKey] = {}
+        for path in sorted(self.folder.glob("*.pub")):
+            key = load_pem_public_key(path.read_bytes())
+            if isinstance(key, Ed25519PublicKey):
+                trusted[_key_id(key)] = key
+        return trusted
+
+
+def _key_id(key: Ed25519PublicKey) -> str:
+    return hashlib.sha256(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()[:16]
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    """Write `path` whole or not at all; where another process was first, its file stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
