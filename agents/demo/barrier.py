@@ -1,0 +1,136 @@
+"""The day's barrier: nobody is behind, no run is open, what was promoted is served.
+
+The order follows the data. Serving has to be done before heartbeats may say that the day is over on `predictions`; the
+rest is asked again until two rounds in a row find nothing new, because an agent's output is another's input.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agents.demo.world import Watcher
+from schemas.codec import encode
+from schemas.errors import DriftlineError
+from schemas.events import Heartbeat
+from schemas.topics import (
+    ALERTS,
+    DRIFT_METRICS,
+    GROUND_TRUTH,
+    INFERENCE_REQUESTS,
+    JOINED_DELTAS,
+    OBSERVATIONS,
+    PREDICTIONS,
+    QUALITY_METRICS,
+    REGISTRY_COMMANDS,
+    REGISTRY_EVENTS,
+    RETRAIN_REQUESTS,
+    SERVING_EVENTS,
+    TRAINING_EVENTS,
+)
+from streams.kafka.config import KafkaConfig
+from streams.kafka.lag import lag
+from streams.kafka.producer import EventProducer
+
+STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("monitoring-join", (PREDICTIONS, GROUND_TRUTH)),
+    ("monitoring-aggregate", (JOINED_DELTAS,)),
+    ("alerting", (OBSERVATIONS, TRAINING_EVENTS, REGISTRY_EVENTS, SERVING_EVENTS)),
+    ("retraining", (RETRAIN_REQUESTS,)),
+    ("registry", (REGISTRY_COMMANDS,)),
+    ("notifying", (ALERTS,)),
+    ("archiving", (PREDICTIONS, GROUND_TRUTH, QUALITY_METRICS, DRIFT_METRICS, ALERTS)),
+)
+POLL_S = 0.02
+
+
+class BarrierError(DriftlineError):
+    """The loop did not come to rest in time."""
+
+
+class Barrier:
+    """Waits until the whole loop is at rest.
+
+    Parameters
+    ----------
+    kafka : KafkaConfig
+    watcher : Watcher
+    pending_work : callable
+        Number of open jobs and unpublished outbox rows in the database.
+    on_wait : callable
+        Called in every round, for the view.
+    timeout_s : float
+        Deadline of one barrier, training included.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        watcher: Watcher,
+        pending_work: Callable[[], int],
+        on_wait: Callable[[], None],
+        timeout_s: float = 300.0,
+    ) -> None:
+        self._kafka = kafka
+        self._watcher = watcher
+        self._pending_work = pending_work
+        self._on_wait = on_wait
+        self._timeout_s = timeout_s
+        self.lags: dict[str, int] = {}
+
+    def _behind(self, group: str, topics: tuple[str, ...]) -> int:
+        total = sum(lag(self._kafka, group, topics).values())
+        self.lags[group] = total
+        return total
+
+    def wait_served(self, clock_ms: int) -> None:
+        """Until every request of the day has been answered and committed."""
+        self._until(lambda: self._behind("serving", (INFERENCE_REQUESTS,)) == 0, "serving", clock_ms)
+
+    def heartbeat(self, producer: EventProducer, partitions: int, at_ms: int) -> None:
+        """Say on every partition that the day is over."""
+        for topic in (PREDICTIONS, GROUND_TRUTH):
+            for partition in range(partitions):
+                producer.send(
+                    topic,
+                    encode(Heartbeat(event_time_ms=at_ms)),
+                    None,
+                    headers=[("ce_type", b"Heartbeat"), ("content-type", b"application/json")],
+                    partition=partition,
+                )
+        producer.flush(30.0)
+
+    def wait_rest(self, clock_ms: int, *, awaiting_person: Callable[[], bool] = lambda: False) -> None:
+        """Until two rounds in a row find no agent behind, no open run and no unserved promotion."""
+        quiet = 0
+
+        def rested() -> bool:
+            nonlocal quiet
+            quiet = quiet + 1 if self._at_rest(clock_ms) else 0
+            return quiet >= 2
+
+        self._until(rested, "the agents", clock_ms, patient=awaiting_person)
+
+    def _at_rest(self, clock_ms: int) -> bool:
+        for group, topics in STAGES:
+            if self._behind(group, topics):
+                return False
+        self._watcher.catch_up(clock_ms)
+        world = self._watcher.world
+        return not self._pending_work() and not world.open_runs and world.champion == world.served
+
+    def _until(
+        self, done: Callable[[], bool], who: str, clock_ms: int, patient: Callable[[], bool] = lambda: False
+    ) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        while not done():
+            self._watcher.poll(clock_ms)
+            self._on_wait()
+            if patient():
+                deadline = time.monotonic() + self._timeout_s
+            if time.monotonic() > deadline:
+                raise BarrierError(
+                    f"{who} did not come to rest within {self._timeout_s:.0f} s; lag {self.lags}",
+                    remedy="look into the logs folder of the demo's home for the agent that is behind",
+                )
+            time.sleep(POLL_S)
