@@ -1,0 +1,118 @@
+"""Durable state of one partition: a RocksDB folder that is written in single atomic batches."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rocksdict import AccessType, Options, Rdict, WriteBatch
+
+from schemas.errors import StateError
+
+_DATA = b"d"
+_META = b"m"
+
+
+class PartitionStore:
+    """Bytes to bytes in one folder, with named metadata beside the data.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of this partition alone; made where it is missing.
+
+    Raises
+    ------
+    StateError
+        The folder is held by another process or is damaged.
+
+    Notes
+    -----
+    `write` is one RocksDB WriteBatch: after a crash either all of it is there or nothing. It is not synced to disk;
+    what a power cut takes is rebuilt from the log, as the metadata then names older offsets.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db: Rdict | None = Rdict(str(path), _options(), access_type=AccessType.read_write())
+        except Exception as error:
+            raise StateError(
+                f"the state cannot be opened: {error}",
+                where=str(path),
+                remedy="stop the other worker that uses it, or delete the folder: it is rebuilt from the log",
+            ) from error
+
+    def write(
+        self,
+        puts: Mapping[bytes, bytes],
+        deletes: Iterable[bytes] = (),
+        meta: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Apply deletes, puts and metadata atomically; a key in both is put.
+
+        Raises
+        ------
+        StateError
+            The disk refused (full, read-only); nothing was applied.
+        """
+        batch = WriteBatch(raw_mode=True)
+        for key in deletes:
+            batch.delete(_DATA + key)
+        for key, value in puts.items():
+            batch.put(_DATA + key, value)
+        for name, value in (meta or {}).items():
+            batch.put(_META + name.encode(), value)
+        try:
+            self._open().write(batch)
+        except Exception as error:
+            raise StateError(
+                f"the checkpoint was refused: {error}", where=str(self.path), remedy="free disk space and start again"
+            ) from error
+
+    def get(self, key: bytes) -> bytes | None:
+        """Value of `key`."""
+        value: bytes | None = self._open().get(_DATA + key)
+        return value
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All data in key order (metadata apart)."""
+        for key, value in self._open().items(from_key=_DATA):
+            if not isinstance(key, bytes) or not key.startswith(_DATA):
+                return
+            yield key[1:], value
+
+    def meta(self, name: str) -> bytes | None:
+        """Metadata `name`."""
+        value: bytes | None = self._open().get(_META + name.encode())
+        return value
+
+    def close(self) -> None:
+        """Close; harmless when closed."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def destroy(self) -> None:
+        """Close and delete the folder."""
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _open(self) -> Rdict:
+        if self._db is None:
+            raise StateError("the state is closed", where=str(self.path))
+        return self._db
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    # A dozen partitions a process: small write buffers and few files keep a worker's memory bounded.
+    options.set_write_buffer_size(8 * 1024 * 1024)
+    options.set_max_write_buffer_number(2)
+    options.set_max_open_files(64)
+    options.set_keep_log_file_num(2)
+    options.set_max_background_jobs(2)
+    return options
