@@ -1,0 +1,67 @@
+"""A wrapper that ends its child when the owner's end of a pipe closes, however the owner ended.
+
+Run as a script, with the standard library only: ``python lifeline.py LOCKFILE COMMAND…``. Standard input is the pipe;
+the owner keeps the writing end open and never writes. The lock on LOCKFILE is inherited by the child, so it is held
+exactly as long as wrapper or child lives: whoever cannot take it knows that somebody is still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+
+STOP_SECONDS = 15.0
+LOCK_HELD = 75
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_wrapper() -> None:
+    """Ask the kernel to kill this child when the wrapper is killed (Linux; elsewhere the pipe has to do)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(lockfile: str, command: list[str]) -> int:
+    """Run `command` until it ends or the owner goes; its exit code."""
+    lock = os.open(lockfile, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return LOCK_HELD
+    stopping, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(name, lambda *_: None)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=_die_with_wrapper,  # noqa: PLW1509 - this process has one thread
+        pass_fds=(lock,),
+        close_fds=True,
+    )
+    while child.poll() is None:
+        ready, _, _ = select.select([0, stopping], [], [])
+        received = os.read(stopping, 64) if stopping in ready else b""
+        if 0 in ready or signal.SIGTERM in received or signal.SIGINT in received:
+            _end(child)
+    return child.returncode
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
