@@ -1,0 +1,76 @@
+"""A crossing as the alert book remembers it: one open observation of the aggregation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from schemas.codec import iso, segment_key, to_ms
+from schemas.events import Kind, Observation, Severity
+
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+DRIFT_KINDS = frozenset({"data-drift", "prediction-drift", "label-drift"})
+
+
+class Crossing(msgspec.Struct, frozen=True, kw_only=True):
+    """What of an open observation matters to incidents. `segment` is ``""`` for overall, else ``name=value``."""
+
+    observation_id: str
+    version: int
+    kind: Kind
+    subject: str
+    segment: str
+    severity: Severity
+    window: str
+    window_end: str
+    value: float | None
+    reference: float | None
+    threshold: float | None
+    n: int
+    since_ms: int
+    statistic: str = ""
+    importance: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """What the crossing is about; at most one is open for each."""
+        return crossing_key(self.version, self.kind, self.subject, self.segment, self.window)
+
+    def evidence(self) -> dict[str, Any]:
+        """The numbers as an alert carries them: aggregates only, never a raw feature value."""
+        known = msgspec.to_builtins(self)
+        return {name: value for name, value in known.items() if value is not None and name not in {"since_ms"}}
+
+
+def crossing_key(version: int, kind: str, subject: str, segment: str, window: str) -> str:
+    """Key of a crossing within one model."""
+    return f"v{version}|{kind}|{subject}|{segment}|{window}"
+
+
+def rank(severity: Severity) -> int:
+    """Severities in order: 0 info, 1 warning, 2 critical."""
+    return SEVERITIES.index(severity)
+
+
+def crossing_of(observation: Observation) -> Crossing:
+    """The crossing that an observation opens or changes."""
+    share = observation.evidence.get("importance", 0.0)
+    statistic = observation.evidence.get("statistic", "")
+    return Crossing(
+        observation_id=observation.observation_id,
+        version=observation.version,
+        kind=observation.kind,
+        subject=observation.subject,
+        segment=segment_key(observation.segment),
+        severity=observation.severity,
+        window=observation.window,
+        window_end=iso(observation.window_end),
+        value=observation.value,
+        reference=observation.reference,
+        threshold=observation.threshold,
+        n=observation.n,
+        since_ms=to_ms(observation.observed_at),
+        statistic=statistic if isinstance(statistic, str) else "",
+        importance=float(share) if isinstance(share, int | float) and not isinstance(share, bool) else 0.0,
+    )

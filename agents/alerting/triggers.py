@@ -1,0 +1,112 @@
+"""When to ask for a successor: the specification's triggers, by event time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from schemas.codec import derived_id, utc
+from schemas.durations import format_duration
+from schemas.events import RetrainRequest
+from schemas.specification import Specification
+
+QUALITY_KINDS = frozenset({"quality", "estimated-quality", "calibration"})
+_WANTED: dict[str, frozenset[str]] = {
+    "quality": QUALITY_KINDS,
+    "drift": frozenset({"data-drift", "prediction-drift", "label-drift"}),
+    "new-segment": frozenset({"new-segment"}),
+}
+
+
+class Ground(msgspec.Struct, frozen=True, kw_only=True):
+    """A reason to retrain: an open incident of the champion."""
+
+    incident_id: str
+    kind: str
+    title: str
+    opened_ms: int
+
+
+class RetrainState(msgspec.Struct, kw_only=True):
+    """What has been asked for one model. Times are event time.
+
+    `origin_ms` is where the schedule starts (the first pane seen); `open_request` is the request that no run has
+    answered yet.
+    """
+
+    origin_ms: int | None = None
+    last_ms: int | None = None
+    open_request: str | None = None
+
+
+def due(
+    state: RetrainState, model: str, spec: Specification, grounds: Sequence[Ground], now_ms: int
+) -> RetrainRequest | None:
+    """The request that is due at `now_ms`, if any; the caller records it with `asked`.
+
+    Parameters
+    ----------
+    state : RetrainState
+        Updated in place only by fixing the schedule's origin.
+    model : str
+    spec : Specification
+        Its triggers, cool-down and schedule rule.
+    grounds : sequence of Ground
+        Open incidents of the champion.
+    now_ms : int
+        Event time at which the newest pane closed; becomes `as_of`.
+
+    Returns
+    -------
+    RetrainRequest or None
+        None while a request is open or the cool-down since the last one has not passed.
+
+    Notes
+    -----
+    Incidents come before the schedule, quality before drift: the request names the strongest reason. An incident that
+    is still open when the cool-down ends leads to the next request.
+    """
+    if state.origin_ms is None:
+        state.origin_ms = now_ms
+    if state.open_request is not None:
+        return None
+    if state.last_ms is not None and now_ms < state.last_ms + spec.cool_down_ms:
+        return None
+    names = [trigger.partition(":")[0] for trigger in spec.retraining.triggers]
+    for name in ("quality", "drift", "new-segment"):
+        if name not in names:
+            continue
+        fitting = sorted(
+            (ground for ground in grounds if ground.kind in _WANTED[name]),
+            key=lambda ground: (ground.opened_ms, ground.incident_id),
+        )
+        if fitting:
+            return _request(model, name, fitting[0].title, now_ms, fitting[0].incident_id)
+    period = spec.schedule_ms
+    since = state.last_ms if state.last_ms is not None else state.origin_ms
+    if period is not None and now_ms >= since + period:
+        return _request(model, "schedule", f"{format_duration(period)} passed since the last one", now_ms, None)
+    return None
+
+
+def asked(state: RetrainState, request: RetrainRequest, now_ms: int) -> None:
+    """Record that `request` was sent."""
+    state.last_ms = now_ms
+    state.open_request = request.request_id
+
+
+def answered(state: RetrainState) -> None:
+    """A run ended (or was refused): the model may ask again after its cool-down."""
+    state.open_request = None
+
+
+def _request(model: str, trigger: str, reason: str, now_ms: int, incident_id: str | None) -> RetrainRequest:
+    return RetrainRequest(
+        request_id=derived_id("retrain", model, trigger, now_ms),
+        model=model,
+        trigger=trigger,
+        reason=reason,
+        as_of=utc(now_ms),
+        incident_id=incident_id,
+    )

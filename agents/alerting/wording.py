@@ -1,0 +1,123 @@
+"""Incidents in words, with their numbers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from agents.alerting.crossing import Crossing
+from schemas.codec import iso
+from schemas.specification import LOWER_IS_BETTER
+
+_KINDS = {
+    "quality": "quality",
+    "estimated-quality": "estimated quality",
+    "calibration": "calibration",
+    "data-drift": "distribution of inputs",
+    "prediction-drift": "distribution of predictions",
+    "label-drift": "distribution of labels",
+    "data-quality": "data quality",
+    "coverage": "label coverage",
+    "label-delay": "label delay",
+    "skew": "skew between training and serving",
+    "new-segment": "new segment",
+}
+
+
+def number(value: float | None) -> str:
+    """A number as people read it.
+
+    Examples
+    --------
+    >>> number(0.67123), number(7.456), number(None)
+    ('0.671', '7.46', 'unknown')
+    """
+    if value is None:
+        return "unknown"
+    if value == 0 or 0.001 <= abs(value) < 1:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def when(at: datetime) -> str:
+    """A time as people read it: the day alone at midnight UTC."""
+    return iso(at).replace("T00:00:00Z", "")
+
+
+def feature(subject: str) -> str:
+    """``feature:temp`` → ``temp``."""
+    return subject.removeprefix("feature:")
+
+
+def _place(segment: str) -> str:
+    return f" in {segment}" if segment else ""
+
+
+def _verb(crossing: Crossing) -> str:
+    if crossing.value is None or crossing.reference is None or crossing.value == crossing.reference:
+        return "is"
+    return "rose to" if crossing.value > crossing.reference else "fell to"
+
+
+def measured(crossing: Crossing) -> str:
+    """One crossing with value, window, count, reference and threshold."""
+    text = f"{feature(crossing.subject)}{_place(crossing.segment)} {_verb(crossing)} {number(crossing.value)}"
+    text += f" in the window {crossing.window} to {crossing.window_end.replace('T00:00:00Z', '')} (n = {crossing.n:,})"
+    if crossing.reference is not None:
+        text += f"; the reference is {number(crossing.reference)}"
+    if crossing.threshold is not None:
+        side = "above" if _higher_is_worse(crossing) else "below"
+        text += f", the alarm stands {side} {number(crossing.threshold)}"
+    return text
+
+
+def _higher_is_worse(crossing: Crossing) -> bool:
+    if crossing.threshold is not None and crossing.reference is not None and crossing.threshold != crossing.reference:
+        return crossing.threshold > crossing.reference
+    return crossing.subject in LOWER_IS_BETTER or crossing.kind not in {"quality", "estimated-quality", "coverage"}
+
+
+def _moved(crossing: Crossing) -> str:
+    what = feature(crossing.subject)
+    if crossing.kind == "prediction-drift":
+        what = "the predictions"
+    elif crossing.kind == "label-drift":
+        what = "the labels"
+    parts = [f"{crossing.statistic or 'distance'} {number(crossing.value)}"]
+    if crossing.threshold is not None:
+        parts.append(f"alarm above {number(crossing.threshold)}")
+    if crossing.importance > 0:
+        parts.append(f"{crossing.importance:.0%} of the model's importance")
+    return f"{what}{_place(crossing.segment)} ({', '.join(parts)})"
+
+
+def causes(drifts: Sequence[Crossing], most: int = 5) -> str:
+    """What moved at the same time, the most important first; empty where nothing did."""
+    if not drifts:
+        return ""
+    shown = ", ".join(_moved(crossing) for crossing in drifts[:most])
+    rest = f" and {len(drifts) - most} more" if len(drifts) > most else ""
+    return f"At the same time moved: {shown}{rest}."
+
+
+def title(kind: str, model: str, version: int, lead: Crossing) -> str:
+    """One line: what, of which model, how much."""
+    if kind in {"data-drift", "prediction-drift", "label-drift"}:
+        return f"{model} v{version}: the {_KINDS[kind]} moved"
+    what = feature(lead.subject)
+    if lead.value is None:
+        return f"{model} v{version}: {_KINDS.get(kind, kind)}: {what}{_place(lead.segment)}"
+    reference = f" (reference {number(lead.reference)})" if lead.reference is not None else ""
+    return f"{model} v{version}: {what}{_place(lead.segment)} {_verb(lead)} {number(lead.value)}{reference}"
+
+
+def explanation(kind: str, members: Sequence[Crossing], drifts: Sequence[Crossing], moved: float) -> str:
+    """The paragraph of an alert: the crossings, worst place first, then the causes."""
+    if kind in {"data-drift", "prediction-drift", "label-drift"}:
+        share = f" Together they carry {moved:.0%} of the model's importance." if moved > 0 else ""
+        return f"Moved away from the reference: {', '.join(_moved(c) for c in members[:8])}.{share}".strip()
+    sentences = [measured(crossing) + "." for crossing in members[:4]]
+    if len(members) > 4:
+        sentences.append(f"{len(members) - 4} more crossings are in the evidence.")
+    tail = causes(drifts)
+    return " ".join([*sentences, tail]).strip()

@@ -1,0 +1,327 @@
+"""Incidents: opening, grouping, hysteresis, reopening, causes; and when a successor is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.alerting.logic import AlertBook, Effects
+from schemas.codec import segment_of, utc
+from schemas.events import ModelRefused, Observation, PaneClosed
+from schemas.specification import Specification, parse
+
+DAY = 86_400_000
+START = 1_370_044_800_000  # 2013-06-01
+
+
+def spec(triggers: str = '["quality", "drift"]', cool_down: str = "7d") -> Specification:
+    return parse(f"""
+[model]
+name = "m"
+task = "binary"
+[data]
+id = "id"
+event_time = "t"
+label = "y"
+max_label_delay = "3d"
+[features]
+a = "numeric"
+[metrics]
+primary = "roc_auc"
+windows = ["1d", "7d"]
+[retraining]
+triggers = {triggers}
+cool_down = "{cool_down}"
+""")
+
+
+def observation(day: int, subject: str = "roc_auc", **over: Any) -> Observation:
+    status = over.pop("status", "opened")
+    segment = over.pop("segment", "")
+    values: dict[str, Any] = {
+        "observation_id": f"{subject}-{segment}-{day}-{status}",
+        "model": "m",
+        "version": 1,
+        "kind": "quality",
+        "subject": subject,
+        "segment": segment_of(segment),
+        "status": status,
+        "severity": "warning",
+        "window": "7d",
+        "window_start": utc(START + (day - 7) * DAY),
+        "window_end": utc(START + day * DAY),
+        "value": 0.641,
+        "reference": 0.702,
+        "threshold": 0.68,
+        "n": 5120,
+        "observed_at": utc(START + day * DAY),
+    }
+    return Observation(**{**values, **over})
+
+
+def drift(day: int, name: str, importance: float, **over: Any) -> Observation:
+    values: dict[str, Any] = {
+        "kind": "data-drift",
+        "value": 7.3,
+        "reference": 0.05,
+        "threshold": 0.25,
+        "evidence": {"importance": importance, "statistic": "psi"},
+    }
+    return observation(day, f"feature:{name}", **{**values, **over})
+
+
+def pane(day: int) -> PaneClosed:
+    at = START + day * DAY
+    return PaneClosed(
+        model="m", pane_start=utc(at - 4 * DAY), pane_end=utc(at - 3 * DAY), observed_at=utc(at), labelled=800
+    )
+
+
+def statuses(effects: Effects) -> list[str]:
+    return [alert.status for _, alert in effects.alerts]
+
+
+def test_quality_crossing_opens_an_incident_in_words_with_numbers() -> None:
+    book = AlertBook(model="m")
+    ((_, alert),) = book.observed(observation(1), spec()).alerts
+    assert (alert.status, alert.kind, alert.subject, alert.segment) == ("opened", "quality", "roc_auc", None)
+    assert alert.opened_at == utc(START + DAY)
+    for part in ("roc_auc", "0.641", "0.702", "0.680", "5,120", "fell to", "2013-06-02"):
+        assert part in alert.explanation
+    assert alert.evidence["value"] == 0.641
+    assert alert.evidence["observations"][0]["window"] == "7d"
+
+
+def test_more_metrics_windows_and_segments_join_and_are_told_once() -> None:
+    book = AlertBook(model="m")
+    book.observed(observation(1), spec())
+    later = Effects()
+    for extra in (
+        observation(1, "brier", value=0.25, reference=0.2, threshold=0.22),
+        observation(1, "roc_auc", window="1d"),
+        observation(1, "roc_auc", segment="origin=EWR"),
+    ):
+        later.extend(book.observed(extra, spec()))
+    assert later.alerts == []
+    ((_, update),) = book.pane_closed(pane(1), spec()).alerts
+    assert update.status == "updated"
+    assert len(update.evidence["observations"]) == 4
+    assert book.pane_closed(pane(2), spec()).alerts == []
+
+
+def test_a_segment_alone_is_its_own_incident() -> None:
+    book = AlertBook(model="m")
+    ((_, alert),) = book.observed(observation(1, segment="origin=EWR"), spec()).alerts
+    assert alert.segment == {"origin": "EWR"}
+    ((_, overall),) = book.observed(observation(2), spec()).alerts
+    assert overall.segment is None
+    assert overall.incident_id != alert.incident_id
+
+
+def test_info_never_opens_and_severity_is_told_at_once() -> None:
+    book = AlertBook(model="m")
+    assert book.observed(observation(1, severity="info"), spec()).alerts == []
+    assert statuses(book.observed(observation(2, severity="warning", status="updated"), spec())) == ["opened"]
+    ((_, alert),) = book.observed(observation(3, severity="critical", status="updated"), spec()).alerts
+    assert (alert.status, alert.severity) == ("updated", "critical")
+
+
+def test_an_incident_closes_after_the_hold_and_oscillation_inside_it_is_silent() -> None:
+    book = AlertBook(model="m")
+    book.observed(observation(1), spec())
+    for day in range(2, 20):  # bad on even days, good on odd ones
+        status = "opened" if day % 2 == 0 else "closed"
+        assert book.observed(observation(day, status=status), spec()).alerts == []
+        assert book.pane_closed(pane(day), spec('["data"]')).alerts == []
+    assert book.pane_closed(pane(20), spec('["data"]')).alerts == []
+    ((_, alert),) = book.pane_closed(pane(21), spec('["data"]')).alerts
+    assert (alert.status, alert.closed_at) == ("closed", utc(START + 21 * DAY))
+
+
+def test_back_within_the_cool_down_reopens_the_same_incident_and_after_it_a_new_one() -> None:
+    book = AlertBook(model="m")
+    ((_, first),) = book.observed(observation(1), spec()).alerts
+    book.observed(observation(2, status="closed"), spec())
+    assert statuses(book.pane_closed(pane(4), spec('["data"]'))) == ["closed"]
+    ((_, back),) = book.observed(observation(6), spec()).alerts
+    assert (back.incident_id, back.status, back.closed_at) == (first.incident_id, "updated", None)
+    assert "back" in back.explanation
+    book.observed(observation(7, status="closed"), spec())
+    assert statuses(book.pane_closed(pane(9), spec('["data"]'))) == ["closed"]
+    ((_, new),) = book.observed(observation(16), spec()).alerts
+    assert new.status == "opened"
+    assert new.incident_id != first.incident_id
+
+
+def test_drift_is_the_cause_of_lost_quality_whatever_comes_first() -> None:
+    before, after = AlertBook(model="m"), AlertBook(model="m")
+    assert before.observed(drift(1, "temp", 0.1), spec()).alerts == []
+    ((_, alert),) = before.observed(observation(1), spec()).alerts
+    after.observed(observation(1), spec())
+    assert after.observed(drift(1, "temp", 0.1), spec()).alerts == []
+    ((_, update),) = after.pane_closed(pane(1), spec('["data"]')).alerts
+    for told in (alert, update):
+        assert "temp (psi 7.3" in told.explanation
+        assert "10% of the model's importance" in told.explanation
+        assert told.evidence["causes"][0]["subject"] == "feature:temp"
+
+
+@pytest.mark.parametrize(
+    ("drifts", "incident"),
+    [
+        ([("temp", 0.1)], False),
+        ([("temp", 0.1), ("dew", 0.15), ("wind", 0.05)], False),
+        ([("carrier", 0.3), ("hour", 0.35)], True),
+    ],
+)
+def test_drift_alone_is_an_incident_only_when_it_matters(drifts: list[tuple[str, float]], incident: bool) -> None:
+    book = AlertBook(model="m")
+    effects = Effects()
+    for name, importance in drifts:
+        effects.extend(book.observed(drift(1, name, importance), spec()))
+    assert statuses(effects) == (["opened"] if incident else [])
+    requests = book.pane_closed(pane(1), spec()).requests
+    assert [r.trigger for r in requests] == (["drift"] if incident else [])
+
+
+def test_a_feature_is_counted_once_over_windows_and_not_by_segment() -> None:
+    book = AlertBook(model="m")
+    for extra in (
+        drift(1, "temp", 0.3),
+        drift(1, "temp", 0.3, window="1d"),
+        drift(1, "temp", 0.3, segment="origin=EWR"),
+        drift(1, "hour", 0.4, segment="origin=EWR"),
+    ):
+        assert book.observed(extra, spec()).alerts == []
+
+
+def test_predictions_that_moved_make_a_smaller_share_matter() -> None:
+    book = AlertBook(model="m")
+    moved = observation(1, "prediction", kind="prediction-drift", value=0.4, reference=0.0, threshold=0.25)
+    assert book.observed(moved, spec()).alerts == []
+    ((_, alert),) = book.observed(drift(1, "hour", 0.25), spec()).alerts
+    assert (alert.kind, alert.subject) == ("data-drift", "feature:hour")
+
+
+def test_drift_goes_over_into_quality_and_its_bound_has_hysteresis() -> None:
+    book = AlertBook(model="m")
+    book.observed(drift(1, "carrier", 0.3), spec())
+    book.observed(drift(1, "hour", 0.3), spec())
+    assert [i.group for i in book.incidents.values()] == ["drift"]
+    book.observed(drift(2, "carrier", 0.3, status="closed"), spec())
+    assert book.pane_closed(pane(5), spec('["data"]')).alerts == []  # 0.3 is above half of the bound
+    effects = book.observed(observation(6), spec())
+    assert [(a.kind, a.status) for _, a in effects.alerts] == [("quality", "opened"), ("data-drift", "closed")]
+
+
+def test_promotion_closes_the_incidents_of_the_old_version_and_ignores_its_late_labels() -> None:
+    book = AlertBook(model="m")
+    book.observed(observation(1), spec())
+    ((_, closed),) = book.champion_changed(2).alerts
+    assert closed.status == "closed"
+    assert "Version 2 took over" in closed.explanation
+    assert book.observed(observation(2), spec()).alerts == []
+    assert book.pane_closed(pane(3), spec()).requests == []
+    assert statuses(book.observed(observation(4, version=2), spec())) == ["opened"]
+
+
+def test_a_challenger_alerts_only_once_it_is_champion() -> None:
+    book = AlertBook(model="m", champion=1)
+    assert book.observed(observation(1, version=2), spec()).alerts == []
+    assert book.champion_changed(2).alerts == []
+    assert statuses(book.pane_closed(pane(2), spec('["data"]'))) == ["opened"]
+
+
+def test_refused_artifact_raises_one_critical_incident_until_serving_recovers() -> None:
+    book = AlertBook(model="m", clock_ms=START, champion=1)
+    event = ModelRefused(event_id="e", model="m", at=utc(START), version=2, reason="artifact is gone", worker="0")
+    ((_, alert),) = book.refused(event).alerts
+    assert (alert.kind, alert.severity, alert.subject) == ("data-quality", "critical", "serving")
+    assert "artifact is gone" in alert.explanation
+    assert book.refused(msgspec.structs.replace(event, event_id="f")).alerts == []
+    assert book.pane_closed(pane(9), spec()).alerts == []
+    assert book.recovered(1).alerts == []
+    assert statuses(book.recovered(2)) == ["closed"]
+
+
+def test_one_request_a_model_and_the_next_after_answer_and_cool_down() -> None:
+    book = AlertBook(model="m")
+    book.observed(observation(1), spec())
+    (request,) = book.pane_closed(pane(1), spec()).requests
+    assert (request.trigger, request.as_of) == ("quality", utc(START + DAY))
+    assert request.incident_id in book.incidents
+    assert [book.pane_closed(pane(day), spec()).requests for day in range(2, 12)] == [[]] * 10  # still open
+    book.run_ended()
+    (again,) = book.pane_closed(pane(12), spec()).requests
+    assert again.request_id != request.request_id
+    book.run_ended()
+    assert [book.pane_closed(pane(day), spec()).requests for day in range(13, 19)] == [[]] * 6  # cool-down
+    assert len(book.pane_closed(pane(19), spec()).requests) == 1
+
+
+def test_triggers_not_in_the_specification_ask_for_nothing() -> None:
+    book = AlertBook(model="m")
+    book.observed(observation(1), spec('["drift"]'))
+    assert book.pane_closed(pane(1), spec('["drift"]')).requests == []
+
+
+def test_schedule_counts_event_time_from_the_first_pane_and_from_the_last_request() -> None:
+    rules = spec('["schedule:30d"]')
+    book = AlertBook(model="m")
+    asked = []
+    for day in range(100):
+        for request in book.pane_closed(pane(day), rules).requests:
+            asked.append((day, request.trigger))
+            book.run_ended()
+    assert asked == [(30, "schedule"), (60, "schedule"), (90, "schedule")]
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.sampled_from(["roc_auc", "brier", "drift:a", "drift:b", "pane"]),
+        st.sampled_from(["opened", "updated", "closed"]),
+        st.sampled_from(["", "origin=EWR"]),
+        st.sampled_from(["info", "warning", "critical"]),
+    ),
+    max_size=40,
+)
+
+
+def _apply(target: AlertBook, day: int, event: tuple[int, str, str, str, str]) -> Effects:
+    _, what, status, segment, severity = event
+    if what == "pane":
+        return target.pane_closed(pane(day), spec())
+    over: dict[str, Any] = {"status": status, "segment": segment, "severity": severity}
+    name = what.removeprefix("drift:")
+    made = drift(day, name, 0.4, **over) if what != name else observation(day, what, **over)
+    return target.observed(made, spec())
+
+
+@given(EVENTS)
+def test_alerts_of_an_incident_alternate_and_a_restored_book_decides_the_same(
+    events: list[tuple[int, str, str, str, str]],
+) -> None:
+    book, restored = AlertBook(model="m"), AlertBook(model="m")
+    day = 0
+    status: dict[str, str] = {}
+    ids: set[str] = set()
+    for event in events:
+        day += event[0]
+        effects = _apply(book, day, event)
+        restored = AlertBook.from_snapshot(restored.snapshot())
+        assert _apply(restored, day, event) == effects
+        for event_id, alert in effects.alerts:
+            assert event_id not in ids
+            ids.add(event_id)
+            assert (alert.status == "opened") == (alert.incident_id not in status)
+            assert (alert.closed_at is not None) == (alert.status == "closed")
+            if alert.status == "closed":
+                assert status[alert.incident_id] != "closed"
+            status[alert.incident_id] = alert.status
+            assert alert.explanation
+    assert restored == book
