@@ -27,16 +27,19 @@ FEATURES = (
     "origin",
     "dest",
     "temp",
+    "dewp",
+    "humid",
+    "wind_dir",
     "wind_speed",
     "precip",
     "visib",
     "pressure",
 )
 COLUMNS = ("flight_id", "scheduled_departure", "actual_arrival", "late", *FEATURES)
-_WEATHER = ["origin", "time_hour", "temp", "wind_speed", "precip", "visib", "pressure"]
+_WEATHER = ["origin", "time_hour", *FEATURES[6:]]
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 # Not in the airports table, which stops at the mainland's zones: Puerto Rico and the Virgin Islands.
-_ZONES = {name: "America/Puerto_Rico" for name in ("BQN", "PSE", "SJU", "STT")}
+_ZONES = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
 
 
 def _source() -> Path:
@@ -92,7 +95,7 @@ def all_flights() -> pd.DataFrame:
     table["scheduled_departure"] = departure.astype("datetime64[ms, UTC]")
     table["actual_arrival"] = (arrival + pd.to_timedelta(flights["arr_delay"], unit="m")).astype("datetime64[ms, UTC]")
     table["late"] = late
-    table["weekday"] = pd.to_datetime(flights[["year", "month", "day"]]).dt.weekday.map(dict(enumerate(_WEEKDAYS)))
+    table["weekday"] = pd.to_datetime(flights[["year", "month", "day"]]).dt.day_of_week.map(dict(enumerate(_WEEKDAYS)))
     date = pd.to_datetime(flights[["year", "month", "day"]]).dt.strftime("%Y%m%d")
     table["flight_id"] = (
         date + "-" + flights["carrier"] + flights["flight"].astype(str) + "-" + flights["origin"] + flights["dest"]

@@ -29,7 +29,6 @@ def train(prepare, spec, seed):
         max_leaf_nodes=31,
         min_samples_leaf=50,
         l2_regularization=1.0,
-        categorical_features=list(range(len(categorical))),
         early_stopping=False,
         random_state=seed,
     )
