@@ -227,7 +227,7 @@ def end_offsets(
             for topic, partition in partitions_of(consumer, config, topics, timeout_s)
         }
     except KafkaException as error:
-        raise _broker_error(config, error) from error
+        raise broker_error(config, error) from error
     finally:
         consumer.close()
 
@@ -330,7 +330,8 @@ def _settings_of(admin: AdminClient, names: list[str], timeout_s: float) -> dict
         raise TopicError(f"settings cannot be read: {_words(error)}", where=", ".join(names)) from error
 
 
-def _broker_error(config: KafkaConfig, error: KafkaException) -> BrokerError:
+def broker_error(config: KafkaConfig, error: KafkaException) -> BrokerError:
+    """What librdkafka raised, as one of ours."""
     code = error.args[0].code()
     if code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT):
         return unreachable(config, error)

@@ -88,6 +88,8 @@ class KafkaConfig:
             # A broker that restarts should be found again soon, not after librdkafka's 10 s.
             "reconnect.backoff.max.ms": 1_000,
             "log.connection.close": False,
+            # librdkafka writes to standard error by itself; what matters reaches us as an error we word ourselves.
+            "log_level": 2,
             "socket.keepalive.enable": True,
         }
         return {**base, **self.properties, **_dotted(over)}

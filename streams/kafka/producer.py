@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from types import TracebackType
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.errors import BrokerError
+from schemas.topics import MAX_MESSAGE_BYTES
 from streams.kafka.config import KafkaConfig, Property
-
-Headers = Sequence[tuple[str, bytes]]
+from streams.kafka.records import RecordHeaders
 
 _REMEMBERED_FAILURES = 5
 
@@ -60,7 +59,7 @@ class EventProducer:
         topic: str,
         value: bytes | None,
         key: bytes | None = None,
-        headers: Headers | None = None,
+        headers: RecordHeaders | None = None,
         partition: int | None = None,
         *,
         timeout_s: float = 60.0,
@@ -101,6 +100,12 @@ class EventProducer:
                         remedy="check the broker with `driftline doctor`",
                     ) from None
                 self._producer.poll(0.1)
+            except KafkaException as error:
+                raise BrokerError(
+                    f"record with key {key!r} was refused: {error.args[0].str()}",
+                    where=f"topic {name} on {self._config.bootstrap_servers}",
+                    remedy=f"a record may hold {MAX_MESSAGE_BYTES} bytes" if _oversize(error) else "",
+                ) from error
             else:
                 self._producer.poll(0)
                 return
@@ -132,3 +137,7 @@ class EventProducer:
         self._failed += 1
         if len(self._failures) < _REMEMBERED_FAILURES:
             self._failures.append(f"{message.topic()} key {message.key()!r}: {error.str()}")
+
+
+def _oversize(error: KafkaException) -> bool:
+    return bool(error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE)

@@ -1,0 +1,148 @@
+"""Lag in records: how many committed records a group has not worked through yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from streams.kafka import admin
+from streams.kafka.config import KafkaConfig
+from streams.kafka.reader import Tail
+
+Partition = tuple[str, int]
+
+EXACT_UP_TO = 1_000
+_TIMEOUT_S = 10.0
+_LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+
+
+class LagProbe:
+    """Measures lag again and again over one connection.
+
+    Notes
+    -----
+    "End offset minus committed offset" never becomes 0 on topics that transactions write: their markers take offsets
+    too. So a gap of up to 1,000 offsets is read, and its records are counted; a larger one is given as it is. A gap
+    that turned out to hold only markers is remembered and not read again.
+    """
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._admin = AdminClient(config.common())
+        self._partitions: dict[str, list[int]] = {}
+        self._markers_only: dict[Partition, tuple[int, int]] = {}
+
+    def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
+        """Records of each partition that `group` has not committed; 0 means it has worked through everything.
+
+        Parameters
+        ----------
+        group : str
+            Name without prefix. A group that never committed lags by everything there is.
+        topics : iterable of str
+            Names without prefix.
+
+        Raises
+        ------
+        TopicError
+            A topic does not exist.
+        BrokerError
+        """
+        partitions = self._partitions_of(list(topics))
+        try:
+            ends = self._offsets(partitions, _LATEST)
+            committed = self._committed(group, partitions)
+            unknown = [p for p in partitions if p not in committed]
+            committed |= self._offsets(unknown, _EARLIEST) if unknown else {}
+            gaps = {p: (committed[p], ends[p]) for p in partitions if ends[p] > committed[p]}
+            small = [
+                p
+                for p, (start, end) in gaps.items()
+                if end - start <= EXACT_UP_TO and not self._known_markers(p, start, end)
+            ]
+            counted = self._count(small, gaps) if small else {}
+        except KafkaException as error:
+            raise admin.broker_error(self._config, error) from error
+        lags = dict.fromkeys(partitions, 0)
+        for partition, (start, end) in gaps.items():
+            if partition in counted:
+                lags[partition] = counted[partition]
+                if not counted[partition]:
+                    self._markers_only[partition] = (start, end)
+            elif not self._known_markers(partition, start, end):
+                lags[partition] = end - start
+        return lags
+
+    def _partitions_of(self, topics: list[str]) -> list[Partition]:
+        unknown = [topic for topic in topics if topic not in self._partitions]
+        if unknown:
+            counts = admin.partition_counts(self._config)
+            for topic in unknown:
+                if topic not in counts:
+                    raise admin.missing_topic(self._config, topic)
+                self._partitions[topic] = list(range(counts[topic]))
+        return [(topic, partition) for topic in topics for partition in self._partitions[topic]]
+
+    def _offsets(self, partitions: list[Partition], spec: OffsetSpec) -> dict[Partition, int]:
+        wanted = {TopicPartition(self._config.topic(topic), number): spec for topic, number in partitions}
+        futures = self._admin.list_offsets(
+            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S
+        )
+        return {
+            (self._config.without_prefix(native.topic), native.partition): future.result(_TIMEOUT_S).offset
+            for native, future in futures.items()
+        }
+
+    def _committed(self, group: str, partitions: list[Partition]) -> dict[Partition, int]:
+        native = [TopicPartition(self._config.topic(topic), number) for topic, number in partitions]
+        request = ConsumerGroupTopicPartitions(self._config.group(group), native)
+        [future] = self._admin.list_consumer_group_offsets([request], request_timeout=_TIMEOUT_S).values()
+        return {
+            (self._config.without_prefix(found.topic), found.partition): found.offset
+            for found in future.result(_TIMEOUT_S).topic_partitions
+            if found.offset >= 0
+        }
+
+    def _known_markers(self, partition: Partition, start: int, end: int) -> bool:
+        known = self._markers_only.get(partition)
+        return known is not None and known[0] <= start and end <= known[1]
+
+    def _count(self, partitions: list[Partition], gaps: dict[Partition, tuple[int, int]]) -> dict[Partition, int]:
+        counts = dict.fromkeys(partitions, 0)
+        starts = {partition: gaps[partition][0] for partition in partitions}
+        with Tail(self._config, [], from_beginning=False, offsets=starts) as tail:
+            for record in tail.read_to_end(_TIMEOUT_S):
+                if record.offset < gaps[record.topic, record.partition][1]:
+                    counts[record.topic, record.partition] += 1
+        return counts
+
+
+def lag(config: KafkaConfig, group: str, topics: Iterable[str]) -> dict[Partition, int]:
+    """Records of each partition that `group` has not committed (see `LagProbe`).
+
+    Raises
+    ------
+    TopicError, BrokerError
+    """
+    return LagProbe(config).lag(group, topics)
+
+
+def committed_offsets(config: KafkaConfig, group: str) -> dict[Partition, int]:
+    """Committed offsets of a group, by (topic without prefix, partition); empty when it never committed.
+
+    Raises
+    ------
+    BrokerError
+    """
+    request = ConsumerGroupTopicPartitions(config.group(group))
+    client = AdminClient(config.common())
+    try:
+        [future] = client.list_consumer_group_offsets([request]).values()
+        found = future.result(_TIMEOUT_S).topic_partitions
+    except KafkaException as error:
+        raise admin.broker_error(config, error) from error
+    return {(config.without_prefix(p.topic), p.partition): p.offset for p in found if p.offset >= 0}
