@@ -29,7 +29,7 @@ from schemas.topics import (
     TRAINING_EVENTS,
 )
 from streams.kafka.config import KafkaConfig
-from streams.kafka.lag import lag
+from streams.kafka.lag import LagProbe
 from streams.kafka.producer import EventProducer
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -71,7 +71,7 @@ class Barrier:
         on_wait: Callable[[], None],
         timeout_s: float = 300.0,
     ) -> None:
-        self._kafka = kafka
+        self._probe = LagProbe(kafka)
         self._watcher = watcher
         self._pending_work = pending_work
         self._on_wait = on_wait
@@ -79,13 +79,13 @@ class Barrier:
         self.lags: dict[str, int] = {}
 
     def _behind(self, group: str, topics: tuple[str, ...]) -> int:
-        total = sum(lag(self._kafka, group, topics).values())
+        total = sum(self._probe.lag(group, topics).values())
         self.lags[group] = total
         return total
 
     def wait_served(self, clock_ms: int) -> None:
         """Until every request of the day has been answered and committed."""
-        self._until(lambda: self._behind("serving", (INFERENCE_REQUESTS,)) == 0, "serving", clock_ms)
+        self.until(lambda: self._behind("serving", (INFERENCE_REQUESTS,)) == 0, "serving", clock_ms)
 
     def heartbeat(self, producer: EventProducer, partitions: int, at_ms: int) -> None:
         """Say on every partition that the day is over."""
@@ -109,7 +109,7 @@ class Barrier:
             quiet = quiet + 1 if self._at_rest(clock_ms) else 0
             return quiet >= 2
 
-        self._until(rested, "the agents", clock_ms, patient=awaiting_person)
+        self.until(rested, "the agents", clock_ms, patient=awaiting_person)
 
     def _at_rest(self, clock_ms: int) -> bool:
         for group, topics in STAGES:
@@ -119,7 +119,7 @@ class Barrier:
         world = self._watcher.world
         return not self._pending_work() and not world.open_runs and world.champion == world.served
 
-    def _until(
+    def until(
         self, done: Callable[[], bool], who: str, clock_ms: int, patient: Callable[[], bool] = lambda: False
     ) -> None:
         deadline = time.monotonic() + self._timeout_s

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from agents.demo.accounting import Expected, compare, expected
-from agents.monitoring.journal import newest_totals
+from agents.monitoring.totals import newest_totals
 from schemas.codec import decode_ground_truth, decode_prediction, is_heartbeat
 from schemas.errors import DecodeError
 from schemas.events import GroundTruth, Prediction

@@ -168,7 +168,7 @@ class Demo:
             self._say_how_to_approve()
         self.barrier.wait_rest(0, awaiting_person=self._awaiting_person)
         if self.watcher.world.served is None:
-            self.barrier._until(lambda: self.watcher.world.served is not None, "serving", 0)
+            self.barrier.until(lambda: self.watcher.world.served is not None, "serving", 0)
         say(f"Serving version {self.watcher.world.served}; {time.monotonic() - self.started:.1f} s after the start")
         self._replay()
         summary = self._finish()
