@@ -6,15 +6,25 @@ local checkpoint. The checkpoint is therefore never ahead of the committed offse
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from schemas.errors import BrokerError
 from streams.kafka.config import KafkaConfig
+from streams.kafka.consumer import GroupConsumer, GroupMetadata
+from streams.kafka.failpoints import failpoint
 from streams.kafka.positions import Positions, TopicPartition
 from streams.kafka.records import Output, Record
+from streams.kafka.transactions import Outcome, TransactionAbortedError, TransactionalWriter
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_MOST_FAILURES = 10
 
 
 class BatchHandler(Protocol):
@@ -108,6 +118,12 @@ class BatchProcessor:
     options : ProcessorOptions
     clock : callable
         Seconds since the epoch; comes to the handler as `now_ms`.
+
+    Notes
+    -----
+    Delivery: outputs and offsets become visible together or not at all. A transaction is open only between two polls,
+    so a rebalance, which happens in a poll, never meets an open one; it drops what was collected and not processed.
+    One batch is in memory at a time: while it is computed nothing is fetched beyond the bounded queue. Not thread-safe.
     """
 
     def __init__(
@@ -121,22 +137,178 @@ class BatchProcessor:
         options: ProcessorOptions | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.options = options or ProcessorOptions()
         self._config = config
         self._group = group
         self._topics = tuple(topics)
         self._transactional_id = transactional_id
         self._handler = handler
-        self._options = options or ProcessorOptions()
         self._clock = clock
+        self._consumer: GroupConsumer | None = None
+        self._writer: TransactionalWriter | None = None
+        self._worked_at = 0.0
+        self._failures = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Process until `stop` is set."""
-        raise NotImplementedError
+        """Process until `stop` is set, then leave the group.
 
-    def step(self, timeout_s: float = 0.1) -> bool:
+        Raises
+        ------
+        FencedError, RetentionPassedError, StateError, BrokerError
+            And whatever the handler raises: the process must end non-zero, its supervisor starts another.
+        """
+        try:
+            while not stop.is_set():
+                self.step(_POLL_S)
+        finally:
+            self.close()
+
+    def step(self, timeout_s: float = _POLL_S) -> bool:
         """One iteration: wait for records at most `timeout_s`, process and commit them. True if it committed."""
-        raise NotImplementedError
+        consumer, writer = self._open()
+        options = self.options
+        records = consumer.poll_batch(options.batch_records, timeout_s, options.commit_interval_ms / 1000)
+        eof_moved = consumer.take_eof_moved()
+        if not consumer.assignment():
+            return False
+        idle = time.monotonic() - self._worked_at >= options.idle_ms / 1000
+        if not (records or eof_moved or idle):
+            return False
+        member = consumer.group_metadata()
+        positions = consumer.positions()
+        outputs = self._process(records, positions)
+        failpoint("after-process")
+        self._worked_at = time.monotonic()
+        offsets = positions.moved
+        if not (outputs or offsets or self._handler.wants_commit()):
+            self._handler.aborted()
+            return False
+        # Where nothing moved, one standing offset is committed again: its metadata tells what became of the commit.
+        sent = offsets or dict(list(positions.next.items())[:1])
+        if not self._commit(consumer, writer, outputs, sent, member):
+            return False
+        consumer.mark_committed(offsets)
+        failpoint("after-commit")
+        self._handler.committed(offsets)
+        failpoint("after-checkpoint")
+        return True
 
     def close(self) -> None:
-        """Leave the group; nothing uncommitted counts."""
-        raise NotImplementedError
+        """Leave the group (the handler's partitions are released); nothing uncommitted counts."""
+        consumer, self._consumer = self._consumer, None
+        writer, self._writer = self._writer, None
+        try:
+            if consumer is not None:
+                consumer.close()
+        finally:
+            if writer is not None:
+                writer.close()
+
+    # ---------------------------------------------------------------------------------------- one batch
+
+    def _process(self, records: Sequence[Record], positions: Positions) -> Sequence[Output]:
+        try:
+            return self._handler.process(records, positions, int(self._clock() * 1000))
+        except BaseException:
+            self._handler.aborted()
+            raise
+
+    def _commit(
+        self,
+        consumer: GroupConsumer,
+        writer: TransactionalWriter,
+        outputs: Sequence[Output],
+        sent: Mapping[TopicPartition, int],
+        member: GroupMetadata,
+    ) -> bool:
+        """Write outputs and offsets in one transaction; false when it was aborted and everything went back."""
+        try:
+            if not member.valid:
+                raise TransactionAbortedError("not a member of the group")
+            tag = writer.next_tag()
+            writer.write(outputs)
+            now = consumer.group_metadata()
+            if not now.valid or (now.generation, now.member_id) != (member.generation, member.member_id):
+                raise TransactionAbortedError("the membership of the group changed during the batch")
+            writer.send_offsets(consumer.kafka_partitions(sent, tag), member.raw)
+            failpoint("after-offsets")
+            outcome = writer.commit()
+            if outcome is Outcome.UNKNOWN:
+                outcome = self._resolve(consumer, writer, sent, tag)
+            if outcome is Outcome.ABORTED:
+                raise TransactionAbortedError("the commit did not go through")
+        except TransactionAbortedError as aborted:
+            self._handler.aborted()
+            writer.abort()
+            consumer.rewind()
+            self._failures += 1
+            log.warning("group %s: batch aborted (%d in a row): %s", self._group, self._failures, aborted)
+            if self._failures >= _MOST_FAILURES:
+                raise BrokerError(
+                    f"{self._failures} transactions in a row were aborted, the last one because: {aborted}",
+                    where=f"group {self._group}",
+                    remedy="see the broker's log; `driftline doctor` checks it",
+                ) from aborted
+            time.sleep(min(0.05 * 2**self._failures, 2.0))
+            return False
+        except BaseException:
+            self._handler.aborted()
+            writer.close()
+            raise
+        self._failures = 0
+        return True
+
+    def _resolve(
+        self, consumer: GroupConsumer, writer: TransactionalWriter, sent: Mapping[TopicPartition, int], tag: str
+    ) -> Outcome:
+        """Find out whether a commit whose answer never came went through.
+
+        A new producer with the same transactional id makes the coordinator finish (or abort) what was open; after that
+        the committed offsets carry either this batch's tag or an older one.
+        """
+        log.warning("group %s: outcome of a commit is unknown, asking the broker", self._group)
+        writer.renew()
+        found = consumer.committed(list(sent), self.options.operation_timeout_ms / 1000)
+        ours = all(found.get(tp) == (offset, tag) for tp, offset in sent.items())
+        log.warning("group %s: the commit %s", self._group, "went through" if ours else "did not go through")
+        return Outcome.COMMITTED if ours else Outcome.ABORTED
+
+    # -------------------------------------------------------------------------------------- assignment
+
+    def _open(self) -> tuple[GroupConsumer, TransactionalWriter]:
+        if self._consumer is None or self._writer is None:
+            options = self.options
+            # Before joining the group: whoever held this id is fenced, and its open transaction aborted.
+            self._writer = TransactionalWriter(
+                self._config,
+                self._transactional_id,
+                transaction_timeout_ms=options.transaction_timeout_ms,
+                operation_timeout_ms=options.operation_timeout_ms,
+            )
+            self._consumer = GroupConsumer(
+                self._config,
+                self._group,
+                self._topics,
+                properties={
+                    "max.poll.interval.ms": max(options.max_poll_interval_ms, options.session_timeout_ms),
+                    "session.timeout.ms": options.session_timeout_ms,
+                    "heartbeat.interval.ms": max(200, options.session_timeout_ms // 5),
+                },
+                co_partitioned=options.co_partitioned,
+            )
+            self._consumer.on_assign = self._restore
+            self._consumer.on_revoke = self._release
+        return self._consumer, self._writer
+
+    def _restore(
+        self, partitions: Sequence[TopicPartition], committed: Mapping[TopicPartition, int | None]
+    ) -> Mapping[TopicPartition, int] | None:
+        numbers = sorted({partition for _, partition in partitions})
+        starts = self._handler.restore(numbers, committed)
+        # The first empty batch comes at once: a partition that holds nothing is known to be idle from the start.
+        self._worked_at = 0.0
+        return starts
+
+    def _release(self, partitions: Sequence[TopicPartition], lost: bool) -> None:
+        log.info("group %s: partitions %s %s", self._group, partitions, "lost" if lost else "revoked")
+        self._handler.released(sorted({partition for _, partition in partitions}))

@@ -1,0 +1,452 @@
+"""A member of a consumer group that knows where it stands: batches, positions past transaction markers, drained or not.
+
+Two users: the transactional processor, and at-least-once readers (archiving) that commit by themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter, methodcaller
+from typing import Protocol
+
+from confluent_kafka import (
+    OFFSET_INVALID,
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+)
+from confluent_kafka import TopicPartition as KafkaPartition
+
+from schemas.errors import BrokerError, RetentionPassedError, StateError, TopicError
+from streams.kafka.config import KafkaConfig, Property
+from streams.kafka.positions import Positions, TopicPartition
+from streams.kafka.records import Record
+
+log = logging.getLogger(__name__)
+
+_OPERATION_TIMEOUT_S = 30.0
+_make_record = partial(tuple.__new__, Record)
+_FIELDS = tuple(methodcaller(name) for name in ("topic", "partition", "offset", "key", "value", "headers"))
+_error_of = methodcaller("error")
+_partition_of = itemgetter(0, 1)
+_offset_of = itemgetter(2)
+_REFUSED = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError._AUTHENTICATION,
+        KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.INCONSISTENT_GROUP_PROTOCOL,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMetadata:
+    """Membership at one moment; `raw` is what a transaction hands to the group's coordinator."""
+
+    generation: int
+    member_id: str
+    raw: bytes
+
+    @property
+    def valid(self) -> bool:
+        """Whether offsets may be committed with it.
+
+        The broker accepts a negative generation from anybody while the group has a live member, and moves the
+        committed offsets back (measured), so nothing may be committed with one.
+        """
+        return self.generation >= 0 and bool(self.member_id)
+
+
+def parse_group_metadata(raw: bytes) -> GroupMetadata:
+    """Read librdkafka's serialised group metadata (``CGMDv2:``, generation, group, member …).
+
+    Raises
+    ------
+    BrokerError
+        The library changed the format: nothing may be committed unchecked.
+    """
+    if not raw.startswith(b"CGMDv2:") or len(raw) < 12:
+        raise BrokerError("the client library's group metadata has an unknown format", remedy="use the locked version")
+    (generation,) = struct.unpack_from("<i", raw, 7)
+    member = raw[11:].split(b"\0")[1]
+    return GroupMetadata(generation, member.decode(), raw)
+
+
+class AssignHook(Protocol):
+    """Called with new partitions before anything is fetched from them; may return offsets to start from."""
+
+    def __call__(
+        self, partitions: Sequence[TopicPartition], committed: Mapping[TopicPartition, int | None]
+    ) -> Mapping[TopicPartition, int] | None: ...
+
+
+RevokeHook = Callable[[Sequence[TopicPartition], bool], None]
+"""Called with partitions that go, and whether they are lost already, before the group goes on."""
+
+
+class GroupConsumer:
+    """One member of a consumer group.
+
+    Parameters
+    ----------
+    config : KafkaConfig
+    group : str
+        Without prefix.
+    topics : sequence of str
+        Without prefix; all of them must exist.
+    properties : mapping, optional
+        librdkafka properties on top (``max.poll.interval.ms`` …).
+    co_partitioned : bool
+        Check that partition p of every topic comes to this member together.
+
+    Attributes
+    ----------
+    on_assign, on_revoke : hooks
+        `on_assign` runs outside the rebalance callback, so it may take its time (within ``max.poll.interval.ms``);
+        `on_revoke` runs inside it.
+
+    Notes
+    -----
+    Delivery: at least once. Partitions start at the committed offset, or at the beginning of the log when the group has
+    committed nothing. Records that were handed out in a batch that was still being collected when partitions went away
+    are dropped: they belong to the next owner. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        config: KafkaConfig,
+        group: str,
+        topics: Sequence[str],
+        *,
+        properties: Mapping[str, Property] | None = None,
+        co_partitioned: bool = False,
+    ) -> None:
+        self.group = group
+        self.topics = tuple(topics)
+        self.on_assign: AssignHook | None = None
+        self.on_revoke: RevokeHook | None = None
+        self._config = config
+        self._co_partitioned = co_partitioned
+        self._names = {config.topic(name): name for name in topics}
+        self._start: dict[TopicPartition, int] = {}
+        self._next: dict[TopicPartition, int] = {}
+        self._drained: dict[TopicPartition, bool] = {}
+        self._eof_moved = False
+        self._pending: list[TopicPartition] | None = None
+        self._epoch = 0
+        self._ever_assigned = False
+        over: dict[str, Property] = {
+            # The positions below are explicit; an offset that is gone must be an error, not a silent jump.
+            "auto.offset.reset": "error",
+            # "Drained" is known one empty fetch after the last record: this is what a barrier waits for.
+            "fetch.wait.max.ms": 20,
+            "fetch.queue.backoff.ms": 10,
+            "fetch.error.backoff.ms": 100,
+            "topic.metadata.refresh.interval.ms": 60_000,
+            **(properties or {}),
+        }
+        self._consumer = Consumer({**config.consumer(group), **over}, logger=log)
+        self._consumer.subscribe(
+            [config.topic(name) for name in topics],
+            on_assign=self._assigned,
+            on_revoke=partial(self._revoked, False),
+            on_lost=partial(self._revoked, True),
+        )
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def poll_batch(self, n: int, timeout_s: float, linger_s: float = 0.0) -> list[Record]:
+        """Collect at most `n` records.
+
+        Waits at most `timeout_s` for the first one, then at most `linger_s` for more; returns early when everything
+        assigned is drained, so that a quiet topic costs no waiting.
+
+        Raises
+        ------
+        RetentionPassedError
+            Records at a position were deleted.
+        TopicError, BrokerError
+        """
+        batch: list[Record] = []
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if self._pending is not None:
+                self._begin(self._pending)
+            epoch = self._epoch
+            first = self._consumer.poll(max(0.0, deadline - time.monotonic()))
+            messages = [first] if first is not None else []
+            if first is not None and n - len(batch) > 1:
+                messages += self._consumer.consume(n - len(batch) - 1, 0)
+            if epoch != self._epoch:
+                # Partitions came or went: whatever was collected is read again from the committed offsets.
+                batch.clear()
+                continue
+            if messages:
+                was_empty = not batch
+                batch += self._accept(messages)
+                if was_empty and batch:
+                    deadline = time.monotonic() + linger_s
+            if len(batch) >= n or time.monotonic() >= deadline:
+                return batch
+            if (batch or self._eof_moved) and self.drained():
+                return batch
+
+    def positions(self) -> Positions:
+        """Positions of everything assigned, as of now."""
+        return Positions(dict(self._start), dict(self._next), dict(self._drained))
+
+    def take_eof_moved(self) -> bool:
+        """Whether a partition reached its end, or moved over markers, since the last call."""
+        moved, self._eof_moved = self._eof_moved, False
+        return moved
+
+    def drained(self) -> bool:
+        """Everything assigned was read to its last stable offset; false when nothing is assigned."""
+        return bool(self._drained) and all(self._drained.values())
+
+    def assignment(self) -> list[TopicPartition]:
+        """What is assigned and started."""
+        return sorted(self._next)
+
+    # --------------------------------------------------------------------------------------- committing
+
+    def group_metadata(self) -> GroupMetadata:
+        """Membership as of now; check `valid` before committing with it."""
+        return parse_group_metadata(self._consumer.consumer_group_metadata())
+
+    def commit(self, offsets: Mapping[TopicPartition, int] | None = None) -> None:
+        """Commit next offsets (all positions by default), synchronously.
+
+        Raises
+        ------
+        BrokerError
+            Not committed: not a member any more, or the broker does not answer.
+        """
+        wanted = self._next if offsets is None else offsets
+        if not wanted:
+            return
+        if not self.group_metadata().valid:
+            raise BrokerError(f"not a member of group {self.group!r} any more", remedy="poll again to rejoin")
+        try:
+            results = self._consumer.commit(offsets=self.kafka_partitions(wanted), asynchronous=False)
+        except KafkaException as error:
+            raise BrokerError(f"offsets of group {self.group!r} were not committed: {error.args[0]}") from error
+        for result in results or ():
+            if result.error is not None:
+                raise BrokerError(
+                    f"offset of group {self.group!r} was not committed: {result.error}",
+                    where=f"{self._names.get(result.topic, result.topic)}-{result.partition}",
+                )
+        self.mark_committed(wanted)
+
+    def mark_committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """The group's offsets moved to `offsets` (by `commit` or in a transaction)."""
+        for tp, offset in offsets.items():
+            if tp in self._start:
+                self._start[tp] = offset
+
+    def committed(
+        self, partitions: Sequence[TopicPartition], timeout_s: float = _OPERATION_TIMEOUT_S
+    ) -> dict[TopicPartition, tuple[int | None, str | None]]:
+        """What the group has committed: offset and metadata. Waits for open transactions to end.
+
+        Raises
+        ------
+        BrokerError
+        """
+        wanted = self.kafka_partitions(dict.fromkeys(partitions, OFFSET_INVALID))
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                found = self._consumer.committed(wanted, timeout=max(1.0, deadline - time.monotonic()))
+                failed = next((tp.error for tp in found if tp.error is not None), None)
+            except KafkaException as error:
+                failed = error.args[0]
+            if failed is None:
+                break
+            if time.monotonic() >= deadline:
+                raise BrokerError(
+                    f"the committed offsets of group {self.group!r} could not be read: {failed}",
+                    remedy="check the broker, and that no transaction of another worker hangs",
+                )
+            time.sleep(0.05)
+        return {
+            (self._names.get(tp.topic, tp.topic), tp.partition): (tp.offset if tp.offset >= 0 else None, tp.metadata)
+            for tp in found
+        }
+
+    def rewind(self) -> None:
+        """Go back to the committed positions; everything since comes again."""
+        self._next = dict(self._start)
+        self._drained = dict.fromkeys(self._start, False)
+        for tp, offset in self._start.items():
+            try:
+                self._consumer.seek(*self.kafka_partitions({tp: offset}))
+            except KafkaException as error:
+                # Not assigned any more: the rebalance that is under way hands out the committed offsets.
+                log.info("seek of %s-%d to %d refused: %s", *tp, offset, error.args[0])
+
+    def kafka_partitions(self, offsets: Mapping[TopicPartition, int], metadata: str = "") -> list[KafkaPartition]:
+        """Offsets as the client library wants them."""
+        return [
+            KafkaPartition(self._config.topic(topic), partition, offset, metadata) if metadata
+            else KafkaPartition(self._config.topic(topic), partition, offset)
+            for (topic, partition), offset in offsets.items()
+        ]  # fmt: skip
+
+    def close(self) -> None:
+        """Leave the group; commits nothing."""
+        self._consumer.close()
+
+    # ------------------------------------------------------------------------------------- rebalancing
+
+    def _assigned(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        # Nothing is fetched yet: `_begin` restores and starts the partitions outside this callback. (Assigning and
+        # pausing them here would cost a second: the library looks at resumed partitions once a second.)
+        self._epoch += 1
+        consumer.assign([])
+        self._pending = [(self._names[tp.topic], tp.partition) for tp in partitions]
+
+    def _revoked(self, lost: bool, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        self._epoch += 1
+        gone = [(self._names[tp.topic], tp.partition) for tp in partitions]
+        started = [tp for tp in gone if tp in self._next]
+        self._pending = None
+        self._start, self._next, self._drained = {}, {}, {}
+        self._eof_moved = False
+        try:
+            if started and self.on_revoke is not None:
+                self.on_revoke(started, lost)
+        finally:
+            consumer.unassign()
+
+    def _begin(self, partitions: list[TopicPartition]) -> None:
+        """Restore and start what was assigned."""
+        self._pending = None
+        if self._co_partitioned:
+            self._check_co_partitioned(partitions)
+        found = self.committed(partitions)
+        committed = {tp: offset for tp, (offset, _) in found.items()}
+        start = {tp: self._check_range(tp, offset) for tp, offset in committed.items()}
+        if partitions and self.on_assign is not None:
+            start.update(self.on_assign(partitions, committed) or {})
+        self._start, self._next = dict(start), dict(start)
+        self._drained = dict.fromkeys(start, False)
+        self._ever_assigned = True
+        self._consumer.assign(self.kafka_partitions(start))
+
+    def _check_range(self, tp: TopicPartition, committed: int | None) -> int:
+        """Where to start; refuses offsets that the log does not hold."""
+        where = f"{tp[0]}-{tp[1]}"
+        try:
+            bounds = self._consumer.get_watermark_offsets(
+                KafkaPartition(self._config.topic(tp[0]), tp[1]), timeout=_OPERATION_TIMEOUT_S
+            )
+        except KafkaException as error:
+            raise BrokerError(f"the bounds of the log could not be read: {error.args[0]}", where=where) from error
+        if bounds is None:
+            raise BrokerError("the bounds of the log could not be read in time", where=where)
+        low, high = bounds
+        if committed is None:
+            return int(low)
+        if committed < low:
+            raise RetentionPassedError(
+                f"group {self.group!r} stands at offset {committed}, but the log begins at {low}: "
+                f"{low - committed} offsets were deleted before they were read",
+                where=where,
+                remedy="raise the topic's retention; to go on without them, reset the group's offsets on purpose",
+            )
+        if committed > high:
+            raise StateError(
+                f"group {self.group!r} stands at offset {committed}, but the log ends at {high}: another topic",
+                where=where,
+                remedy="the topic was made anew; reset the group's offsets and delete the local state",
+            )
+        return committed
+
+    def _check_co_partitioned(self, partitions: list[TopicPartition]) -> None:
+        by_topic = {topic: {p for t, p in partitions if t == topic} for topic in self.topics}
+        if len({frozenset(numbers) for numbers in by_topic.values()}) > 1:
+            said = "; ".join(f"{topic}: {sorted(numbers)}" for topic, numbers in by_topic.items())
+            raise TopicError(
+                f"the topics' partitions came apart in group {self.group!r} ({said})",
+                remedy="give them the same partition count, and let only workers of one kind use the group",
+            )
+
+    # ------------------------------------------------------------------------------------------ messages
+
+    def _accept(self, messages: list[Message]) -> list[Record]:
+        """Records of `messages`; errors and ends of partitions are taken out, positions follow."""
+        if not any(map(_error_of, messages)):
+            return self._records(messages)
+        records: list[Record] = []
+        run: list[Message] = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                run.append(message)
+                continue
+            # Positions first, so that "drained" refers to what came before it in the same partition.
+            records += self._records(run)
+            run = []
+            self._event(message, error)
+        return records + self._records(run)
+
+    def _records(self, messages: list[Message]) -> list[Record]:
+        if not messages:
+            return []
+        names = self._names
+        topics, *fields = (map(field, messages) for field in _FIELDS)
+        records: list[Record] = list(
+            map(_make_record, zip(map(names.__getitem__, topics), *fields, map(_timestamp_ms, messages), strict=True))
+        )
+        # In log order per partition, so the last one wins.
+        last = dict(zip(map(_partition_of, records), map(_offset_of, records), strict=True))
+        for tp, offset in last.items():
+            self._next[tp] = offset + 1
+            self._drained[tp] = False
+        return records
+
+    def _event(self, message: Message, error: KafkaError) -> None:
+        code, topic, end = error.code(), message.topic() or "", message.offset()
+        if code == KafkaError._PARTITION_EOF:
+            tp = (self._names.get(topic, topic), message.partition() or 0)
+            if tp in self._next and end is not None:
+                self._eof_moved = self._eof_moved or not self._drained[tp] or self._next[tp] != end
+                self._next[tp] = end
+                self._drained[tp] = True
+            return
+        where = f"{self._names.get(topic, topic)}-{message.partition()}" if topic else f"group {self.group}"
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise RetentionPassedError(
+                f"records at the position were deleted before they were read ({error.str()})",
+                where=where,
+                remedy="raise the topic's retention; to go on without them, reset the group's offsets on purpose",
+            )
+        if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC) and not self._ever_assigned:
+            raise TopicError(
+                "the topic does not exist",
+                where=f"{where} at {self._config.bootstrap_servers}",
+                remedy="`driftline topics` creates the catalogue",
+            )
+        if error.fatal() or code in _REFUSED:
+            raise BrokerError(f"the consumer was refused: {error}", where=where)
+        # Everything else heals by itself: the library reconnects, and a lost membership is joined again.
+        log.warning("%s: %s", where, error)
+
+
+def _timestamp_ms(message: Message) -> int:
+    kind, value = message.timestamp()
+    return 0 if kind == TIMESTAMP_NOT_AVAILABLE else int(value)
