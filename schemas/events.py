@@ -248,7 +248,8 @@ class Alert(Wire, frozen=True, gc=False, kw_only=True):
 class RetrainRequest(Wire, frozen=True, gc=False, kw_only=True):
     """Ask for a successor. `as_of` is the event time whose knowledge may be used.
 
-    `trigger`: one of the specification's (without argument).
+    `trigger`: one of the specification's (without argument), or ``manual``. `project`: SHA-256 of a packed project in
+    the artifact store to train instead of the champion's own.
     """
 
     request_id: str
@@ -258,6 +259,7 @@ class RetrainRequest(Wire, frozen=True, gc=False, kw_only=True):
     as_of: datetime
     incident_id: str | None = None
     requested_by: str = "alerting"
+    project: str | None = None
 
 
 Decision = Literal["initial", "promoted", "rejected", "rolled-back", "failed", "awaiting-approval"]
@@ -476,7 +478,8 @@ class JournalRecord(Wire, frozen=True, gc=False, kw_only=True):
 
     `slices`: topic → [first, last + 1] consumed in this commit. `low_water`: topic → oldest offset that live state
     still needs (the end of the slice where nothing is live). `journal_low_water`: offset of the journal record from
-    which a rebuild has to replay. `totals` are the accounting counters after the commit.
+    which a rebuild has to replay, `low_water_watermark_ms` the watermark before it. `totals` are the accounting counters
+    after the commit. Key: ``join-<partition>`` (the aggregation's snapshots share the topic under keys of their own).
     """
 
     partition: int
@@ -490,4 +493,5 @@ class JournalRecord(Wire, frozen=True, gc=False, kw_only=True):
     journal_low_water: int
     totals: dict[str, int]
     partitions: int
+    low_water_watermark_ms: int = -1
     schema_version: int = 1
