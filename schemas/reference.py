@@ -39,11 +39,16 @@ class MetricReference(msgspec.Struct, frozen=True, kw_only=True):
 
     `spread` is the standard deviation between panes beyond what their sample size explains; `scale` the standard
     deviation of one event's contribution, so that a pane of n events has standard error sqrt(spread² + scale² / n).
+    `pane_value` is the mean over single panes, which pooling can differ from (a model that tells stormy days from calm
+    ones ranks a month better than any day); None: as `value`. `panes` and `n` say how much evidence stands behind it.
     """
 
     value: float
     spread: float
     scale: float
+    pane_value: float | None = None
+    panes: int = 0
+    n: int = 0
 
 
 class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +57,8 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     `scores`: distribution of the score (binary: probability of the positive class; regression: prediction; multiclass:
     probability of the predicted class). `labels`, `predictions`: class counts, for regression the binned values.
     `segments`: rows by segment key. `metrics`: by metric name. `importances`: permutation importance by feature, ≥ 0.
+    `drift`: what the reference's own panes show against the whole, by ``subject@window`` and statistic
+    (`streams.reference.drift_key`). `segment_metrics`: as `metrics`, by segment key and metric name.
     """
 
     task: str
@@ -69,4 +76,5 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     label_std: float = 1.0
     start_ms: int = 0
     end_ms: int = 0
+    segment_metrics: dict[str, dict[str, MetricReference]] = msgspec.field(default_factory=dict)
     schema_version: int = 1

@@ -1,0 +1,132 @@
+"""How far the reference's own windows lie from the whole: drift that is no news."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.columns import Indexes, Mask
+from streams.drift.distances import psi_noise, psi_rows
+from streams.panes import PanePlan
+
+MINIMUM_WINDOW: Final = 30
+MOST_PANES: Final = 1000
+PRIOR_WINDOWS: Final = 3
+"""Weight, in independent windows, of the excess that is assumed where the reference cannot tell."""
+PRIOR_EXCESS: Final = 0.02
+
+
+def drift_key(subject: str, window: str, statistic: str) -> str:
+    """Key in `ReferenceStatistics.drift`.
+
+    Parameters
+    ----------
+    subject : str
+        ``feature:NAME``, ``prediction``, ``label``.
+    window : str
+        Name of a time window.
+    statistic : {"excess", "dof", "missing"}
+        Mean PSI of the reference's own windows beyond chance; degrees of freedom of its scatter; standard deviation
+        of the missing rate.
+    """
+    return f"{subject}@{window}:{statistic}"
+
+
+class Coded(NamedTuple):
+    """One subject: bin of every row, number of bins, rows that count, and which of them are missing."""
+
+    subject: str
+    codes: Indexes
+    size: int
+    rows: Mask
+    missing: Mask | None = None
+
+
+def own_windows(plan: PanePlan, coded: Coded, times: Indexes) -> dict[str, float]:
+    """PSI scatter of the reference's own windows.
+
+    Notes
+    -----
+    A window is part of the whole it is compared with: its deviation from the rest is larger by 1 / (1 − share). Windows
+    longer than half the reference take the panes' figure, halved for every doubling of length but the first (panes
+    of real data are correlated).
+    """
+    subject, codes, size, rows, missing = coded
+    used = rows if missing is None else rows & ~missing
+    out: dict[str, float] = {}
+    pane = times // plan.pane_ms
+    if not rows.any():
+        return out
+    start = max(int(pane[rows].min()), int(pane[rows].max()) - MOST_PANES + 1)
+    count = int(pane[rows].max()) - start + 1
+    inside = used & (pane >= start)
+    counts = np.bincount((pane[inside] - start) * size + codes[inside], minlength=count * size).reshape(count, size)
+    lost = (
+        np.zeros(count)
+        if missing is None
+        else np.bincount(pane[rows & missing & (pane >= start)] - start, minlength=count)
+    )
+    whole = counts.sum(axis=0)
+    total = float(whole.sum())
+    if total == 0:
+        return out
+    single: tuple[float, float] | None = None
+    for window, length_ms in (plan.spec.time_windows or {"pane": plan.pane_ms}).items():
+        length = length_ms // plan.pane_ms
+        if length * 2 <= count or single is None:
+            length = min(length, count)
+            rolled = _rolled(counts, length)
+            sizes = rolled.sum(axis=1)
+            enough = sizes >= MINIMUM_WINDOW
+            figures = _scatter(rolled[enough], whole, length)
+        else:
+            figures = (single[0] / max(length / 2, 1.0), single[1])
+        if single is None:
+            single = figures
+        out[drift_key(subject, window, "excess")] = figures[0]
+        out[drift_key(subject, window, "dof")] = figures[1]
+        if missing is not None:
+            span = min(length, count)
+            own = _rate_spread(_rolled(lost, span), _rolled(counts, span).sum(axis=1))
+            out[drift_key(subject, window, "missing")] = own
+    return out
+
+
+def _rolled(counts: NDArray[Any], length: int) -> NDArray[Any]:
+    """Sums of every `length` neighbouring rows."""
+    sums = np.concatenate([np.zeros((1, *counts.shape[1:]), dtype=counts.dtype), np.cumsum(counts, axis=0)])
+    return np.asarray(sums[length:] - sums[:-length])
+
+
+def _scatter(windows: NDArray[np.int64], whole: NDArray[np.int64], length: int) -> tuple[float, float]:
+    """Mean PSI beyond chance, and the degrees of freedom of a scaled chi-squared with the observed scatter."""
+    bins = int((whole > 0).sum())
+    freedom = max(bins - 1, 1)
+    independent = len(windows) / length
+    if len(windows) < 2:
+        return PRIOR_EXCESS, float(min(freedom, 2))
+    n = windows.sum(axis=1).astype(np.float64)
+    total = float(whole.sum())
+    values = psi_rows(windows, whole) / np.maximum(1.0 - n / total, 0.25) ** 2
+    noise = np.array([psi_noise(bins, own, total) for own in n])
+    excess = max(float((values - noise).mean()), 0.0)
+    weight = independent / (independent + PRIOR_WINDOWS)
+    excess = weight * excess + (1 - weight) * max(PRIOR_EXCESS, excess)
+    mean, variance = float(values.mean()), float(values.var(ddof=1))
+    dof = 2 * mean * mean / variance if variance > 0 else float(freedom)
+    # Few windows cannot show a long tail: never more degrees of freedom than they can vouch for.
+    return excess, float(min(max(dof, 1.0), freedom))
+
+
+def _rate_spread(lost: NDArray[Any], present: NDArray[Any]) -> float:
+    """Standard deviation of the missing rate between windows beyond chance."""
+    n = (lost + present).astype(np.float64)
+    used = n >= MINIMUM_WINDOW
+    if used.sum() < 2:
+        return 0.0
+    rate = lost[used] / n[used]
+    p = float(lost[used].sum() / n[used].sum())
+    return math.sqrt(max(float(rate.var(ddof=1)) - p * (1 - p) * float((1 / n[used]).mean()), 0.0))

@@ -1,0 +1,313 @@
+"""Compile reference statistics: what a version's training data looked like, and how much it moves by itself.
+
+Monitoring compares every window with these numbers and never rereads training data. Two things are kept besides the
+distributions: the level of each metric on held-out rows with its spread between panes and per event, and how far the
+reference's own panes lie from the whole (drift that is no news). Thresholds are calibrated to both.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from schemas.reference import (
+    CategoricalReference,
+    FeatureReference,
+    MetricReference,
+    NumericReference,
+    ReferenceStatistics,
+)
+from schemas.specification import Specification
+from streams.columns import Floats, Indexes, Mask, Values, class_keys, codes_by_key, count_keys, floats_of, missing_in
+from streams.drift.scatter import Coded, own_windows
+from streams.metrics.levels import Levels, Outcomes
+from streams.panes import PanePlan, class_key
+
+BINS: Final = 10
+SCORE_BINS: Final = 256
+CATEGORIES: Final = 100
+KLL_K: Final = 200
+QUANTILES: Final = 128
+MINIMUM_SEGMENT: Final = 200
+
+
+def compile_reference(
+    spec: Specification,
+    features: Mapping[str, ArrayLike],
+    *,
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    scores: ArrayLike | None,
+    event_time_ms: ArrayLike,
+    importances: Mapping[str, float] | None = None,
+    heldout: ArrayLike | None = None,
+    probabilities: ArrayLike | None = None,
+    classes: Sequence[object] = (),
+    segments: Mapping[str, ArrayLike] | None = None,
+) -> ReferenceStatistics:
+    """Compile a version's reference statistics.
+
+    Parameters
+    ----------
+    spec : Specification
+    features : mapping of str to array, shape (n,)
+        Raw feature columns by name; None and NaN are missing.
+    labels : array, shape (n,)
+        None and NaN where unknown.
+    predictions : array, shape (n,)
+        What the version predicts; may be missing outside `heldout`.
+    scores : array of float, shape (n,), optional
+        Binary: probability of the positive class; multiclass: of the predicted class; regression: not needed.
+    event_time_ms : array of int, shape (n,)
+    importances : mapping of str to float, optional
+        Permutation importance by feature; negative ones count 0.
+    heldout : array of bool, shape (n,), optional
+        Rows the model was not fitted on: levels, scores and predictions come from these. None: all rows are.
+    probabilities : array of float, shape (n, classes), optional
+        Multiclass: columns in the order of `classes`.
+    classes : sequence, optional
+        Classes of the model in its own order; default: those among the labels, sorted.
+    segments : mapping of str to array, optional
+        Columns of segments that are no features.
+
+    Returns
+    -------
+    ReferenceStatistics
+
+    Raises
+    ------
+    ValueError
+        Where arrays differ in length, or no row has a label.
+
+    Notes
+    -----
+    About a second for 300,000 rows of 11 features; the same rows give the same bytes.
+    """
+    times = np.asarray(event_time_ms).astype(np.int64)
+    truth = np.asarray(labels)
+    guesses = np.asarray(predictions)
+    n = len(times)
+    for name, column in (
+        ("labels", truth),
+        ("predictions", guesses),
+        *((k, np.asarray(v)) for k, v in features.items()),
+    ):
+        if len(column) != n:
+            raise ValueError(f"{name} has {len(column)} rows, event_time_ms {n}")
+    known = ~missing_in(truth)
+    if not known.any():
+        raise ValueError("no row has a label")
+    held = (np.ones(n, dtype=bool) if heldout is None else np.asarray(heldout, dtype=bool)) & ~missing_in(guesses)
+    score = None if scores is None else np.asarray(scores, dtype=np.float64)
+    keys = _classes(spec, truth[known], classes)
+    regression = spec.task == "regression"
+    score_values = guesses[held].astype(np.float64) if regression else (None if score is None else score[held])
+    compiled = {
+        name: _numeric(floats_of(features[name])) if kind == "numeric" else _categorical(np.asarray(features[name]))
+        for name, kind in spec.features.items()
+        if name in features
+    }
+    numbers = truth[known].astype(np.float64) if regression else None
+    predicted = _numeric(guesses[held].astype(np.float64)) if regression else _classified(guesses[held], keys)
+    reference = ReferenceStatistics(
+        task=spec.task,
+        rows=n,
+        features=compiled,
+        scores=None if score_values is None else _numeric(score_values, BINS if regression else SCORE_BINS),
+        predictions=predicted,
+        labels=_classified(truth[known], keys) if numbers is None else _numeric(numbers),
+        classes=keys,
+        segments=_segment_counts(_segment_columns(spec, features, segments)),
+        metrics={},
+        importances={name: max(float(value), 0.0) for name, value in (importances or {}).items()},
+        drift={},
+        label_mean=0.0 if numbers is None else float(numbers.mean()),
+        label_std=1.0 if numbers is None else (float(numbers.std()) or 1.0),
+        start_ms=int(times.min()),
+        end_ms=int(times.max()),
+    )
+    rows = held & known
+    if regression and rows.any():
+        miss = guesses[rows].astype(np.float64) - truth[rows].astype(np.float64)
+        rmse = float(np.sqrt(np.mean(miss * miss)))
+        reference = msgspec.structs.replace(
+            reference, metrics={"rmse": MetricReference(value=rmse, spread=0.0, scale=0.0)}
+        )
+    plan = PanePlan(spec, reference)
+    columns = _segment_columns(spec, features, segments)
+    proba = None if probabilities is None else np.asarray(probabilities, dtype=np.float64)
+    outcomes = Outcomes(truth, guesses, score, proba, times)
+    levels = Levels(plan, outcomes)
+    drift: dict[str, float] = {}
+    for coded in _subjects(plan, features, outcomes, known, held):
+        drift.update(own_windows(plan, coded, times))
+    return msgspec.structs.replace(
+        reference,
+        metrics=levels.of(rows) or reference.metrics,
+        segment_metrics={
+            key: of_segment
+            for key in reference.segments
+            if (of_segment := levels.of(rows & _in_segment(columns, key), least=MINIMUM_SEGMENT))
+        },
+        drift=drift,
+    )
+
+
+# ------------------------------------------------------------------------------------------- distributions
+
+
+def _numeric(values: Floats, bins: int = BINS) -> NumericReference:
+    present = values[np.isfinite(values)]
+    missing = len(values) - len(present)
+    if len(present) == 0:
+        return NumericReference(
+            edges=[], counts=[0], missing=missing, minimum=0.0, maximum=0.0, mean=0.0, std=0.0, sketch=""
+        )
+    ordered = np.sort(present)
+    distinct = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
+    if len(distinct) <= bins:
+        edges = distinct[1:]
+    else:
+        at = (np.arange(1, bins) * len(ordered)) // bins
+        edges = np.unique(ordered[at])
+        edges = edges[edges > ordered[0]]
+    counts = np.diff(np.concatenate([[0], np.searchsorted(ordered, edges, side="left"), [len(ordered)]]))
+    return NumericReference(
+        edges=edges.tolist(),
+        counts=counts.tolist(),
+        missing=missing,
+        minimum=float(ordered[0]),
+        maximum=float(ordered[-1]),
+        mean=float(present.mean()),
+        std=float(present.std()),
+        sketch=_sketch(ordered),
+    )
+
+
+def _sketch(ordered: Floats) -> str:
+    """KLL sketch of sorted values.
+
+    It gets their exact quantiles rather than every value: KLL compacts at random, and the same rows must compile to
+    the same bytes.
+    """
+    from datasketches import kll_doubles_sketch
+
+    sketch = kll_doubles_sketch(KLL_K)
+    size = min(len(ordered), QUANTILES)
+    sketch.update(ordered[((np.arange(size) + 0.5) * len(ordered) / size).astype(np.int64)])
+    return base64.b64encode(sketch.serialize()).decode()
+
+
+def _categorical(values: Values) -> CategoricalReference:
+    missing = missing_in(values)
+    counted = count_keys(values[~missing])
+    kept = counted[:CATEGORIES]
+    return CategoricalReference(
+        categories=[key for key, _ in kept],
+        counts=[count for _, count in kept],
+        other=sum(count for _, count in counted[CATEGORIES:]),
+        missing=int(missing.sum()),
+    )
+
+
+def _classified(values: Values, classes: Sequence[str]) -> CategoricalReference:
+    counts = dict(count_keys(values))
+    kept = [counts.pop(key, 0) for key in classes]
+    return CategoricalReference(categories=list(classes), counts=kept, other=sum(counts.values()), missing=0)
+
+
+def _classes(spec: Specification, truth: Values, given: Sequence[object]) -> list[str]:
+    if spec.task == "regression":
+        return []
+    if spec.task == "binary":
+        positive = class_key(spec.model.positive)
+        seen = [key for key, _ in count_keys(truth) if key != positive]
+        return [seen[0] if seen else "", positive]
+    return [class_key(c) for c in given] if len(given) else sorted(key for key, _ in count_keys(truth))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------ segments
+
+
+def _segment_columns(
+    spec: Specification, features: Mapping[str, ArrayLike], given: Mapping[str, ArrayLike] | None
+) -> dict[str, NDArray[np.object_]]:
+    """Segment key of every row by segment name (empty where there is none)."""
+    out = {}
+    for name in spec.data.segments:
+        column = (given or {}).get(name, features.get(name))
+        if column is None:
+            continue
+        values = np.asarray(column)
+        keys = class_keys(_blanked(values))
+        out[name] = np.array([f"{name}={key}" if key else "" for key in keys], dtype=object)
+    return out
+
+
+def _blanked(values: Values) -> NDArray[np.object_]:
+    out = values.astype(object)
+    out[missing_in(values)] = None
+    return out
+
+
+def _segment_counts(columns: Mapping[str, NDArray[np.object_]]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for column in columns.values():
+        out.update((key, count) for key, count in count_keys(column) if key)
+    return out
+
+
+def _in_segment(columns: Mapping[str, NDArray[np.object_]], key: str) -> Mask:
+    return np.asarray(columns[key.partition("=")[0]] == key, dtype=bool)
+
+
+# --------------------------------------------------------------------------------------------------- drift
+
+
+def _subjects(
+    plan: PanePlan, features: Mapping[str, ArrayLike], outcomes: Outcomes, known: Mask, held: Mask
+) -> Iterator[Coded]:
+    """Features, prediction and label as codes of their bins."""
+    reference = plan.reference
+    everything = np.ones(len(outcomes.times), dtype=bool)
+    for name, compiled in reference.features.items():
+        codes, size, missing = _codes(compiled, np.asarray(features[name]))
+        yield Coded(f"feature:{name}", codes, size, everything, missing)
+    if isinstance(reference.labels, NumericReference):
+        codes = np.searchsorted(reference.labels.edges, floats_of(outcomes.truth), side="right")
+        yield Coded("label", codes, len(reference.labels.counts), known)
+    else:
+        yield Coded("label", codes_by_key(outcomes.truth, plan.class_index), len(plan.classes) + 1, known)
+    scores = floats_of(outcomes.guesses) if plan.task == "regression" else outcomes.score
+    if reference.scores is None or scores is None:
+        yield Coded("prediction", codes_by_key(outcomes.guesses, plan.class_index), len(plan.classes) + 1, held)
+        return
+    edges = coarse_edges(reference.scores)
+    scored = np.isfinite(scores)
+    codes = np.searchsorted(edges, np.where(scored, scores, 0.0), side="right")
+    yield Coded("prediction", codes, len(edges) + 1, held & scored)
+
+
+def coarse_edges(scores: NumericReference, bins: int = BINS) -> list[float]:
+    """About `bins` − 1 of the edges, so that the bins between them hold equal shares of the reference."""
+    total = sum(scores.counts)
+    if len(scores.edges) < bins or not total:
+        return list(scores.edges)
+    cumulative = np.cumsum(scores.counts)[:-1]
+    at = np.unique(np.searchsorted(cumulative, np.arange(1, bins) * total / bins))
+    return [scores.edges[i] for i in at if i < len(scores.edges)]
+
+
+def _codes(compiled: FeatureReference, column: Values) -> tuple[Indexes, int, Mask]:
+    if isinstance(compiled, NumericReference):
+        values = floats_of(column)
+        missing = np.isnan(values)
+        return np.searchsorted(compiled.edges, values, side="right"), len(compiled.counts), missing
+    missing = missing_in(column)
+    table = {key: index for index, key in enumerate(compiled.categories)}
+    return codes_by_key(column, table), len(table) + 1, missing
