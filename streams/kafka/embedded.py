@@ -46,6 +46,40 @@ class BrokerState(msgspec.Struct, frozen=True):
         return f"127.0.0.1:{self.port}"
 
 
+# The state file tells where; the lock, which the JVM itself holds, tells whether. So a process id that was given to
+# somebody else can never be mistaken for the broker.
+_STATE = "broker.json"
+_LOCK = "broker.lock"
+
+
+def find_broker(home: Path) -> BrokerState | None:
+    """The broker that runs in `home`, whoever started it, or None."""
+    folder = home.resolve() / "kafka"
+    state = _read(folder / _STATE)
+    return state if state is not None and _held(folder / _LOCK) else None
+
+
+def _read(path: Path) -> BrokerState | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=BrokerState)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
+def _held(lock: Path) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @dataclass
 class _Child:
     process: subprocess.Popen[bytes]
@@ -106,8 +140,7 @@ class EmbeddedKafka:
 
     def state(self) -> BrokerState | None:
         """The running broker, or None; a stale state file counts as none."""
-        state = self._read_state()
-        return state if state is not None and self._lock_held() else None
+        return find_broker(self.home)
 
     def running(self) -> bool:
         """Whether a broker of this home is up and accepts connections."""
@@ -151,41 +184,19 @@ class EmbeddedKafka:
             with suppress(ProcessLookupError):
                 os.kill(state.pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout_s
-        while self._lock_held():
+        while _held(self._lock_file):
             if time.monotonic() > deadline:
                 raise BrokerError(f"the broker did not stop within {timeout_s:.0f} s", where=str(self.log))
             time.sleep(0.05)
         self._state_file.unlink(missing_ok=True)
 
-    # The state file tells where; the lock, which the JVM itself holds, tells whether. So a process id that was given
-    # to somebody else can never be mistaken for the broker.
-
     @property
     def _state_file(self) -> Path:
-        return self.folder / "broker.json"
+        return self.folder / _STATE
 
     @property
     def _lock_file(self) -> Path:
-        return self.folder / "broker.lock"
-
-    def _read_state(self) -> BrokerState | None:
-        try:
-            return msgspec.json.decode(self._state_file.read_bytes(), type=BrokerState)
-        except (FileNotFoundError, msgspec.MsgspecError):
-            return None
-
-    def _lock_held(self) -> bool:
-        try:
-            descriptor = os.open(self._lock_file, os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return self.folder / _LOCK
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
@@ -197,8 +208,8 @@ class EmbeddedKafka:
     def _running_or_gone(self) -> BrokerState | None:
         """The running broker; waits for one that is just stopping (its owner was killed a moment ago)."""
         deadline = time.monotonic() + lifeline.STOP_SECONDS + 5
-        while self._lock_held():
-            state = self._read_state()
+        while _held(self._lock_file):
+            state = _read(self._state_file)
             if state is not None and _accepts(state.port) and _alive(state.owner):
                 return state
             if time.monotonic() > deadline:

@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 
 STOP_SECONDS = 15.0
 LOCK_HELD = 75
@@ -30,9 +31,7 @@ def _die_with_wrapper() -> None:
 def main(lockfile: str, command: list[str]) -> int:
     """Run `command` until it ends or the owner goes; its exit code."""
     lock = os.open(lockfile, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not _take(lock):
         return LOCK_HELD
     stopping, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -52,6 +51,18 @@ def main(lockfile: str, command: list[str]) -> int:
         if 0 in ready or signal.SIGTERM in received or signal.SIGINT in received:
             _end(child)
     return child.returncode
+
+
+def _take(lock: int) -> bool:
+    # Whoever asks whether the lock is held takes it for a moment: try for a while.
+    for _ in range(100):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
