@@ -76,7 +76,7 @@ def expected(
                 result.labels["matched"] += 1
                 labelled_at[truth.prediction_id] = truth.event_time_ms
                 current[truth.prediction_id] = truth
-        elif truth.revision < known.revision or (truth.revision, truth.label) == (known.revision, known.label):
+        elif truth.revision < known.revision or truth == known:
             result.labels["duplicate"] += 1
         elif truth.event_time_ms > labelled_at[truth.prediction_id] + revision_horizon_ms:
             result.labels["late"] += 1
