@@ -1,0 +1,51 @@
+"""Table of the retraining agent: one row a run, from the request to the registry's decision."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, Index, Integer, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from agents.database.base import Base, UtcDateTime
+
+OPEN_STATUSES = ("queued", "running", "submitted")
+"""A run in one of these keeps others of its model from starting."""
+_OPEN = text("status IN ('queued', 'running', 'submitted')")
+
+
+class RunRow(Base):
+    """A run and the lease of the worker that executes it.
+
+    `status`: ``queued`` → ``running`` → ``submitted`` (the registry has to decide) → ``finished``; or ``failed``,
+    ``skipped``. `as_of_ms` is event time; `created_at`, `started_at`, `finished_at` and `lease_until` are the clock's.
+    """
+
+    __tablename__ = "training_runs"
+    __table_args__ = (
+        # One run a model at a time, however many agents there are.
+        Index("uq_training_runs_open", "model", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+    )
+
+    run_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    request_id: Mapped[str] = mapped_column(String(128), unique=True)
+    model: Mapped[str] = mapped_column(String(200), index=True)
+    trigger: Mapped[str] = mapped_column(String(40))
+    reason: Mapped[str] = mapped_column(Text)
+    requested_by: Mapped[str] = mapped_column(String(200))
+    incident_id: Mapped[str | None] = mapped_column(String(64), default=None)
+    project: Mapped[str | None] = mapped_column(String(64), default=None)
+    as_of_ms: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(String(20), index=True)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(200), default=None)
+    lease_until: Mapped[float | None] = mapped_column(Float, default=None)
+    version: Mapped[int | None] = mapped_column(Integer, default=None)
+    rows: Mapped[int | None] = mapped_column(Integer, default=None)
+    decision: Mapped[str | None] = mapped_column(String(40), default=None)
+    outcome: Mapped[str] = mapped_column(Text, default="")
+    report: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
