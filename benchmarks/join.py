@@ -1,9 +1,9 @@
 """`driftline bench join`: the real monitoring worker on 1 M predictions and 1 M labels, next to raw consume.
 
-Both read the same records from the same embedded broker, in turn. Raw consume is the limit: the hot path's consumer, with
-the same settings, that does nothing with what it gets. The worker is the process that `driftline agent monitoring` starts,
-with exactly-once, quality metrics, one segment and drift on; it is measured from its first commit to the commit of the
-last record, start-up apart.
+Both read the same records from the same embedded broker, in turn. Raw consume is the limit: the hot path's consumer,
+with the same settings, that does nothing with what it gets. The worker is the process that `driftline agent monitoring`
+starts, with exactly-once, quality metrics, one segment and drift on; it is measured from its first commit to the commit
+of the last record, start-up apart.
 """
 
 from __future__ import annotations
