@@ -290,8 +290,11 @@ class Demo:
         return last
 
     def _probabilities(self, rows: pd.DataFrame) -> list[float]:
-        columns = list(self.frozen_model.classes_)
-        scores = self.frozen_model.predict_proba(rows[self.spec.columns()])[:, columns.index(self.spec.model.positive)]
+        from agents.features import feature_frame
+
+        classes = list(self.frozen_model.classes_)
+        frame = feature_frame(self.spec, {name: rows[name] for name in self.spec.columns()}, rows=len(rows))
+        scores = self.frozen_model.predict_proba(frame)[:, classes.index(self.spec.model.positive)]
         return [float(score) for score in scores]
 
     def _measure(self, ids: list[str]) -> None:
