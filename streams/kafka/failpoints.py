@@ -12,7 +12,10 @@ from schemas.errors import ConfigurationError
 
 VARIABLE = "DRIFTLINE_FAILPOINT"
 EXIT_CODE = 70
-NAMES = ("after-process", "after-produce", "after-flush", "after-offsets", "after-commit", "after-checkpoint")
+NAMES = (
+    *("after-process", "after-produce", "after-flush", "after-offsets", "after-commit", "after-checkpoint"),
+    *("archive-written", "archive-published", "archive-recorded", "archive-committed"),
+)
 
 
 def parse(text: str) -> tuple[str, int]:

@@ -1,0 +1,309 @@
+"""The SQL join: label rules, one row a prediction, types, order, and parity with the streaming join."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete
+
+from agents.archiving import dataset
+from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow
+from schemas.errors import StateError
+from schemas.events import GroundTruth, Prediction
+from schemas.specification import Specification, parse
+from schemas.topics import GROUND_TRUTH, PREDICTIONS
+from streams.join import rules
+from streams.join.entries import TOMBSTONE_REVISION, Entry, WaitingLabel
+from streams.kafka.records import Record
+from tests.support.plans import plan as make_plan
+from tests.support.plans import prediction as make_prediction
+from tests.unit.agents.archiving.conftest import Archive
+
+DELAY, HORIZON, BASE = 100, 200, 1000
+
+
+def spec(task: str = "binary", primary: str = "roc_auc") -> Specification:
+    return parse(f"""
+[model]
+name = "m"
+task = "{task}"
+[data]
+id = "flight"
+event_time = "departure"
+label = "late"
+label_time = "arrival"
+max_label_delay = "{DELAY}ms"
+revision_horizon = "{HORIZON}ms"
+segments = ["origin", "tier"]
+[features]
+distance = "numeric"
+origin = "categorical"
+"night/day" = "boolean"
+[metrics]
+primary = "{primary}"
+""")
+
+
+def predicted(archive: Archive, key: str, at_ms: int, **over: Any) -> Record:
+    values: dict[str, Any] = {
+        "model": "m",
+        "version": 1,
+        "features": {"distance": 12, "origin": "EWR", "night/day": True},
+        "prediction": 1,
+        "probability": 0.75,
+        "segment": {"origin": "EWR", "tier": "gold"},
+    }
+    value = Prediction(prediction_id=key, event_time_ms=at_ms, **{**values, **over})
+    return archive.log.record(PREDICTIONS, value, key=key.encode())
+
+
+def label(archive: Archive, key: str, at_ms: int | None, value: Any = 1, revision: int = 0) -> Record:
+    if at_ms is None:
+        return archive.log.record(GROUND_TRUTH, None, key=key.encode())
+    truth = GroundTruth(prediction_id=key, event_time_ms=at_ms, label=value, revision=revision)
+    return archive.log.record(GROUND_TRUTH, truth, key=key.encode())
+
+
+def read(
+    archive: Archive, *, of: Specification | None = None, from_ms: int = 0, as_of_ms: int = 10**9, **over: Any
+) -> Any:
+    with archive.sessions() as session:
+        table = dataset.joined(
+            session, archive.url, of or spec(), event_time_from_ms=from_ms, as_of_ms=as_of_ms, **over
+        )
+    return table
+
+
+def test_columns_have_the_names_and_types_of_the_specification(archive: Archive) -> None:
+    archive.write(
+        [predicted(archive, "a", 1000), predicted(archive, "b", 1001, features={"distance": None}, segment=None)]
+    )
+    archive.write([label(archive, "a", 1050)])
+    table = read(archive)
+    assert {f.name: str(f.type) for f in table.schema} == {
+        "flight": "string",
+        "departure": "timestamp[us, tz=UTC]",
+        "distance": "double",
+        "origin": "string",
+        "night/day": "bool",
+        "tier": "string",
+        "late": "int64",
+        "arrival": "timestamp[us, tz=UTC]",
+        "_version": "int32",
+        "_prediction": "int64",
+        "_score": "double",
+    }
+    first, second = table.to_pylist()
+    assert (first["distance"], first["origin"], first["night/day"], first["tier"]) == (12.0, "EWR", True, "gold")
+    assert (first["late"], first["arrival"].timestamp(), first["_score"]) == (1, 1.05, 0.75)
+    assert (second["distance"], second["night/day"], second["late"], second["arrival"]) == (None, None, None, None)
+
+
+LABELS = [
+    ("in time", [(50, 1, 0)], 1),
+    ("at the limit", [(DELAY, 1, 0)], 1),
+    ("late", [(DELAY + 1, 1, 0)], None),
+    ("late, then one in time", [(DELAY + 1, 0, 0), (DELAY, 1, 0)], 1),
+    ("the highest revision counts", [(50, 0, 2), (60, 1, 1)], 0),
+    ("of equal revisions the later offset counts", [(60, 0, 1), (50, 1, 1)], 1),
+    ("a correction within the horizon", [(50, 0, 0), (50 + HORIZON, 1, 1)], 1),
+    ("a correction past the horizon", [(50, 0, 0), (51 + HORIZON, 1, 1)], 0),
+    ("null withdraws", [(50, 1, 0), (60, None, 1)], None),
+    ("null of an older revision does not", [(50, 1, 2), (60, None, 1)], 1),
+    ("a tombstone withdraws whatever the revision", [(50, 1, 9), (None, None, 0)], None),
+    ("a label after a tombstone counts again", [(50, 1, 9), (None, None, 0), (60, 0, 0)], 0),
+    ("a tombstone before any label does nothing", [(None, None, 0), (60, 0, 0)], 0),
+    ("not known yet", [(50, 1, 0), (400, 0, 1)], 1),
+    ("none", [], None),
+]
+
+
+@pytest.mark.parametrize(("labels", "expected"), [c[1:] for c in LABELS], ids=[c[0] for c in LABELS])
+def test_which_label_counts(archive: Archive, labels: list[tuple[int | None, Any, int]], expected: int | None) -> None:
+    archive.write([predicted(archive, "a", 0)])
+    for at_ms, value, revision in labels:
+        archive.write([label(archive, "a", at_ms, value, revision)])
+    (row,) = read(archive, as_of_ms=300).to_pylist()
+    assert row["late"] == expected
+    assert (row["arrival"] is None) == (expected is None)
+
+
+def test_one_row_a_prediction_the_first_by_version_and_offset(archive: Archive) -> None:
+    archive.write(
+        [
+            predicted(archive, "a", 10, version=2, probability=0.2),
+            predicted(archive, "a", 10, version=1, probability=0.3),
+            predicted(archive, "a", 10, version=1, probability=0.4),
+            predicted(archive, "a", 10, model="other", version=0, probability=0.5),
+        ]
+    )
+    (row,) = read(archive).to_pylist()
+    assert (row["_version"], row["_score"]) == (1, 0.3)
+
+
+def test_rows_are_ordered_and_limited_by_event_time(archive: Archive) -> None:
+    archive.write([predicted(archive, key, at) for key, at in [("c", 30), ("b", 20), ("a", 20), ("z", 10), ("y", 31)]])
+    assert read(archive, from_ms=20, as_of_ms=30)["flight"].to_pylist() == ["a", "b", "c"]
+
+
+def test_files_that_are_not_in_the_manifest_do_not_exist(archive: Archive) -> None:
+    archive.write([predicted(archive, "a", 1)])
+    with archive.sessions.begin() as session:
+        session.execute(delete(ArchiveFileRow))
+        session.execute(delete(ArchivePositionRow))
+    table = read(archive)
+    assert table.num_rows == 0
+    assert "distance" in table.column_names
+
+
+def test_a_file_that_is_gone_is_an_error_naming_it(archive: Archive) -> None:
+    archive.write([predicted(archive, "a", 1)])
+    for path in archive.folder.rglob("*.parquet"):
+        path.unlink()
+    with pytest.raises(StateError, match="cannot be read"):
+        read(archive)
+
+
+def test_poison_between_good_records_is_left_out(archive: Archive) -> None:
+    bad = archive.log.record(PREDICTIONS, b"{")
+    archive.write(
+        [predicted(archive, "a", 1), bad, predicted(archive, "b", 2), archive.log.record(GROUND_TRUTH, b"\xff")]
+    )
+    assert read(archive)["flight"].to_pylist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("task", "primary", "prediction", "probability", "truth", "expected"),
+    [
+        ("binary", "roc_auc", True, 0.6, True, (True, True, 0.6)),
+        ("binary", "roc_auc", 1, {"0": 0.4, "1": 0.6}, 0, (1, 0, 0.6)),
+        ("multiclass", "accuracy", "a", {"a": 0.7, "b/c": 0.2}, "b", ("a", "b", 0.7)),
+        ("multiclass", "accuracy", "a", None, "b", ("a", "b", None)),
+        ("regression", "mae", 3, None, 4.5, (3.0, 4.5, 3.0)),
+        ("regression", "mae", 3, None, "4.5", (3.0, None, 3.0)),
+        ("regression", "mae", 3, None, True, (3.0, None, 3.0)),
+    ],
+)
+def test_values_by_task(
+    archive: Archive, task: str, primary: str, prediction: Any, probability: Any, truth: Any, expected: Any
+) -> None:
+    archive.write(
+        [predicted(archive, "a", 1, prediction=prediction, probability=probability), label(archive, "a", 2, truth)]
+    )
+    (row,) = read(archive, of=spec(task, primary)).to_pylist()
+    assert (row["_prediction"], row["late"], row["_score"]) == expected
+
+
+def test_a_third_class_of_a_binary_model_is_no_label(archive: Archive) -> None:
+    archive.write([predicted(archive, "a", 1), label(archive, "a", 2, 1.0), label(archive, "a", 3, 7)])
+    assert read(archive, classes=("0", "1"))["late"].to_pylist() == [1]
+    assert read(archive)["late"].to_pylist() == [7]
+
+
+def test_views_show_everything_and_reach_nothing_else(archive: Archive, tmp_path: Any) -> None:
+    archive.write([predicted(archive, "a", 1), label(archive, "a", 2)])
+    outside = tmp_path / "secret.csv"
+    outside.write_text("a\n1\n")
+    with archive.sessions() as session, dataset.connect(session, archive.url) as connection:
+        query = "SELECT p.model, l.label FROM predictions AS p JOIN ground_truth AS l USING (prediction_id)"
+        assert connection.execute(query).fetchall() == [("m", "1")]
+        assert connection.execute("SELECT count(*) FROM alerts").fetchall() == [(0,)]
+        with pytest.raises(duckdb.PermissionException):
+            connection.execute(f"SELECT * FROM read_csv('{outside}')")
+
+
+def test_covers_compares_with_what_was_archived(archive: Archive) -> None:
+    archive.write([predicted(archive, "a", 1), predicted(archive, "b", 1)])
+    with archive.sessions() as session:
+        assert dataset.covers(session, {(PREDICTIONS, 0): 2, (GROUND_TRUTH, 0): 0})
+        assert not dataset.covers(session, {(PREDICTIONS, 0): 3})
+        assert not dataset.covers(session, {(PREDICTIONS, 0): 2, (GROUND_TRUTH, 1): 1})
+
+
+def test_thousands_of_small_files_are_read_quickly(archive: Archive) -> None:
+    """The demo archives every partition every day: 3,000 files of 30 rows are one read."""
+    writer = archive.writer()
+    pairs = [(topic, partition) for topic in (PREDICTIONS, GROUND_TRUTH) for partition in range(12)]
+    writer.claim(pairs)
+    written = 0.0
+    for day in range(125):
+        for partition in range(12):
+            for n in range(30):
+                key = f"{day}-{partition}-{n}"
+                at_ms = day * 1000 + n
+                made = (predicted(archive, key, at_ms), label(archive, key, at_ms + 5, n % 2))
+                writer.add((r._replace(partition=partition, offset=day * 30 + n) for r in made), 0)
+        started = time.perf_counter()
+        writer.flush(dict.fromkeys(pairs, (day + 1) * 30))
+        written += time.perf_counter() - started
+    started = time.perf_counter()
+    table = read(archive)
+    seconds = time.perf_counter() - started
+    assert table.num_rows == 125 * 12 * 30
+    assert sum(table["late"].to_pylist()) == table.num_rows // 2
+    print(f"{seconds:.2f} s, {written / (125 * 24) * 1000:.2f} ms a file")
+    assert seconds < 6, f"{seconds:.2f} s"  # a busy machine may take three times what is wanted
+    assert written / (125 * 24) < 0.02, f"{written / (125 * 24) * 1000:.1f} ms a file"
+
+
+class Counts:
+    """Effects of the streaming join that nobody looks at here."""
+
+    deltas = None
+
+    def count(self, name: str, by: int = 1) -> None: ...
+
+    def refuse(self, label: WaitingLabel, reason: str, message: str) -> None: ...
+
+
+FACTS = st.lists(
+    st.tuples(
+        st.one_of(st.none(), st.integers(-20, 420).map(lambda ms: BASE + ms)),
+        st.sampled_from([0, 1, None, 7]),
+        st.integers(0, 2),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(FACTS, min_size=1, max_size=8))
+def test_the_sql_join_takes_the_label_that_the_streaming_join_takes(archive: Archive, cases: list[Any]) -> None:
+    plan = make_plan("binary", delay=f"{DELAY}ms", horizon=f"{HORIZON}ms", windows=("50ms",))
+    with archive.sessions.begin() as session:
+        session.execute(delete(ArchiveFileRow))
+        session.execute(delete(ArchivePositionRow))
+    expected: dict[str, Any] = {}
+    records: list[Record] = []
+    archive.log.ends.clear()
+    for index, facts in enumerate(cases):
+        key = f"p{index}"
+        records.append(predicted(archive, key, BASE))
+        effects: Any = Counts()
+        entry = Entry(keep_until_ms=10**9, generation=0)
+        streamed = rules.join_prediction(make_prediction(key, BASE), b"", plan, effects)
+        entry = rules.add_prediction(entry, streamed, lambda model, version: plan, effects)
+        for at_ms, value, revision in facts:
+            record = label(archive, key, at_ms, value, revision)
+            records.append(record)
+            fact = WaitingLabel(
+                event_time_ms=-1 if at_ms is None else at_ms,
+                revision=TOMBSTONE_REVISION if at_ms is None else revision,
+                label=None if at_ms is None else value,
+                offset=record.offset,
+                timestamp_ms=0,
+                key=None,
+                value=None,
+                headers=None,
+            )
+            entry = rules.judge(entry, fact, lambda model, version: plan, effects)
+        expected[key] = entry.predictions[0].label
+    for part in (records[: len(records) // 2], records[len(records) // 2 :]):
+        archive.write(part)
+    table = read(archive, classes=("0", "1"))
+    assert dict(zip(table["flight"].to_pylist(), table["late"].to_pylist(), strict=True)) == expected
