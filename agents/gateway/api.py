@@ -1,0 +1,207 @@
+"""The data behind the page as JSON, and the decisions people take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Body, Query
+from fastapi.responses import JSONResponse, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from agents.gateway import formats, views
+from agents.gateway.context import Context
+from agents.gateway.logic import ModelBoard, chart, drift_table, newest_value
+from schemas.errors import NotFoundError
+
+LOOK_EVERY_S = 0.5
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    """Structs and datetimes as JSON."""
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+def router(context: Context) -> APIRouter:
+    """Routes under ``/api``."""
+    routes = APIRouter(prefix="/api", tags=["data"])
+
+    @routes.get("/models")
+    def models() -> Response:
+        """Registered models with their champion, newest quality and open incidents."""
+        return json_response({"models": listed_models(context)})
+
+    @routes.get("/models/{model}/versions")
+    def versions(model: str, as_of: datetime | None = None) -> Response:
+        """Versions of a model, the newest first; as of a moment where `as_of` is given."""
+        moment = as_of.replace(tzinfo=UTC) if as_of is not None and as_of.tzinfo is None else as_of
+        found = sorted(context.registry.versions(model, moment), key=lambda v: -v.version)
+        return json_response({"model": model, "champion": champion_of(context, model), "versions": found})
+
+    @routes.get("/models/{model}/options")
+    def options(model: str) -> Response:
+        """Metrics, windows and segments that have been seen."""
+        with context.board.use() as board:
+            found = board.models.get(model) or ModelBoard(model)
+            metrics, windows, segments = found.metrics(), found.windows(), found.segments()
+        return json_response(
+            {
+                "metrics": [{"value": name, "text": name} for name in metrics],
+                "windows": [{"value": name, "text": formats.window(name)} for name in windows],
+                "segments": [{"value": name, "text": name or "overall"} for name in segments],
+            }
+        )
+
+    @routes.get("/models/{model}/series")
+    def series(model: str, metric: str, window: str, segment: str = "") -> Response:
+        """Lines of one chart, with the incidents and swaps to draw over them."""
+        with context.board.use() as board:
+            found = board.models.get(model) or ModelBoard(model)
+            lines = chart(found, metric, window, segment)
+            incidents = [
+                {
+                    "from": alert.opened_at.timestamp(),
+                    "to": alert.closed_at.timestamp() if alert.closed_at else None,
+                    "severity": alert.severity,
+                    "title": alert.title,
+                }
+                for alert in found.incidents.values()
+            ]
+            swaps = [{"at": at_ms / 1000, "version": version} for at_ms, version in found.promotions]
+        body = {"model": model, "metric": metric, "window": window, "segment": segment}
+        return json_response({**body, "lines": lines, "incidents": incidents, "swaps": swaps})
+
+    @routes.get("/models/{model}/drift")
+    def drift(model: str, window: str, statistic: str = "psi", version: int | None = None) -> Response:
+        """Distance of every subject from the reference, the farthest first."""
+        with context.board.use() as board:
+            found = board.models.get(model) or ModelBoard(model)
+            rows = drift_table(found, window, version, statistic)
+        return json_response({"model": model, "window": window, "statistic": statistic, "subjects": rows})
+
+    @routes.get("/models/{model}/incidents")
+    def incidents(model: str, status: Annotated[str, Query(pattern="^(open|all)$")] = "all") -> Response:
+        """Incidents, open ones first; ``?status=open`` leaves the closed ones out."""
+        with context.board.use() as board:
+            found = board.models.get(model) or ModelBoard(model)
+            alerts = found.open_incidents() if status == "open" else found.listed_incidents()
+        return json_response({"model": model, "incidents": alerts})
+
+    @routes.get("/models/{model}/activity")
+    def activity(model: str) -> Response:
+        """What the registry, runs and serving did, the newest first."""
+        with context.board.use() as board:
+            found = [entry._asdict() for entry in (board.models.get(model) or ModelBoard(model)).activity]
+        return json_response({"model": model, "activity": found})
+
+    @routes.get("/accounting")
+    def accounting() -> Response:
+        """Totals of the join, summed over the partitions."""
+        with context.board.use() as board:
+            totals, partitions = board.accounting(), len(board.totals)
+        return json_response({"partitions": partitions, "totals": totals})
+
+    @routes.get("/changes")
+    async def all_changes() -> EventSourceResponse:
+        """Server-sent events: what changed on the whole board."""
+        return EventSourceResponse(_changes(context, None), ping=15)
+
+    @routes.get("/models/{model}/changes")
+    async def model_changes(model: str) -> EventSourceResponse:
+        """Server-sent events ``changes``: ``{"changed": [part], "clock_ms"}``, at most two a second."""
+        return EventSourceResponse(_changes(context, model), ping=15)
+
+    @routes.post("/models/{model}/versions/{version}/approve")
+    def approve(model: str, version: int, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+        """Approve a version: ``{"actor", "comment"}``. 409 where it is not waiting or somebody was first."""
+        body = decision or {}
+        context.registry.approve(model, version, actor=_actor(body), comment=_text(body, "comment"))
+        return JSONResponse({"model": model, "version": version, "done": "approved"})
+
+    @routes.post("/models/{model}/versions/{version}/reject")
+    def reject(model: str, version: int, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+        """Reject a version: ``{"actor", "reason"}``."""
+        body = decision or {}
+        context.registry.reject(model, version, actor=_actor(body), reason=_text(body, "reason") or "no reason given")
+        return JSONResponse({"model": model, "version": version, "done": "rejected"})
+
+    @routes.post("/models/{model}/rollback")
+    def rollback(model: str, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+        """Bring an earlier version back: ``{"actor", "reason", "to"}``; without `to` the one before."""
+        body = decision or {}
+        to = body.get("to")
+        reason = _text(body, "reason") or "no reason given"
+        context.registry.rollback(model, to if isinstance(to, int) else None, actor=_actor(body), reason=reason)
+        return JSONResponse({"model": model, "to": to, "done": "rolled back"})
+
+    return routes
+
+
+def champion_of(context: Context, model: str) -> int | None:
+    """Champion as the registry has it.
+
+    Raises
+    ------
+    NotFoundError
+        No such model.
+    """
+    for facts in context.registry.models():
+        if facts.model == model:
+            return facts.champion
+    raise NotFoundError(
+        f"no model {model!r} is registered", where="registry", remedy="`driftline models` lists those there are"
+    )
+
+
+def listed_models(context: Context) -> list[dict[str, Any]]:
+    """Models of the registry with what the board knows of them."""
+    facts = context.registry.models()
+    listed = []
+    with context.board.use() as board:
+        for model in sorted(facts, key=lambda m: m.model):
+            found = board.models.get(model.model) or ModelBoard(model.model)
+            metric = next(iter(found.metrics()), "")
+            newest = newest_value(found, metric, views.choose_window(found.windows())) if metric else None
+            listed.append(
+                {
+                    "model": model.model,
+                    "task": model.task,
+                    "champion": model.champion,
+                    "challenger": model.challenger,
+                    "versions": model.versions,
+                    "metric": metric,
+                    "quality": newest[0].values[metric] if newest else None,
+                    "open_incidents": len(found.open_incidents()),
+                    "event_time_ms": found.clock_ms(),
+                }
+            )
+    return listed
+
+
+async def _changes(context: Context, model: str | None) -> AsyncIterator[ServerSentEvent]:
+    seen: dict[str, int] = {}
+    first = True
+    while not context.stop.is_set():
+        now = context.board.changes(model)
+        changed = [name for name, value in now.items() if seen.get(name) != value]
+        if changed or first:
+            # The page has just been drawn from the board: its first event only says that the line is up.
+            with context.board.use() as board:
+                clock = board.models[model].clock_ms() if model in board.models else None
+            body = {"changed": [] if first else changed, "clock_ms": clock}
+            yield ServerSentEvent(json.dumps(body), event="changes")
+            seen, first = now, False
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _actor(body: dict[str, Any]) -> str:
+    return _text(body, "actor") or "http"
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    return value.strip()[:1000] if isinstance(value, str) else ""

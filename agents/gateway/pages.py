@@ -1,0 +1,204 @@
+"""The page and its parts: HTML from the board and the registry. Parts are fetched again when they change."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment
+
+from agents.gateway import views
+from agents.gateway.api import champion_of, listed_models
+from agents.gateway.context import Context
+from agents.gateway.logic import ModelBoard
+from schemas.errors import DatabaseUnavailableError, DriftlineError
+from schemas.specification import LOWER_IS_BETTER
+
+PARTS = ("tiles", "incidents", "versions", "activity", "drift", "accounting")
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "approve": {
+        "verb": "Approve",
+        "text": "Serving switches to it between two batches as soon as it is promoted.",
+        "why": "Comment (optional)",
+        "reason_required": False,
+        "dangerous": False,
+    },
+    "reject": {
+        "verb": "Reject",
+        "text": "The champion goes on. The version stays in the history with your reason.",
+        "why": "Why?",
+        "reason_required": True,
+        "dangerous": True,
+    },
+    "rollback": {
+        "verb": "Roll back",
+        "text": "Serving switches back to this version between two batches.",
+        "why": "Why?",
+        "reason_required": True,
+        "dangerous": True,
+    },
+}
+
+
+def router(context: Context, templates: Environment) -> APIRouter:
+    """Routes of the page."""
+    routes = APIRouter(include_in_schema=False)
+    show = _Renderer(context, templates)
+
+    @routes.get("/")
+    def start() -> Response:
+        models = context.registry.models()
+        return RedirectResponse(f"/models/{models[0].model}" if len(models) == 1 else "/models", 307)
+
+    @routes.get("/models")
+    def models() -> HTMLResponse:
+        return show.page("models.html", models=listed_models(context), **show.accounting())
+
+    @routes.get("/parts/accounting")
+    def accounting() -> HTMLResponse:
+        return show.page("parts/accounting.html", **show.accounting())
+
+    @routes.get("/models/{model}")
+    def model_page(model: str) -> HTMLResponse:
+        names, problem = show.names(model)
+        values: dict[str, Any] = {"model": model, "names": names, "problem": problem}
+        for part in PARTS:
+            values |= show.part(part, model)
+        return show.page("model.html", **values, **show.selectors(model))
+
+    @routes.get("/models/{model}/parts/{part}")
+    def part(model: str, part: str, statistic: str = "") -> Response:
+        if part not in PARTS:
+            return HTMLResponse("no such part", status_code=404)
+        values = show.part(part, model, statistic)
+        return show.page(f"parts/{part}.html", model=model, primary=show.primary(model), **values)
+
+    @routes.get("/models/{model}/versions/{version}/{action}")
+    def question(model: str, version: int, action: str) -> Response:
+        if action not in QUESTIONS:
+            return HTMLResponse("no such action", status_code=404)
+        return show.question(model, version, action)
+
+    @routes.post("/models/{model}/versions/{version}/{action}")
+    def decide(
+        model: str, version: int, action: str, actor: Annotated[str, Form()], reason: Annotated[str, Form()] = ""
+    ) -> Response:
+        if action not in QUESTIONS:
+            return HTMLResponse("no such action", status_code=404)
+        try:
+            if action == "approve":
+                context.registry.approve(model, version, actor=actor, comment=reason)
+            elif action == "reject":
+                context.registry.reject(model, version, actor=actor, reason=reason)
+            else:
+                context.registry.rollback(model, version, actor=actor, reason=reason)
+        except DriftlineError as error:
+            return show.question(model, version, action, problem=error, actor=actor, reason=reason)
+        return Response(status_code=204, headers={"HX-Trigger": "decided"})
+
+    return routes
+
+
+class _Renderer:
+    """Values of the parts, and templates filled with them."""
+
+    def __init__(self, context: Context, templates: Environment) -> None:
+        self._context = context
+        self._templates = templates
+
+    def page(self, template: str, **values: Any) -> HTMLResponse:
+        return HTMLResponse(self._templates.get_template(template).render(**values))
+
+    def names(self, model: str) -> tuple[list[str], str]:
+        """Names for the picker; a word of warning instead of a failure while the database is down.
+
+        Raises
+        ------
+        NotFoundError
+            No such model.
+        """
+        try:
+            champion_of(self._context, model)
+            return [facts.model for facts in self._context.registry.models()], ""
+        except DatabaseUnavailableError as error:
+            return [model], f"The registry does not answer: versions are missing here. {error.remedy}"
+
+    def primary(self, model: str) -> str:
+        try:
+            return self._context.registry.specification(model).metrics.primary
+        except DriftlineError:
+            with self._context.board.use() as board:
+                return next(iter(board.model(model).metrics()), "") if model in board.models else ""
+
+    def selectors(self, model: str) -> dict[str, Any]:
+        """Choices of the chart's controls."""
+        primary = self.primary(model)
+        with self._context.board.use() as board:
+            found = board.models.get(model) or ModelBoard(model)
+            metrics = found.metrics()
+            return {
+                "primary": primary,
+                "metrics": metrics if primary in metrics else [primary, *metrics],
+                "windows": found.windows() or [""],
+                "window": views.choose_window(found.windows()),
+                "segments": found.segments() or [""],
+                "lower": sorted(LOWER_IS_BETTER),
+            }
+
+    def accounting(self) -> dict[str, Any]:
+        with self._context.board.use() as board:
+            return {"accounting": views.accounting(board.accounting(), len(board.totals))}
+
+    def part(self, part: str, model: str, statistic: str = "") -> dict[str, Any]:
+        """Values of one part of a model's page."""
+        if part == "versions":
+            return self._versions(model)
+        if part == "accounting":
+            return self.accounting()
+        primary = self.primary(model) if part == "tiles" else ""
+        with self._context.board.use() as board:
+            found = board.models.get(model) or ModelBoard(model)
+            window = views.choose_window(found.windows())
+            if part == "tiles":
+                return {"tiles": views.tiles(found, primary=primary, window=window, totals=board.accounting())}
+            if part == "incidents":
+                return {"incidents": found.listed_incidents()[:50]}
+            if part == "activity":
+                return {"activity": list(found.activity)[:60]}
+            names = views.statistics(found)
+            wanted = statistic if statistic in names else views.choose_statistic(names)
+            drift_window = views.choose_window(found.drift_windows())
+            rows = views.drift_rows(found, statistic=wanted, window=drift_window, version=found.champion)
+            return {"drift": rows, "statistics": names or [wanted], "statistic": wanted}
+
+    def _versions(self, model: str) -> dict[str, Any]:
+        try:
+            champion = champion_of(self._context, model)
+            rows = views.version_rows(self._context.registry.versions(model), champion)
+        except DatabaseUnavailableError:
+            rows = []
+        return {"versions": rows}
+
+    def question(
+        self,
+        model: str,
+        version: int,
+        action: str,
+        *,
+        problem: DriftlineError | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> HTMLResponse:
+        """The dialog of a decision; with what went wrong where it was refused."""
+        title = f"Roll back to version {version}?" if action == "rollback" else f"{action.title()} version {version}?"
+        text = f"{problem.what}. {problem.remedy}".rstrip(". ") + "." if problem else ""
+        return self.page(
+            "parts/decision.html",
+            **QUESTIONS[action],
+            title=title,
+            action=f"/models/{model}/versions/{version}/{action}",
+            problem=text,
+            actor=actor,
+            reason=reason,
+        )
