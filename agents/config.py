@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     artifacts_url: str = Field(default="", description="fsspec URL of models, references and code; default in home")
     archive_url: str = Field(default="", description="fsspec URL of the Parquet archive; default in home")
     jars_url: str = Field(default="", description="other repository or an offline folder for the broker's jars")
+    jars_cache: Path = Field(default=Path("~/.cache/driftline"), description="where the broker's jars are kept")
+    kafka_port: int = Field(default=0, ge=0, le=65535, description="port of the embedded broker; 0 takes a free one")
     host: str = Field(default="127.0.0.1", description="address the page binds to")
     port: int = Field(default=8787, ge=0, le=65535, description="port of the page; 0 takes a free one")
     slot: str = Field(default="0", description="worker slot: makes transactional ids stable; unique per worker")
@@ -87,7 +89,7 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """The environment in which a child process sees these settings: what the supervisor starts agents with."""
         values = {
-            f"DRIFTLINE_{name.upper()}": value if isinstance(value, str) else json.dumps(value, default=str)
+            f"DRIFTLINE_{name.upper()}": str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)
             for name, value in self.model_dump().items()
             if name != "bootstrap_servers"
         }

@@ -116,7 +116,7 @@ class EmbeddedKafka:
         self.folder = self.home / "kafka"
         self._jars_url = jars_url
         self._port = port
-        self._cache = cache_dir or default_cache()
+        self._cache = (cache_dir or default_cache()).expanduser()
         self._child: _Child | None = None
 
     def __enter__(self) -> EmbeddedKafka:
