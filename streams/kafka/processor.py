@@ -158,8 +158,9 @@ class BatchProcessor:
             And whatever the handler raises: the process must end non-zero, its supervisor starts another.
         """
         try:
+            wait_s = min(_POLL_S, self.options.idle_ms / 1000)
             while not stop.is_set():
-                self.step(_POLL_S)
+                self.step(wait_s)
         finally:
             self.close()
 
