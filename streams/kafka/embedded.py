@@ -210,7 +210,7 @@ class EmbeddedKafka:
         deadline = time.monotonic() + lifeline.STOP_SECONDS + 5
         while _held(self._lock_file):
             state = _read(self._state_file)
-            if state is not None and _accepts(state.port) and _alive(state.owner):
+            if state is not None and _alive(state.owner) and _accepts(state.port):
                 return state
             if time.monotonic() > deadline:
                 raise BrokerError(
@@ -253,7 +253,7 @@ class EmbeddedKafka:
         command = [*java, *_JVM, f"-Djava.io.tmpdir={self.folder}", "kafka.Kafka", str(properties)]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", lifeline.__file__, str(self._lock_file), *command],
+                [sys.executable, "-I", "-S", lifeline.__file__, str(self._lock_file), str(self._state_file), *command],
                 stdin=reading,
                 stdout=log,
                 stderr=log,
@@ -288,7 +288,8 @@ class EmbeddedKafka:
         said = self.log.read_bytes()[since:].decode(errors="replace")
         if _CLASH in said:
             return False
-        last = "\n".join(said.strip().splitlines()[-5:])
+        telling = [line for line in said.splitlines() if line.strip() and not line.startswith(("\tat ", "WARNING"))]
+        last = "\n".join(telling[-5:])
         raise BrokerError(f"the broker ended with code {process.returncode}: {last}", where=str(self.log))
 
     def _format(self, java: list[str], properties: Path) -> None:
@@ -346,6 +347,9 @@ def _properties(data: Path, port: int, controller_port: int) -> str:
         "group.initial.rebalance.delay.ms": 0,
         "group.min.session.timeout.ms": 1_000,
         "auto.create.topics.enable": "false",
+        # After a kill, the next start has to wait until the old registration has timed out.
+        "broker.session.timeout.ms": 4_000,
+        "broker.heartbeat.interval.ms": 1_000,
         "num.network.threads": 2,
         "num.io.threads": 4,
         "background.threads": 2,
@@ -384,6 +388,9 @@ def _accepts(port: int) -> bool:
 
 
 def _alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be collected (Linux tells) does not."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,8 +1,9 @@
 """A wrapper that ends its child when the owner's end of a pipe closes, however the owner ended.
 
-Run as a script, with the standard library only: ``python lifeline.py LOCKFILE COMMAND…``. Standard input is the pipe;
-the owner keeps the writing end open and never writes. The lock on LOCKFILE is inherited by the child, so it is held
-exactly as long as wrapper or child lives: whoever cannot take it knows that somebody is still there.
+Run as a script, with the standard library only: ``python lifeline.py LOCKFILE STATEFILE COMMAND…``. Standard input is
+the pipe; the owner keeps the writing end open and never writes. The lock on LOCKFILE is inherited by the child, so it
+is held exactly as long as wrapper or child lives: whoever cannot take it knows that somebody is still there. STATEFILE
+is removed as soon as the end begins, so that nobody takes up a child that is going down.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def _die_with_wrapper() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def main(lockfile: str, command: list[str]) -> int:
+def main(lockfile: str, statefile: str, command: list[str]) -> int:
     """Run `command` until it ends or the owner goes; its exit code."""
     lock = os.open(lockfile, os.O_RDWR | os.O_CREAT, 0o600)
     if not _take(lock):
@@ -49,7 +50,7 @@ def main(lockfile: str, command: list[str]) -> int:
         ready, _, _ = select.select([0, stopping], [], [])
         received = os.read(stopping, 64) if stopping in ready else b""
         if 0 in ready or signal.SIGTERM in received or signal.SIGINT in received:
-            _end(child)
+            _end(child, statefile)
     return child.returncode
 
 
@@ -65,7 +66,9 @@ def _take(lock: int) -> bool:
     return False
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[bytes], statefile: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(statefile)
     child.terminate()
     try:
         child.wait(STOP_SECONDS)
@@ -75,4 +78,4 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
