@@ -26,6 +26,7 @@ from agents.database.inbox import seen_before
 from agents.database.outbox import OutboxRelay
 from schemas.codec import derived_id
 from schemas.errors import BrokerError, DecodeError
+from schemas.topics import DEAD_LETTERED
 from streams.kafka.admin import missing_topic, partition_counts
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
@@ -71,8 +72,8 @@ def run_control_agent(  # noqa: PLR0917
         Names without prefix. Records of one partition arrive in order; there is no order between topics.
     handler : callable
         ``handler(session, record)``: decide, write, `enqueue` events. The session is committed by the caller. It runs
-        in a thread of its own, one record at a time. `DecodeError` sends the record to its dead-letter topic and goes
-        on; any other exception rolls back and ends the process: the record comes again after the restart.
+        in a thread of its own, one record at a time. `DecodeError` sends the record to its dead-letter topic (where
+        it has one) and goes on; any other exception rolls back and ends the process: the record comes again after the restart.
     background : sequence of Background
     sessions : Sessions, optional
         Default: sessions on `Settings.database`.
@@ -346,6 +347,8 @@ class _ControlAgent:
 
     def _dead_letter(self, record: Record, error: DecodeError) -> None:
         log.warning("%s %d/%d: %s: %s", record.topic, record.partition, record.offset, error.reason, error.what)
+        if record.topic not in DEAD_LETTERED:
+            return  # our own agents wrote it: the log is all there is
         letter = dead_letter(record, error.reason, error.what, self.name)
         headers = [(name, value or b"") for name, value in letter.headers or ()]
         self.producer.send(letter.topic, letter.value, letter.key, headers)

@@ -1,0 +1,146 @@
+"""One change of one model: the rows it locks, the steps it takes, the events it leaves. Used by the service only."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from agents.database.outbox import enqueue
+from agents.registry.ledger import AGENT, Ledger
+from agents.registry.logic import check_step, trimmed
+from agents.registry.tables import ModelRow, VersionRow
+from schemas.codec import derived_id
+from schemas.errors import ConflictError, NotFoundError
+from schemas.events import Decision, ModelPromoted, ModelState, RegistryEvent, VersionState
+from schemas.topics import REGISTRY_STATE
+
+E = TypeVar("E", bound=RegistryEvent)
+
+
+def find_model(session: Session, model: str) -> ModelRow:
+    """The model's row. Raises `NotFoundError`."""
+    # Read again even where the session knows the row: it may have been read before the lock was taken.
+    statement = select(ModelRow).where(ModelRow.name == model).execution_options(populate_existing=True)
+    row = session.scalars(statement).first()
+    if row is None:
+        raise NotFoundError(
+            f"no model {model!r}",
+            where="registry",
+            remedy="`driftline models` lists them, `driftline register` adds one",
+        )
+    return row
+
+
+def find_version(session: Session, model: str, version: int) -> VersionRow:
+    """The version's row. Raises `NotFoundError`."""
+    statement = select(VersionRow).where(VersionRow.model == model, VersionRow.version == version)
+    row = session.scalars(statement.execution_options(populate_existing=True)).first()
+    if row is None:
+        raise NotFoundError(
+            f"no version {version} of {model}", where="registry", remedy=f"`driftline versions {model}` lists them"
+        )
+    return row
+
+
+class Change:
+    """A change of one model in the caller's transaction.
+
+    Parameters
+    ----------
+    session : Session
+    ledger : Ledger
+        Holds the installation's lock: what is read below it stays true until the transaction ends.
+    row : ModelRow
+    """
+
+    def __init__(self, session: Session, ledger: Ledger, row: ModelRow) -> None:
+        self.session = session
+        self.ledger = ledger
+        self.row = row
+
+    @classmethod
+    def of(cls, session: Session, model: str, now: datetime) -> Change:
+        """Take the lock, then read the model. Raises `NotFoundError`."""
+        ledger = Ledger(session, now)
+        return cls(session, ledger, find_model(session, model))
+
+    def version(self, version: int) -> VersionRow:
+        """A version of the model. Raises `NotFoundError`."""
+        return find_version(self.session, self.row.name, version)
+
+    def step(self, version: VersionRow, to: str, **changes: object) -> None:
+        """Compare-and-set of a version's stage, with the columns that change beside it.
+
+        Raises
+        ------
+        TransitionError, ConflictError
+        """
+        check_step(version.model, version.version, version.stage, to)
+        result = self.session.execute(
+            update(VersionRow)
+            .where(VersionRow.id == version.id, VersionRow.stage == version.stage)
+            .values(stage=to, **changes)
+            .execution_options(synchronize_session=False)
+        )
+        if getattr(result, "rowcount", 0) != 1:
+            raise ConflictError(
+                f"is no longer {version.stage}",
+                where=f"{version.model} version {version.version}",
+                remedy=f"look at it again: `driftline versions {version.model}`",
+            )
+        self.session.refresh(version)
+
+    def promote(self, version: VersionRow, actor: str, at: datetime | None) -> Decision:
+        """Make an approved version champion; the one before is superseded."""
+        previous = self.row.champion
+        decision: Decision = "initial" if previous is None else "promoted"
+        if previous is not None:
+            self.step(self.version(previous), "superseded")
+        self.step(version, "promoted", decision=decision, previous=previous, promoted_at=self.ledger.now)
+        self.row.champion = version.version
+        if self.row.challenger == version.version:
+            self.row.challenger = None
+        self.emit(ModelPromoted, actor, at, version=version.version, previous=previous, artifact=version.artifact)
+        return decision
+
+    def emit(self, kind: type[E], actor: str, at: datetime | None, **fields: object) -> None:
+        """Number, audit and queue an event; `at` is event time where there is one, else the system's clock."""
+        epoch, version = self.ledger.next_epoch, fields.get("version")
+        event = kind(
+            event_id=derived_id(self.row.name, kind.__name__, version, epoch),
+            epoch=epoch,
+            at=at or self.ledger.now,
+            model=self.row.name,
+            actor=actor,
+            **fields,
+        )
+        self.ledger.append(event, version if isinstance(version, int) else None)
+        self.row.epoch = epoch
+        self.session.flush()
+
+    def publish_state(self) -> None:
+        """Queue the model's state as it stands now: the last thing a change does."""
+        columns = (
+            VersionRow.version,
+            VersionRow.stage,
+            VersionRow.artifact,
+            VersionRow.reference,
+            VersionRow.specification,
+            VersionRow.registered_epoch,
+            VersionRow.parent,
+        )
+        row = self.row
+        rows = self.session.execute(select(*columns).where(VersionRow.model == row.name).order_by(VersionRow.version))
+        state = ModelState(
+            model=row.name,
+            epoch=row.epoch,
+            task=row.task,
+            champion=row.champion,
+            challenger=row.challenger,
+            versions=[VersionState(**entry._mapping) for entry in rows],
+        )
+        event_id = derived_id(row.name, "ModelState", row.epoch)
+        enqueue(self.session, AGENT, REGISTRY_STATE, row.name, trimmed(state), event_id, self.ledger.now)

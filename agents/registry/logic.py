@@ -1,0 +1,157 @@
+"""The registry's rules: which step may follow which, what a history means, what the state topic carries. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from schemas.codec import encode
+from schemas.errors import ConflictError, TransitionError
+from schemas.events import (
+    AnyRegistryEvent,
+    ApprovalRequested,
+    ModelPromoted,
+    ModelRegistered,
+    ModelRolledBack,
+    ModelState,
+    VersionApproved,
+    VersionRegistered,
+    VersionRejected,
+    VersionState,
+    VersionValidated,
+)
+
+Stage = Literal[
+    "registered",
+    "validated",
+    "approval-requested",
+    "approved",
+    "rejected",
+    "promoted",
+    "superseded",
+    "rolled-back",
+]
+
+NEXT: Mapping[str, frozenset[str]] = {
+    "registered": frozenset({"validated", "rejected"}),
+    "validated": frozenset({"approval-requested", "approved"}),
+    "approval-requested": frozenset({"approved", "rejected"}),
+    "approved": frozenset({"promoted"}),
+    "rejected": frozenset(),
+    "promoted": frozenset({"superseded", "rolled-back"}),
+    "superseded": frozenset({"promoted"}),
+    "rolled-back": frozenset({"promoted"}),
+}
+"""The state machine: stage → stages that may follow."""
+
+RANK: Mapping[str, int] = {
+    "registered": 0,
+    "validated": 1,
+    "approval-requested": 2,
+    "approved": 3,
+    "rejected": 3,
+    "promoted": 4,
+    "superseded": 5,
+    "rolled-back": 5,
+}
+"""How far a version has come: whoever asks for a step at or before that was too late, not wrong."""
+
+STATE_LIMIT_BYTES = 900_000
+GENESIS = "0" * 64
+
+
+def check_step(model: str, version: int, stage: str, to: str) -> None:
+    """Refuse a step that the state machine does not have.
+
+    Raises
+    ------
+    ConflictError
+        The version is past the point where the step was possible: somebody else decided first.
+    TransitionError
+        The step is not possible from here.
+    """
+    if to in NEXT[stage]:
+        return
+    where = f"{model} version {version}"
+    if RANK[stage] >= RANK[to]:
+        raise ConflictError(
+            f"is {stage} already", where=where, remedy=f"look at it again: `driftline versions {model}`"
+        )
+    allowed = ", ".join(sorted(NEXT[stage])) or "nothing"
+    raise TransitionError(f"cannot become {to} while {stage}", where=where, remedy=f"from {stage}: {allowed}")
+
+
+class History(NamedTuple):
+    """What a model's events add up to."""
+
+    champion: int | None
+    challenger: int | None
+    stages: dict[int, str]
+    """Stage by version."""
+
+
+def replay(events: Iterable[AnyRegistryEvent]) -> History:
+    """The state after `events` of one model, given in order."""
+    champion: int | None = None
+    challenger: int | None = None
+    stages: dict[int, str] = {}
+    missing: dict[int, int] = {}  # approvals still to come, where people decide
+    for event in events:
+        match event:
+            case ModelRegistered():
+                pass
+            case VersionRegistered(version=version):
+                stages[version] = "registered"
+            case VersionValidated(version=version):
+                stages[version] = "validated"
+            case ApprovalRequested(version=version, approvers=approvers):
+                stages[version] = "approval-requested"
+                missing[version] = approvers
+                challenger = version
+            case VersionApproved(version=version):
+                missing[version] = missing.get(version, 1) - 1
+                if missing[version] <= 0:
+                    stages[version] = "approved"
+            case VersionRejected(version=version):
+                stages[version] = "rejected"
+                challenger = None if challenger == version else challenger
+            case ModelPromoted(version=version, previous=previous):
+                if previous is not None:
+                    stages[previous] = "superseded"
+                stages[version] = "promoted"
+                champion = version
+                challenger = None if challenger == version else challenger
+            case ModelRolledBack(version=version, previous=previous):
+                stages[previous] = "rolled-back"
+                stages[version] = "promoted"
+                champion = version
+    return History(champion, challenger, stages)
+
+
+def trimmed(state: ModelState, limit: int = STATE_LIMIT_BYTES) -> ModelState:
+    """`state` small enough for one message: the oldest versions that are neither champion nor challenger go first.
+
+    Notes
+    -----
+    A consumer that needs a version that old reads the registry itself.
+    """
+    versions: Sequence[VersionState] = state.versions
+    while len(encode(state)) > limit:
+        kept = {state.champion, state.challenger, versions[-1].version}
+        droppable = [entry for entry in versions if entry.version not in kept]
+        if not droppable:
+            break
+        gone = {entry.version for entry in droppable[: max(1, len(droppable) // 4)]}
+        versions = [entry for entry in versions if entry.version not in gone]
+        state = msgspec.structs.replace(state, versions=list(versions))
+    return state
+
+
+def chained(previous: str, fields: Mapping[str, object]) -> str:
+    """Hash of an audit row: over its fields and the hash of the row before."""
+    text = json.dumps({**fields, "previous": previous}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

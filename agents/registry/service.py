@@ -1,0 +1,350 @@
+"""The registry: models, versions, decisions. Every change is compare-and-set, audited and published, or not at all.
+
+Methods take the caller's session: what they write commits with it. They check the stage they found under the
+installation's ledger lock (`agents.registry.ledger`), so that of many who decide at once one is first and the others
+get a `ConflictError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from agents.artifacts import ArtifactStore
+from agents.database.engine import Sessions
+from agents.registry.change import Change
+from agents.registry.ledger import Ledger
+from agents.registry.logic import check_step
+from agents.registry.questions import Questions
+from agents.registry.tables import ApprovalRow, ModelRow, SpecificationRow, VersionRow
+from agents.registry.views import VersionInfo, version_info
+from schemas.errors import ConflictError, NotFoundError, TransitionError
+from schemas.events import (
+    ApprovalRequested,
+    Decision,
+    ModelRegistered,
+    ModelRolledBack,
+    SubmitCandidate,
+    VersionApproved,
+    VersionRegistered,
+    VersionRejected,
+    VersionValidated,
+)
+from schemas.specification import ApprovalSection, parse
+
+POLICY = "policy:auto"
+"""The actor of what approval mode ``auto`` does."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Registry(Questions):
+    """The registry of one installation.
+
+    Parameters
+    ----------
+    sessions : Sessions
+        Kept for callers that want a session of their own.
+    artifacts : ArtifactStore
+        Specifications are put there too, for whoever reads `registry-state`.
+    clock : callable
+        The system's clock, aware.
+    """
+
+    def __init__(self, sessions: Sessions, artifacts: ArtifactStore, *, clock: Callable[[], datetime] = _now) -> None:
+        self.sessions = sessions
+        self.artifacts = artifacts
+        self._clock = clock
+
+    # ------------------------------------------------------------------------------------- registration
+
+    def register_model(self, session: Session, spec_text: str, actor: str, *, at: datetime | None = None) -> str:
+        """Register a model, or give a registered one a new specification; returns its name.
+
+        Raises
+        ------
+        SpecificationError
+        ConflictError
+            The model is registered with another task.
+        """
+        spec = parse(spec_text)
+        sha = self._put_specification(spec_text)
+        ledger = Ledger(session, self._clock())
+        self._add_specification(session, sha, spec_text)
+        row = session.get(ModelRow, spec.name)
+        if row is None:
+            row = ModelRow(
+                name=spec.name,
+                task=spec.task,
+                specification=sha,
+                champion=None,
+                challenger=None,
+                epoch=ledger.next_epoch,
+                actor=actor,
+                registered_at=ledger.now,
+            )
+            session.add(row)
+            session.flush()
+            change = Change(session, ledger, row)
+            change.emit(ModelRegistered, actor, at, task=spec.task)
+            change.publish_state()
+        elif row.task != spec.task:
+            raise ConflictError(
+                f"is registered as {row.task}, the specification says {spec.task}",
+                where=f"model {spec.name}",
+                remedy="choose another [model] name: all versions of a model have one task",
+            )
+        else:
+            row.specification = sha
+        return spec.name
+
+    def register_version(
+        self,
+        session: Session,
+        model: str,
+        *,
+        artifact: str,
+        reference: str,
+        specification_text: str,
+        code: Mapping[str, Any],
+        dataset: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        seed: int,
+        parent: int | None,
+        run_id: str | None,
+        report: Mapping[str, Any],
+        actor: str,
+        at: datetime,
+    ) -> int:
+        """Register a version; returns its number. It is decided on by `submit`.
+
+        Parameters
+        ----------
+        artifact, reference : str
+            SHA-256 of what was put into the artifact store as ``model`` and ``reference``.
+        at : datetime
+            Event time of the knowledge it was trained with.
+
+        Raises
+        ------
+        SpecificationError
+        NotFoundError
+            The model is not registered, or artifact or reference is not in the store.
+        """
+        if (name := parse(specification_text).name) != model:
+            raise ConflictError(f"the specification is of {name!r}", where=f"model {model}")
+        for sha in (artifact, reference):
+            if not self.artifacts.exists(sha):
+                raise NotFoundError(f"artifact {sha} is not in the store", where=self.artifacts.url)
+        specification = self._put_specification(specification_text)
+        change = Change.of(session, model, self._clock())
+        self._add_specification(session, specification, specification_text)
+        newest = session.scalar(select(func.max(VersionRow.version)).where(VersionRow.model == model)) or 0
+        version = VersionRow(
+            model=model,
+            version=newest + 1,
+            artifact=artifact,
+            reference=reference,
+            specification=specification,
+            code=dict(code),
+            dataset=dict(dataset),
+            environment=dict(environment),
+            parameters=dict(parameters),
+            seed=seed,
+            parent=parent,
+            run_id=run_id,
+            report=dict(report),
+            actor=actor,
+            at=at,
+            registered_at=change.ledger.now,
+            registered_epoch=change.ledger.next_epoch,
+            stage="registered",
+            decision=None,
+            reason="",
+            promoted_at=None,
+            previous=None,
+        )
+        session.add(version)
+        session.flush()
+        change.emit(VersionRegistered, actor, at, version=version.version, artifact=artifact, parent=parent)
+        change.publish_state()
+        return version.version
+
+    # ---------------------------------------------------------------------------------------- decisions
+
+    def submit(self, session: Session, command: SubmitCandidate) -> Decision:
+        """Decide on a candidate by the gate's verdict and the version's approval mode.
+
+        Returns
+        -------
+        Decision
+            ``initial`` or ``promoted`` (auto), ``awaiting-approval`` (manual), ``rejected`` (the gate said no).
+
+        Raises
+        ------
+        NotFoundError
+        ConflictError
+            It was submitted before.
+        """
+        change = Change.of(session, command.model, self._clock())
+        version = change.version(command.version)
+        number, at, actor, reason = version.version, command.at, command.actor, command.reason
+        decision: Decision
+        if not command.passed:
+            decision = "rejected"
+            change.step(version, "rejected", decision=decision, reason=reason)
+            change.emit(VersionRejected, actor, at, version=number, reason=reason)
+            change.publish_state()
+            return decision
+        change.step(version, "validated", reason=reason)
+        change.emit(VersionValidated, actor, at, version=number, artifact=version.artifact)
+        approval = self._approval(session, version)
+        if approval.mode == "auto":
+            change.step(version, "approved")
+            change.emit(VersionApproved, POLICY, at, version=number, comment=reason)
+            decision = change.promote(version, POLICY, at)
+        else:
+            decision = "awaiting-approval"
+            change.step(version, "approval-requested", decision=decision)
+            change.row.challenger = number
+            change.emit(ApprovalRequested, actor, at, version=number, approvers=approval.approvers)
+        change.publish_state()
+        return decision
+
+    def approve(
+        self, session: Session, model: str, version: int, actor: str, comment: str = "", *, artifact: str | None = None
+    ) -> VersionInfo:
+        """Approve a version that asks for it; the last approval needed promotes it.
+
+        Parameters
+        ----------
+        artifact : str, optional
+            SHA-256 of the bytes that the approver looked at.
+
+        Raises
+        ------
+        NotFoundError
+        TransitionError
+            The version does not ask for approval (yet).
+        ConflictError
+            It was decided already, this person approved already, or `artifact` is not what the version holds.
+        """
+        change = Change.of(session, model, self._clock())
+        found = change.version(version)
+        where = f"{model} version {version}"
+        check_step(model, version, found.stage, "approved")
+        if artifact is not None and artifact != found.artifact:
+            raise ConflictError(f"holds artifact {found.artifact}, approved was {artifact}", where=where)
+        if session.get(ApprovalRow, (model, version, actor)) is not None:
+            raise ConflictError(f"{actor} has approved it already", where=where, remedy="another person has to")
+        session.add(
+            ApprovalRow(
+                model=model,
+                version=version,
+                actor=actor,
+                artifact=found.artifact,
+                comment=comment,
+                at=change.ledger.now,
+            )
+        )
+        session.flush()
+        mine = (ApprovalRow.model == model, ApprovalRow.version == version)
+        given = session.scalar(select(func.count()).select_from(ApprovalRow).where(*mine)) or 0
+        change.emit(VersionApproved, actor, None, version=version, comment=comment)
+        if given >= self._approval(session, found).approvers:
+            change.step(found, "approved")
+            change.promote(found, actor, None)
+        change.publish_state()
+        return version_info(found, champion=change.row.champion == version)
+
+    def reject(self, session: Session, model: str, version: int, actor: str, reason: str) -> VersionInfo:
+        """Reject a version that asks for approval.
+
+        Raises
+        ------
+        NotFoundError, TransitionError, ConflictError
+        """
+        change = Change.of(session, model, self._clock())
+        found = change.version(version)
+        change.step(found, "rejected", decision="rejected", reason=reason)
+        if change.row.challenger == version:
+            change.row.challenger = None
+        change.emit(VersionRejected, actor, None, version=version, reason=reason)
+        change.publish_state()
+        return version_info(found, champion=False)
+
+    def rollback(
+        self,
+        session: Session,
+        model: str,
+        to: int | None = None,
+        *,
+        actor: str,
+        reason: str,
+        expected: int | None = None,
+    ) -> VersionInfo:
+        """Bring an earlier champion back; returns it.
+
+        Parameters
+        ----------
+        to : int, optional
+            Default: the champion before the present one.
+        expected : int, optional
+            The champion that the caller means to replace; somebody else may have been faster.
+
+        Raises
+        ------
+        NotFoundError
+        TransitionError
+            There is nothing to go back to, or `to` never was champion.
+        ConflictError
+            The champion is not `expected`, or is `to` already.
+        """
+        change = Change.of(session, model, self._clock())
+        champion = change.row.champion
+        where = f"model {model}"
+        if champion is None:
+            raise TransitionError("has no champion", where=where, remedy="promote a version first")
+        if expected is not None and expected != champion:
+            raise ConflictError(f"champion is version {champion}, not {expected}", where=where)
+        present = change.version(champion)
+        goal = to if to is not None else present.previous
+        if goal is None:
+            raise TransitionError(
+                f"version {champion} has no predecessor", where=where, remedy="name a version with --to"
+            )
+        found = change.version(goal)
+        change.step(found, "promoted", promoted_at=change.ledger.now)
+        change.step(present, "rolled-back", decision="rolled-back", reason=reason)
+        change.row.champion = found.version
+        change.emit(
+            ModelRolledBack,
+            actor,
+            None,
+            version=found.version,
+            previous=champion,
+            artifact=found.artifact,
+            reason=reason,
+        )
+        change.publish_state()
+        return version_info(found, champion=True)
+
+    # ------------------------------------------------------------------------------------------- inside
+
+    def _put_specification(self, text: str) -> str:
+        return self.artifacts.put(text.encode(), "specification")
+
+    def _add_specification(self, session: Session, sha: str, text: str) -> None:
+        if session.get(SpecificationRow, sha) is None:
+            session.add(SpecificationRow(sha=sha, text=text))
+            session.flush()
+
+    def _approval(self, session: Session, version: VersionRow) -> ApprovalSection:
+        return parse(self.specification_text(session, version.specification)).approval

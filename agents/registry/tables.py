@@ -1,0 +1,128 @@
+"""The registry's tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import BigInteger, Dialect, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from agents.database.base import Base, BigId, UtcDateTime
+
+MODEL = String(256)
+ACTOR = String(256)
+SHA256 = String(64)
+
+
+class Json(TypeDecorator[dict[str, Any]]):
+    """A JSON object as text: NaN and infinities become null, times ISO 8601, the same on both databases."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> str | None:
+        return None if value is None else msgspec.json.encode(value, order="sorted").decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any] | None:
+        return None if value is None else msgspec.json.decode(value)
+
+
+class LedgerRow(Base):
+    """One row: the epoch of the newest event and the head of the audit chain. Locked by every change."""
+
+    __tablename__ = "registry_ledger"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    head: Mapped[str] = mapped_column(SHA256)
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class SpecificationRow(Base):
+    """A specification's text by its hash; versions share it while it does not change."""
+
+    __tablename__ = "registry_specifications"
+
+    sha: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+
+
+class ModelRow(Base):
+    """A registered model and its aliases."""
+
+    __tablename__ = "registry_models"
+
+    name: Mapped[str] = mapped_column(MODEL, primary_key=True)
+    task: Mapped[str] = mapped_column(String(32))
+    specification: Mapped[str] = mapped_column(ForeignKey("registry_specifications.sha"))
+    champion: Mapped[int | None]
+    challenger: Mapped[int | None]
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    actor: Mapped[str] = mapped_column(ACTOR)
+    registered_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class VersionRow(Base):
+    """A version: what it was made of never changes, its stage and decision do."""
+
+    __tablename__ = "registry_versions"
+    __table_args__ = (UniqueConstraint("model", "version"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(ForeignKey("registry_models.name"))
+    version: Mapped[int]
+    artifact: Mapped[str] = mapped_column(SHA256)
+    reference: Mapped[str] = mapped_column(SHA256)
+    specification: Mapped[str] = mapped_column(ForeignKey("registry_specifications.sha"))
+    code: Mapped[dict[str, Any]] = mapped_column(Json)
+    dataset: Mapped[dict[str, Any]] = mapped_column(Json)
+    environment: Mapped[dict[str, Any]] = mapped_column(Json)
+    parameters: Mapped[dict[str, Any]] = mapped_column(Json)
+    seed: Mapped[int] = mapped_column(BigInteger)
+    parent: Mapped[int | None]
+    run_id: Mapped[str | None] = mapped_column(String(128))
+    report: Mapped[dict[str, Any]] = mapped_column(Json)
+    actor: Mapped[str] = mapped_column(ACTOR)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    registered_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    registered_epoch: Mapped[int] = mapped_column(BigInteger)
+    stage: Mapped[str] = mapped_column(String(32))
+    decision: Mapped[str | None] = mapped_column(String(32))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    promoted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    previous: Mapped[int | None]
+    """The champion that this version took over from."""
+
+
+class ApprovalRow(Base):
+    """One person's approval of one version, bound to the bytes that were approved."""
+
+    __tablename__ = "registry_approvals"
+
+    model: Mapped[str] = mapped_column(MODEL, primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    actor: Mapped[str] = mapped_column(ACTOR, primary_key=True)
+    artifact: Mapped[str] = mapped_column(SHA256)
+    comment: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class AuditRow(Base):
+    """One event of the registry, chained to the one before by its hash. Never changed, never deleted."""
+
+    __tablename__ = "registry_audit"
+    __table_args__ = (Index("ix_registry_audit_model", "model", "epoch"),)
+
+    epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    actor: Mapped[str] = mapped_column(ACTOR)
+    action: Mapped[str] = mapped_column(String(64))
+    model: Mapped[str] = mapped_column(MODEL)
+    version: Mapped[int | None]
+    event: Mapped[str] = mapped_column(Text)
+    """The event as it was published: JSON."""
+    previous_hash: Mapped[str] = mapped_column(SHA256)
+    hash: Mapped[str] = mapped_column(SHA256)

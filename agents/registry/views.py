@@ -1,0 +1,93 @@
+"""What the registry tells: plain values, detached from the database."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from agents.registry.tables import ModelRow, VersionRow
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered model. `versions`: how many there are."""
+
+    model: str
+    task: str
+    champion: int | None
+    challenger: int | None
+    versions: int
+    epoch: int
+    registered_at: datetime
+    actor: str
+
+
+class VersionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A version and what became of it.
+
+    `at` is event time (the knowledge it was trained with), `registered_at` and `promoted_at` are the system's clock.
+    """
+
+    model: str
+    version: int
+    stage: str
+    decision: str | None
+    reason: str
+    artifact: str
+    reference: str
+    specification: str
+    parent: int | None
+    run_id: str | None
+    code: dict[str, Any]
+    dataset: dict[str, Any]
+    environment: dict[str, Any]
+    parameters: dict[str, Any]
+    seed: int
+    report: dict[str, Any]
+    actor: str
+    at: datetime
+    registered_at: datetime
+    registered_epoch: int
+    promoted_at: datetime | None
+    champion: bool
+
+
+def model_info(row: ModelRow, versions: int) -> ModelInfo:
+    return ModelInfo(
+        model=row.name,
+        task=row.task,
+        champion=row.champion,
+        challenger=row.challenger,
+        versions=versions,
+        epoch=row.epoch,
+        registered_at=row.registered_at,
+        actor=row.actor,
+    )
+
+
+def version_info(row: VersionRow, *, champion: bool, stage: str | None = None) -> VersionInfo:
+    return VersionInfo(
+        model=row.model,
+        version=row.version,
+        stage=stage or row.stage,
+        decision=row.decision,
+        reason=row.reason,
+        artifact=row.artifact,
+        reference=row.reference,
+        specification=row.specification,
+        parent=row.parent,
+        run_id=row.run_id,
+        code=row.code,
+        dataset=row.dataset,
+        environment=row.environment,
+        parameters=row.parameters,
+        seed=row.seed,
+        report=row.report,
+        actor=row.actor,
+        at=row.at,
+        registered_at=row.registered_at,
+        registered_epoch=row.registered_epoch,
+        promoted_at=row.promoted_at,
+        champion=champion,
+    )

