@@ -153,7 +153,6 @@ class Demo:
         self.watcher = Watcher(self.kafka)
         self._closing.append(self.watcher.close)
         self.producer = EventProducer(self.kafka)
-        self._closing.append(self.producer.close)
         frame = flights.replay(self.options.start.isoformat(), self.options.until.isoformat())
         self.traffic = Traffic(frame, spec, Rates() if self.options.disturb else None, self.options.seed)
         self.spec = spec
@@ -196,8 +195,8 @@ class Demo:
         from agents.database.engine import make_engine, session_factory
         from agents.registry.service import Registry
 
-        store = ArtifactStore(self.settings.artifacts)
-        sessions = session_factory(make_engine(self.settings.database))
+        store = ArtifactStore.of(self.settings)
+        sessions = session_factory(make_engine(self.settings.database), read_only=True)
         self.sessions = sessions
         self.registry = Registry(sessions, store)
         with sessions() as session:

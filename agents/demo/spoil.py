@@ -42,7 +42,7 @@ def submit_spoiled(settings: Settings, project: Path, model: str, as_of_ms: int,
         reason="spoiled on purpose: labels shuffled",
         as_of=utc(as_of_ms),
         requested_by="demo",
-        project=pack_project(ArtifactStore(settings.artifacts), folder),
+        project=pack_project(ArtifactStore.of(settings), folder),
     )
     producer.send(RETRAIN_REQUESTS, encode(request), model.encode())
     producer.flush(30.0)
