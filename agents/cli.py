@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from agents.commands import agent, project, topics, traffic
+from agents.commands import agent, bench, demo, project, topics, traffic
 from agents.commands.output import Commands
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ def _root(
     """Root of the commands; settings come from the environment and `.env` (`driftline config show`)."""
 
 
-for module in (project, traffic, topics, agent):
+for module in (demo, project, traffic, topics, agent, bench):
     module.add_to(app)
 
 
