@@ -126,8 +126,8 @@ class PanePlan:
     pane_ms, max_label_delay_ms, revision_horizon_ms : int
     layout : str
         Hash of the layout; deltas carry it, so that positions are never read with another plan.
-    size : int
-        Number of positions.
+    size, segment_size : int
+        Number of positions, overall and for segments (features come last and are counted overall only).
     slots : dict of str to slice
         Positions by name; `features` holds those of the features.
     classes : tuple of str
@@ -159,6 +159,7 @@ class PanePlan:
         self.slots: dict[str, slice] = {}
         self.features: dict[str, FeatureSlots] = {}
         self.size = 0
+        self.segment_size = 0
         self._place()
         self.layout = self._hash()
         self._compile()
@@ -205,6 +206,7 @@ class PanePlan:
             self._take("negatives", scores)
             for name in ("calibration_n", "calibration_hits", "calibration_total"):
                 self._take(name, CALIBRATION_BINS)
+        self.segment_size = self.size
         for name in self.spec.features:
             feature = self.reference.features.get(name)
             if feature is None:

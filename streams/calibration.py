@@ -1,0 +1,249 @@
+"""Thresholds from a false-alarm budget: people say how many false alarms they bear, not which PSI is too much.
+
+The budget is spent per closed pane over all tests of a version: more than half of it on quality (most of that on the
+primary metric overall), the rest on drift, on unusable values and on the sequential detectors. A test crosses where a
+value is less likely than its share under what the reference shows of itself: chance (sample size) and the spread
+between its own panes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from scipy import special
+
+from schemas.events import Severity
+from schemas.reference import MetricReference
+from schemas.specification import LOWER_IS_BETTER
+from streams.drift.distances import psi_noise
+from streams.drift.scatter import drift_key
+from streams.drift.subjects import Subject
+from streams.metrics.levels import PRIOR_PANES
+from streams.panes import PanePlan
+
+QUALITY_SHARE: Final = 0.6
+DRIFT_SHARE: Final = 0.2
+USABLE_SHARE: Final = 0.1
+SEQUENTIAL_SHARE: Final = 0.1
+MOST_P: Final = 0.01
+"""However generous the budget: a single test is never looser than this."""
+LEAST_P: Final = 1e-9
+
+MINIMUM_LABELLED: Final = 100
+MINIMUM_CLASS: Final = 20
+MINIMUM_TRAFFIC: Final = 100
+BOUNDED: Final = frozenset(
+    {
+        "roc_auc", "pr_auc", "accuracy", "precision", "recall", "f1", "calibration_error", "precision_macro",
+        "recall_macro", "f1_macro", "f1_weighted", "r2",
+    }
+)  # fmt: skip
+"""Metrics on a scale of 0–1: their losses are judged in points, all others relative to the reference."""
+LEAST_LOSS: Final = 0.01
+LEAST_RELATIVE_LOSS: Final = 0.02
+LEAST_PSI: Final = 0.05
+LEAST_UNUSABLE: Final = 0.01
+
+
+class Bound(NamedTuple):
+    """What a value is compared with: `reference` level and `threshold`; `error` is the standard error behind it.
+
+    `upper`: whether values above the threshold cross (else values below); `both`: also values as far on the other side.
+    """
+
+    reference: float
+    threshold: float
+    error: float
+    upper: bool
+    both: bool = False
+
+    def crossed(self, value: float) -> bool:
+        """Whether `value` lies beyond the threshold."""
+        distance = abs(self.threshold - self.reference)
+        return self._loss(value) > distance
+
+    def recovered(self, value: float) -> bool:
+        """Whether `value` is back: less than half way to the threshold (hysteresis)."""
+        return self._loss(value) < abs(self.threshold - self.reference) / 2
+
+    def _loss(self, value: float) -> float:
+        difference = value - self.reference
+        if self.both:
+            return abs(difference)
+        return difference if self.upper else -difference
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """The chance of a false crossing that each test of a version may take per closed pane.
+
+    Notes
+    -----
+    A union bound: windows overlap and metrics move together, so what really happens stays below the budget.
+    """
+
+    primary: float
+    other: float
+    segment: float
+    drift: float
+    unusable: float
+    sequential: float
+
+    @classmethod
+    def of(cls, plan: PanePlan, subjects: int, segments: int) -> Allowance:
+        """Spend a plan's budget.
+
+        Parameters
+        ----------
+        subjects : int
+            Drift subjects.
+        segments : int
+            Segments that have levels of their own.
+        """
+        spec = plan.spec
+        budget = spec.budget_per_ms * plan.pane_ms
+        windows = len(spec.metrics.windows)
+        others = len(spec.watched) - 1
+        # Weights: the primary metric overall 4, each other metric overall 2, each metric of a segment 1.
+        weight = windows * (4 + 2 * others + segments * (1 + others))
+        timed = max(len(spec.time_windows), 1)
+
+        def share(part: float, tests: float) -> float:
+            return min(max(budget * part / max(tests, 1.0), LEAST_P), MOST_P)
+
+        return cls(
+            primary=share(QUALITY_SHARE * 4, weight),
+            other=share(QUALITY_SHARE * 2, weight),
+            segment=share(QUALITY_SHARE, weight),
+            drift=share(DRIFT_SHARE, subjects * timed),
+            unusable=share(USABLE_SHARE, len(plan.features) * timed),
+            sequential=share(SEQUENTIAL_SHARE, 2),
+        )
+
+
+def quality_bound(name: str, level: MetricReference, *, n: int, panes: int, p: float, noise: float = 0.0) -> Bound:
+    """Bound of a metric in a window.
+
+    Parameters
+    ----------
+    name : str
+        Metric.
+    level : MetricReference
+        Of the version (or of the segment).
+    n : int
+        Labelled events of the window.
+    panes : int
+        Panes of the window that hold any.
+    p : float
+        Chance of a false crossing.
+    noise : float
+        What the metric shows by chance alone at this sample size (calibration error), 0 for unbiased ones.
+
+    Notes
+    -----
+    Standard error: spread between panes (halved number of panes for longer windows: neighbours are correlated), chance
+    in the window, and the same two for the reference itself, which is a sample as well. Where the spread dominates and
+    few panes told it, Student's t widens the quantile (Satterthwaite's degrees of freedom).
+    """
+    independent = max(panes / 2, 1.0)
+    share = 1.0 / max(panes, 1)
+    reference = level.value
+    if level.pane_value is not None and name != "calibration_error":
+        reference += (level.pane_value - level.value) * share
+    if noise:
+        reference = math.hypot(reference, noise)
+    between = level.spread**2 * (1.0 / independent + (1.0 / level.panes if level.panes else 0.0))
+    chance = level.scale**2 * (1.0 / max(n, 1) + (1.0 / level.n if level.n else 0.0))
+    error = math.sqrt(between + chance)
+    freedom = (level.panes + PRIOR_PANES) * ((between + chance) / between) ** 2 if between > 0 else math.inf
+    both = name == "bias"
+    quantile = _student(p / 2 if both else p, freedom)
+    least = LEAST_LOSS if name in BOUNDED else LEAST_RELATIVE_LOSS * (level.scale if both else abs(reference))
+    distance = max(quantile * error, least)
+    upper = both or name in LOWER_IS_BETTER
+    return Bound(reference, reference + distance if upper else reference - distance, error, upper, both)
+
+
+def _student(p: float, freedom: float) -> float:
+    if freedom > 1e6:
+        return float(-special.ndtri(p))
+    return float(-special.stdtrit(max(freedom, 3.0), p))
+
+
+def drift_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: float) -> Bound:
+    """Bound of a subject's PSI in a window.
+
+    Notes
+    -----
+    Chance gives PSI about (1/n + 1/m) χ²; the reference's own windows add a mean and a scatter of their own. Their sum
+    is taken as a scaled χ² with the same mean and variance.
+    """
+    drift = plan.reference.drift
+    excess = drift.get(drift_key(subject.name, window, "excess"), 0.0)
+    freedom = max(drift.get(drift_key(subject.name, window, "dof"), subject.bins - 1.0), 1.0)
+    noise = psi_noise(subject.bins, n, subject.reference_n)
+    mean = noise + excess
+    variance = 2 * noise**2 / (subject.bins - 1) + 2 * excess**2 / freedom
+    joint = 2 * mean**2 / variance
+    threshold = mean / joint * float(special.chdtri(joint, p))
+    return Bound(mean, max(threshold, mean + LEAST_PSI), math.sqrt(variance), True)
+
+
+def unusable_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: float) -> Bound:
+    """Bound of the share of values that are missing or of the wrong type."""
+    m = subject.reference_n + subject.missing
+    rate = (subject.missing + 0.5) / (m + 1.0)
+    spread = plan.reference.drift.get(drift_key(subject.name, window, "missing"), 0.0)
+    error = math.sqrt(spread**2 + rate * (1 - rate) / m)
+    usual = min(rate - float(special.ndtri(p)) * error, 1.0)
+    if usual >= 1.0:
+        return Bound(rate, 1.0, error, True)
+    # The smallest count that is less likely than p under the usual rate.
+    count = math.floor(float(special.bdtrik(1 - p, n, usual))) + 1
+    return Bound(rate, min(max(count / n, rate + LEAST_UNUSABLE), 1.0), error, True)
+
+
+def cusum_limit(p: float, allowance: float) -> float:
+    """Limit of a one-sided cumulative sum whose average run length without change is 1 / p.
+
+    References
+    ----------
+    Siegmund (1985), Sequential Analysis: Tests and Confidence Intervals.
+    """
+    low, high = 0.1, 200.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        x = 2 * allowance * (middle + 1.166)
+        length = math.inf if x > 700 else (math.exp(x) - x - 1) / (2 * allowance**2)
+        if length < 1 / p:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def quality_severity(name: str, bound: Bound, value: float) -> Severity:
+    """Severity by the size of the loss: points for metrics on 0–1, relative to the reference for all others."""
+    loss = abs(value - bound.reference)
+    if name in BOUNDED:
+        return _severity(loss, (0.03, 0.10))
+    return _severity(loss / abs(bound.reference) if bound.reference else math.inf, (0.07, 0.30))
+
+
+def drift_severity(bound: Bound, value: float) -> Severity:
+    """Severity by PSI beyond what is usual (0.1 and 0.25 are the customary marks)."""
+    return _severity(value - bound.reference, (0.10, 0.25))
+
+
+def unusable_severity(bound: Bound, value: float) -> Severity:
+    """Severity by the share of values lost."""
+    return _severity(value - bound.reference, (0.05, 0.30))
+
+
+def _severity(effect: float, marks: Sequence[float]) -> Severity:
+    if effect >= marks[1]:
+        return "critical"
+    return "warning" if effect >= marks[0] else "info"

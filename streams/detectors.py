@@ -1,0 +1,361 @@
+"""Which tests a version's windows go through when they close, and what they find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.events import Kind, Observation, QualityMetric
+from schemas.reference import MetricReference
+from streams import calibration as cal
+from streams.detection import Finding, Key, Open, Watches
+from streams.drift.sequential import AdaptiveWindow, PageState, page_test
+from streams.drift.subjects import Subject, observed, statistics, subjects
+from streams.metrics.compute import METRICS, View
+from streams.metrics.probability import calibration_noise
+from streams.panes import PanePlan
+from streams.windows import Window
+
+Counts = NDArray[np.int64]
+
+COVERAGE_HISTORY: Final = 30
+COVERAGE_PANES: Final = 5
+"""Panes from which on coverage is known well enough to be called thin."""
+THIN: Final = 0.5
+"""Coverage below this share of the usual one is thin: an observation of its own, and no quality is judged on it."""
+_LOSS: Final = {"binary": ("brier", "accuracy"), "multiclass": ("accuracy",), "regression": ("mae",)}
+_ALLOWANCE: Final = 0.25
+_ADWIN_DELTA: Final = 0.002
+
+
+class DetectorState(msgspec.Struct, array_like=True):
+    """Snapshot of `Detectors`."""
+
+    open: list[tuple[Kind, str, str, str, Open]]
+    coverage: list[float]
+    page: PageState
+    history: list[float]
+    jump: tuple[float, float] | None
+
+
+class Detectors:
+    """All tests of one version.
+
+    Parameters
+    ----------
+    model : str
+    version : int
+    plan : PanePlan
+    """
+
+    def __init__(self, model: str, version: int, plan: PanePlan) -> None:
+        self.plan = plan
+        self.watches = Watches(model, version)
+        self.subjects = subjects(plan)
+        self.allowance = cal.Allowance.of(plan, len(self.subjects), len(plan.reference.segment_metrics))
+        self.coverage: list[float] = []
+        self.page = PageState()
+        self.history: list[float] = []
+        self.jump: tuple[float, float] | None = None
+        self._adwin: AdaptiveWindow | None = None
+        total = sum(plan.reference.importances.values())
+        self._importance = {
+            name: value / total if total > 0 else 0.0 for name, value in plan.reference.importances.items()
+        }
+
+    # --------------------------------------------------------------------------------------------- quality
+
+    def quality(
+        self, segment: str, window: Window, metric: QualityMetric, *, total: Counts, filled: int, now_ms: int
+    ) -> Iterator[Observation]:
+        """Compare a closed window's metrics with the levels of the reference.
+
+        Notes
+        -----
+        Nothing is judged on too few labels, too few of one class, or thin coverage.
+        """
+        reference = self.plan.reference
+        levels = reference.segment_metrics.get(segment, {}) if segment else reference.metrics
+        if metric.n < cal.MINIMUM_LABELLED or metric.coverage < THIN * self.usual_coverage() or not levels:
+            return
+        view = View(self.plan, total)
+        for name in self.plan.spec.watched:
+            value, level = metric.metrics[name], levels.get(name)
+            if value is None or level is None or not self._enough_of_each(name, view):
+                continue
+            p = self._quality_p(name, segment)
+            noise = 0.0
+            if name == "calibration_error":
+                noise = calibration_noise(view.many("calibration_n"), view.many("calibration_total"))
+            bound = cal.quality_bound(name, level, n=metric.n, panes=filled, p=p, noise=noise)
+            evidence: dict[str, Any] = {
+                "statistic": name,
+                "standard_error": round(bound.error, 6),
+                "p": p,
+                "coverage": round(metric.coverage, 4),
+                "panes": filled,
+            }
+            kind: Kind = "calibration" if name == "calibration_error" else "quality"
+            yield from self._judge(
+                Key(kind, name, segment, window.name),
+                window,
+                value,
+                bound,
+                n=metric.n,
+                severity=cal.quality_severity(name, bound, value),
+                evidence=evidence,
+                now_ms=now_ms,
+            )
+
+    def _quality_p(self, name: str, segment: str) -> float:
+        if segment:
+            return self.allowance.segment
+        return self.allowance.primary if name == self.plan.spec.metrics.primary else self.allowance.other
+
+    def _enough_of_each(self, name: str, view: View) -> bool:
+        if self.plan.task != "binary" or name in {"accuracy", "brier", "log_loss", "cost", "calibration_error"}:
+            return True
+        matrix = view.matrix
+        return bool(min(int(matrix[0].sum()), int(matrix[1].sum())) >= cal.MINIMUM_CLASS)
+
+    def usual_coverage(self) -> float:
+        """Median coverage of closed panes; 1 until enough of them are known."""
+        return median(self.coverage) if len(self.coverage) >= COVERAGE_PANES else 1.0
+
+    def pane(self, pane: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
+        """Once per closed pane: coverage and the sequential detectors."""
+        view = View(self.plan, total)
+        predicted, labelled = view.one("predicted"), view.one("labelled")
+        coverage = labelled / predicted if predicted else 0.0
+        usual = self.usual_coverage()
+        known = len(self.coverage) >= COVERAGE_PANES
+        thin = coverage < THIN * usual
+        if known and predicted >= cal.MINIMUM_TRAFFIC:
+            bound = cal.Bound(usual, THIN * usual, 0.0, False)
+            severity = cal.unusable_severity(cal.Bound(0.0, 0.0, 0.0, True), usual - coverage)
+            evidence = {"statistic": "coverage", "labelled": labelled, "predicted": predicted}
+            yield from self._judge(
+                Key("coverage", "coverage", "", "pane"),
+                pane,
+                coverage,
+                bound,
+                n=predicted,
+                severity=severity,
+                evidence=evidence,
+                now_ms=now_ms,
+            )
+        if not (known and thin):
+            self.coverage = [*self.coverage, coverage][-COVERAGE_HISTORY:]
+        if not thin and labelled >= cal.MINIMUM_LABELLED:
+            yield from self._sequential(pane, view, labelled, now_ms)
+
+    # ------------------------------------------------------------------------------------------ sequential
+
+    def _loss(self, view: View) -> tuple[str, float, MetricReference] | None:
+        """The metric whose mean is watched pane by pane, as a loss (higher is worse)."""
+        for name in _LOSS[self.plan.task]:
+            level = self.plan.reference.metrics.get(name)
+            value = METRICS[self.plan.task][name](view)
+            if level is not None and value is not None:
+                return name, value, level
+        return None
+
+    def _sequential(self, pane: Window, view: View, n: int, now_ms: int) -> Iterator[Observation]:
+        found = self._loss(view)
+        if found is None:
+            return
+        name, value, level = found
+        sign = -1.0 if name == "accuracy" else 1.0
+        reference = level.value if level.pane_value is None else level.pane_value
+        own = math.sqrt(level.spread**2 + level.scale**2 / n)
+        unsure = math.sqrt(
+            (level.spread**2 / level.panes if level.panes else 0.0) + (level.scale**2 / level.n if level.n else 0.0)
+        )
+        if own <= 0:
+            return
+        # The reference is a sample: what it may be off by, pane after pane, must not add up to an alarm.
+        allowance = _ALLOWANCE + 2 * unsure / own
+        limit = cal.cusum_limit(self.allowance.sequential, allowance)
+        crossed = page_test(
+            self.page, sign * (value - reference) / own, allowance=allowance, limit=limit, pane_start_ms=pane.start_ms
+        )
+        span = Window("cusum", self.page.since_ms, pane.end_ms)
+        bound = cal.Bound(reference, reference + sign * allowance * own, own, sign > 0)
+        evidence: dict[str, Any] = {
+            "statistic": "cusum",
+            "sum": round(self.page.total, 3),
+            "limit": round(limit, 3),
+            "allowance": round(allowance, 3),
+        }
+        finding = Finding(
+            span.start_ms, span.end_ms, value, reference, bound.threshold, n,
+            cal.quality_severity(name, bound, value), crossed, self.page.total <= limit / 2, evidence,
+        )  # fmt: skip
+        yield from self._look(Key("quality", name, "", "cusum"), finding, now_ms)
+        yield from self._adaptive(pane, name, sign=sign, value=value, own=own, n=n, now_ms=now_ms)
+
+    def _adaptive(
+        self, pane: Window, name: str, *, sign: float, value: float, own: float, n: int, now_ms: int
+    ) -> Iterator[Observation]:
+        if self._adwin is None:
+            self._adwin = AdaptiveWindow(min(_ADWIN_DELTA, self.allowance.sequential), self.history)
+        change = self._adwin.update(sign * value)
+        self.history = self._adwin.history
+        worse = change is not None and change.after - change.before > own
+        if worse and change is not None:
+            self.jump = (change.before, change.after)
+        if self.jump is None:
+            return
+        before, after = self.jump
+        middle = (before + after) / 2
+        bound = cal.Bound(sign * before, sign * after, own, sign > 0)
+        finding = Finding(
+            pane.start_ms, pane.end_ms, value, sign * before, sign * middle, n,
+            cal.quality_severity(name, bound, sign * after), worse, sign * value < middle,
+            {"statistic": "adwin", "before": sign * before, "after": sign * after},
+        )  # fmt: skip
+        key = Key("quality", name, "", "adwin")
+        yield from self._look(key, finding, now_ms)
+        if key not in self.watches.open:
+            self.jump = None
+
+    # ----------------------------------------------------------------------------------------------- drift
+
+    def traffic(self, window: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
+        """Compare features and predictions of a closed window with the reference."""
+        for subject in self.subjects:
+            if subject.kind == "label-drift":
+                continue
+            yield from self._drift(subject, window, total, now_ms)
+            if subject.slots is not None:
+                yield from self._unusable(subject, window, total, now_ms)
+
+    def labels(self, window: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
+        """Compare the labels of a closed window with the reference."""
+        for subject in self.subjects:
+            if subject.kind == "label-drift":
+                yield from self._drift(subject, window, total, now_ms)
+
+    def _drift(self, subject: Subject, window: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
+        counts = observed(self.plan, subject, total)
+        n = int(counts.sum())
+        if n < cal.MINIMUM_TRAFFIC:
+            return
+        found = statistics(subject, counts, total)
+        value = found["psi"]
+        if value is None:
+            return
+        p = self.allowance.drift
+        bound = cal.drift_bound(self.plan, subject, window.name, n=n, p=p)
+        evidence: dict[str, Any] = {
+            "statistic": "psi",
+            "p": p,
+            **{key: round(number, 6) for key, number in found.items() if number is not None and key != "psi"},
+        }
+        if subject.slots is not None:
+            evidence["importance"] = round(self._importance.get(subject.slots.name, 0.0), 4)
+        yield from self._judge(
+            Key(subject.kind, subject.name, "", window.name),
+            window,
+            value,
+            bound,
+            n=n,
+            severity=cal.drift_severity(bound, value),
+            evidence=evidence,
+            now_ms=now_ms,
+        )
+
+    def _unusable(self, subject: Subject, window: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
+        slots = subject.slots
+        assert slots is not None
+        lost = int(total[slots.missing]) + int(total[slots.invalid])
+        n = int(total[slots.bins].sum()) + lost
+        if n < cal.MINIMUM_TRAFFIC:
+            return
+        p = self.allowance.unusable
+        bound = cal.unusable_bound(self.plan, subject, window.name, n=n, p=p)
+        value = lost / n
+        evidence: dict[str, Any] = {
+            "statistic": "unusable_rate",
+            "p": p,
+            "missing": int(total[slots.missing]),
+            "invalid": int(total[slots.invalid]),
+            "importance": round(self._importance.get(slots.name, 0.0), 4),
+        }
+        yield from self._judge(
+            Key("data-quality", subject.name, "", window.name),
+            window,
+            value,
+            bound,
+            n=n,
+            severity=cal.unusable_severity(bound, value),
+            evidence=evidence,
+            now_ms=now_ms,
+        )
+
+    def segment(self, segment: str, window: Window, predicted: int, now_ms: int) -> Iterator[Observation]:
+        """A segment that training never saw and that is no longer rare."""
+        name = segment.partition("=")[0]
+        known = self.plan.reference.segments
+        if segment in known or predicted < cal.MINIMUM_TRAFFIC or not any(k.startswith(name + "=") for k in known):
+            return
+        finding = Finding(
+            window.start_ms, window.end_ms, float(predicted), 0.0, float(cal.MINIMUM_TRAFFIC), predicted, "warning",
+            True, False, {"statistic": "predictions"},
+        )  # fmt: skip
+        yield from self._look(Key("new-segment", segment, segment, window.name), finding, now_ms)
+
+    # --------------------------------------------------------------------------------------------- shared
+
+    def _judge(
+        self,
+        key: Key,
+        window: Window,
+        value: float,
+        bound: cal.Bound,
+        *,
+        n: int,
+        severity: cal.Severity,
+        evidence: dict[str, Any],
+        now_ms: int,
+    ) -> Iterator[Observation]:
+        finding = Finding(
+            window.start_ms, window.end_ms, value, bound.reference, bound.threshold, n, severity,
+            bound.crossed(value), bound.recovered(value), evidence,
+        )  # fmt: skip
+        yield from self._look(key, finding, now_ms)
+
+    def _look(self, key: Key, finding: Finding, now_ms: int) -> Iterator[Observation]:
+        observation = self.watches.look(key, finding, now_ms)
+        if observation is not None:
+            yield observation
+
+    # ------------------------------------------------------------------------------------------- snapshots
+
+    def snapshot(self) -> DetectorState:
+        """State as a struct; deterministic."""
+        return DetectorState(
+            open=[(*key, state) for key, state in sorted(self.watches.open.items())],
+            coverage=list(self.coverage),
+            page=PageState(self.page.total, self.page.since_ms),
+            history=list(self.history),
+            jump=self.jump,
+        )
+
+    @classmethod
+    def from_snapshot(cls, model: str, version: int, plan: PanePlan, state: DetectorState) -> Detectors:
+        """The detectors that `snapshot` was taken of."""
+        detectors = cls(model, version, plan)
+        for kind, subject, segment, window, opened in state.open:
+            detectors.watches.open[Key(kind, subject, segment, window)] = opened
+        detectors.coverage = list(state.coverage)
+        detectors.page = state.page
+        detectors.history = list(state.history)
+        detectors.jump = state.jump
+        return detectors

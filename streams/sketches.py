@@ -1,0 +1,49 @@
+"""Quantiles of a reference's numbers from its KLL sketch."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.reference import NumericReference
+
+Floats = NDArray[np.float64]
+
+
+def quantiles(reference: NumericReference, ranks: Floats) -> Floats:
+    """Values at `ranks` (0–1); empty where the reference holds no numbers.
+
+    References
+    ----------
+    Karnin, Lang and Liberty (2016), Optimal quantile approximation in streams.
+    """
+    if not reference.sketch:
+        return np.empty(0)
+    from datasketches import kll_doubles_sketch
+
+    sketch = kll_doubles_sketch.deserialize(base64.b64decode(reference.sketch))
+    if sketch.is_empty():
+        return np.empty(0)
+    return np.asarray(sketch.get_quantiles(np.clip(ranks, 0.0, 1.0)), dtype=np.float64)
+
+
+def bin_centres(reference: NumericReference) -> Floats:
+    """A typical value of every bin: the reference's median inside it, or the middle of the edges.
+
+    Returns
+    -------
+    array, shape (len(counts),), ascending
+    """
+    edges = np.asarray(reference.edges, dtype=np.float64)
+    low = np.concatenate([[reference.minimum], edges])
+    high = np.concatenate([edges, [reference.maximum]])
+    counts = np.asarray(reference.counts, dtype=np.float64)
+    total = counts.sum()
+    middle = (low + high) / 2
+    if total > 0:
+        found = quantiles(reference, (np.cumsum(counts) - counts / 2) / total)
+        if len(found) == len(middle):
+            middle = np.clip(found, np.minimum(low, high), np.maximum(low, high))
+    return np.maximum.accumulate(middle)
