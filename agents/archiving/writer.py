@@ -109,6 +109,11 @@ class ArchiveWriter:
             or now_ms - self._newest_ms >= self._rules.idle_ms
         )
 
+    @property
+    def empty(self) -> bool:
+        """Nothing is gathered."""
+        return self._oldest_ms is None
+
     def behind(self, positions: Mapping[TopicPartition, int]) -> bool:
         """Whether the manifest stands behind `positions` (also where only transaction markers lie between)."""
         return any(

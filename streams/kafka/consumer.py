@@ -50,6 +50,16 @@ _REFUSED = frozenset(
     }
 )
 
+_TRANSIENT = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class GroupMetadata:
@@ -350,12 +360,21 @@ class GroupConsumer:
     def _check_range(self, tp: TopicPartition, committed: int | None) -> int:
         """Where to start; refuses offsets that the log does not hold."""
         where = f"{tp[0]}-{tp[1]}"
-        try:
-            bounds = self._consumer.get_watermark_offsets(
-                KafkaPartition(self._config.topic(tp[0]), tp[1]), timeout=_OPERATION_TIMEOUT_S
-            )
-        except KafkaException as error:
-            raise BrokerError(f"the bounds of the log could not be read: {error.args[0]}", where=where) from error
+        bounds = None
+        deadline = time.monotonic() + _OPERATION_TIMEOUT_S
+        while bounds is None:
+            try:
+                bounds = self._consumer.get_watermark_offsets(
+                    KafkaPartition(self._config.topic(tp[0]), tp[1]), timeout=_OPERATION_TIMEOUT_S
+                )
+                break
+            except KafkaException as error:
+                # Right after a topic is created, or after a broker's restart, its leader is not known everywhere yet.
+                if error.args[0].code() not in _TRANSIENT or time.monotonic() >= deadline:
+                    raise BrokerError(
+                        f"the bounds of the log could not be read: {error.args[0]}", where=where
+                    ) from error
+                time.sleep(0.05)
         if bounds is None:
             raise BrokerError("the bounds of the log could not be read in time", where=where)
         low, high = bounds

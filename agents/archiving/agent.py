@@ -1,0 +1,95 @@
+"""The archiving agent: reads committed records and writes them as Parquet files.
+
+Notes
+-----
+Delivery: every record is archived once. The manifest, not the group's committed offset, says where a partition goes
+on; the offset is committed after it, so that lag is what is not archived yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from agents.archiving.files import open_files
+from agents.archiving.logic import ARCHIVED
+from agents.archiving.manifest import TopicPartition
+from agents.archiving.writer import ArchiveWriter, FlushRules
+from agents.config import Settings
+from agents.database.engine import make_engine, session_factory
+from agents.runtime import mark_ready
+from schemas.errors import BrokerError
+from streams.kafka.admin import topic_ids
+from streams.kafka.config import KafkaConfig
+from streams.kafka.consumer import GroupConsumer
+from streams.kafka.failpoints import failpoint
+
+NAME = "archiving"
+_BATCH = 5_000
+_LINGER_S = 0.02
+_SESSION_MS = 10_000
+"""A worker that is dead for so long loses its partitions."""
+
+log = logging.getLogger(f"driftline.{NAME}")
+
+
+def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
+    """Archive until `stop` is set, then write what was gathered and leave the group.
+
+    Raises
+    ------
+    FencedError
+        Another worker took over a partition; the supervisor starts this one again.
+    TopicError, RetentionPassedError, StateError, DatabaseUnavailableError, OSError
+        Nothing was committed that was not archived.
+    """
+    engine = make_engine(settings.database)
+    files = open_files(settings.archive)
+    rules = FlushRules(
+        max_rows=settings.archive_max_rows, max_age_ms=settings.archive_max_age_ms, idle_ms=settings.archive_idle_ms
+    )
+    owner = f"{socket.gethostname()}:{os.getpid()}:{settings.slot}"
+    writer = ArchiveWriter(files, session_factory(engine), owner, rules)
+    consumer = GroupConsumer(kafka, NAME, ARCHIVED, properties={"session.timeout.ms": _SESSION_MS})
+
+    def assigned(
+        partitions: Sequence[TopicPartition], committed: Mapping[TopicPartition, int | None]
+    ) -> Mapping[TopicPartition, int]:
+        start = writer.claim(partitions, topic_ids(kafka, ARCHIVED))
+        mark_ready(settings, NAME)
+        return start
+
+    def revoked(partitions: Sequence[TopicPartition], lost: bool) -> None:
+        writer.release(partitions)
+
+    consumer.on_assign = assigned
+    consumer.on_revoke = revoked
+    wait_s = min(0.25, rules.idle_ms / 2000)
+    try:
+        while not stop.is_set():
+            records = consumer.poll_batch(_BATCH, wait_s, _LINGER_S)
+            now_ms = time.monotonic_ns() // 1_000_000
+            writer.add(records, now_ms)
+            positions = consumer.positions().next
+            # Positions also move over transaction markers alone: whoever waits for the end of the log needs them.
+            if writer.due(now_ms) or (writer.empty and consumer.drained() and writer.behind(positions)):
+                _flush(writer, consumer, positions)
+        _flush(writer, consumer, consumer.positions().next)
+    finally:
+        consumer.close()
+        files.close()
+        engine.dispose()
+
+
+def _flush(writer: ArchiveWriter, consumer: GroupConsumer, positions: Mapping[TopicPartition, int]) -> None:
+    moved = writer.flush(positions)
+    try:
+        consumer.commit(moved)
+    except BrokerError as error:
+        # The manifest stands: whoever gets the partitions goes on behind it.
+        log.warning("archived, but the offsets were not committed: %s", error)
+    failpoint("archive-committed")
