@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from agents.commands import agent, bench, demo, project, topics, traffic
+from agents.commands import (
+    agent,
+    bench,
+    demo,
+    history,
+    project,
+    registry,
+    status,
+    system,
+    topics,
+    traffic,
+    training,
+)
 from agents.commands.output import Commands
 
 app = typer.Typer(
@@ -45,7 +57,7 @@ def _root(
     """Root of the commands; settings come from the environment and `.env` (`driftline config show`)."""
 
 
-for module in (demo, project, traffic, topics, agent, bench):
+for module in (demo, bench, system, status, topics, agent, project, registry, training, traffic, history):
     module.add_to(app)
 
 

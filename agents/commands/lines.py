@@ -114,7 +114,7 @@ def messages(kind: str, lines: Iterable[bytes], *, source: str) -> Iterator[list
                 error.what,
                 reason=error.reason,
                 where=f"{source}:{number}",
-                remedy=f"see the fields of {kind} in docs/reference/events.md; --raw KEY_FIELD sends lines unchecked",
+                remedy=f"fields of {kind}: docs/reference/events.schema.json; --raw KEY_FIELD sends lines unchecked",
             ) from error
 
 

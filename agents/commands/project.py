@@ -28,8 +28,8 @@ def init(
         return
     say(f"wrote {directory}/: " + ", ".join(file.name for file in files))
     say("next:")
-    say("  driftline up &")
-    say(f"  driftline register {directory} --data {directory / 'parcels.csv'}")
+    say("  driftline up --detach")
+    say(f"  driftline register {directory} --data {directory / 'training.csv'}")
     say(f"  driftline produce requests {directory / 'requests.jsonl'}")
     say(f"  driftline produce ground-truth {directory / 'labels.jsonl'}")
     say("  driftline status")

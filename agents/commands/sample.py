@@ -16,8 +16,7 @@ import msgspec
 from schemas.errors import ProjectError
 
 SPECIFICATION = """\
-# What Driftline has to know about this model. Every key is explained in docs/reference/specification.md;
-# `driftline config show .` prints this file with all defaults.
+# What Driftline has to know about this model. `driftline config show DIR` prints it with all defaults.
 [model]
 name = "late-parcel"
 task = "binary"
@@ -168,7 +167,7 @@ def sample_files() -> dict[str, str]:
     return {
         "driftline.toml": SPECIFICATION,
         "pipeline.py": PIPELINE,
-        "parcels.csv": table.getvalue(),
+        "training.csv": table.getvalue(),
         "requests.jsonl": _lines(requests),
         "labels.jsonl": _lines(labels),
     }

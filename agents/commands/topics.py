@@ -26,9 +26,8 @@ def topics(
 
     settings = load_settings()
     if not plan:
-        from streams.kafka.admin import ensure_topics
-
         from agents.bootstrap import kafka_config
+        from streams.kafka.admin import ensure_topics
 
         ensure_topics(kafka_config(settings), settings.partitions)
     listed = [

@@ -32,12 +32,11 @@ def produce(
     Every line is checked first. At the first wrong one nothing more is sent; the message says how many lines went
     before it. A heartbeat says on every partition of both topics that nothing older is still to come.
     """
-    from streams.kafka.producer import EventProducer
-
     from agents.bootstrap import kafka_config
     from agents.commands.lines import messages, reader, unchecked
     from agents.config import load_settings
     from schemas.errors import DriftlineError
+    from streams.kafka.producer import EventProducer
 
     settings = load_settings()
     reader(kind)
@@ -105,12 +104,11 @@ def subscribe(
     """
     import time
 
-    from streams.kafka.reader import Tail
-
     from agents.bootstrap import kafka_config
     from agents.config import load_settings
     from schemas.errors import TopicError
     from schemas.topics import CATALOGUE
+    from streams.kafka.reader import Tail
 
     if topic not in CATALOGUE:
         raise TopicError(f"no topic {topic!r}", where="driftline subscribe", remedy="one of: " + ", ".join(CATALOGUE))
@@ -182,15 +180,14 @@ def predict(
     import time
     import uuid
 
-    from streams.kafka.producer import EventProducer
-    from streams.kafka.reader import Tail
-
     from agents.bootstrap import kafka_config
     from agents.commands.lines import moment, parse_features
     from agents.config import load_settings
     from schemas import codec, topics
     from schemas.errors import BrokerError
     from schemas.events import InferenceRequest
+    from streams.kafka.producer import EventProducer
+    from streams.kafka.reader import Tail
 
     request = InferenceRequest(
         request_id=request_id or uuid.uuid4().hex,

@@ -117,9 +117,10 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/models/{model}/versions/{version}/approve")
     def approve(model: str, version: int, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
-        """Approve a version: ``{"actor", "comment"}``. 409 where it is not waiting or somebody was first."""
+        """Approve a version: ``{"actor", "comment", "artifact"}``. 409: decided already."""
         body = decision or {}
-        context.registry.approve(model, version, actor=_actor(body), comment=_text(body, "comment"))
+        artifact = _text(body, "artifact") or None
+        context.registry.approve(model, version, actor=_actor(body), comment=_text(body, "comment"), artifact=artifact)
         return JSONResponse({"model": model, "version": version, "done": "approved"})
 
     @routes.post("/models/{model}/versions/{version}/reject")
@@ -131,12 +132,12 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/models/{model}/rollback")
     def rollback(model: str, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
-        """Bring an earlier version back: ``{"actor", "reason", "to"}``; without `to` the one before."""
+        """Bring an earlier version back: ``{"actor", "reason", "to", "expected"}``; without `to` the one before."""
         body = decision or {}
-        to = body.get("to")
         reason = _text(body, "reason") or "no reason given"
-        context.registry.rollback(model, to if isinstance(to, int) else None, actor=_actor(body), reason=reason)
-        return JSONResponse({"model": model, "to": to, "done": "rolled back"})
+        to, expected = _number(body, "to"), _number(body, "expected")
+        version = context.registry.rollback(model, to, actor=_actor(body), reason=reason, expected=expected)
+        return JSONResponse({"model": model, "version": version, "done": "rolled back"})
 
     return routes
 
@@ -205,3 +206,8 @@ def _actor(body: dict[str, Any]) -> str:
 def _text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
     return value.strip()[:1000] if isinstance(value, str) else ""
+
+
+def _number(body: dict[str, Any], name: str) -> int | None:
+    value = body.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -50,7 +50,7 @@ POLL_S = 0.2
 
 def is_journal(record: Record) -> bool:
     """Whether a record of the journal is a commit of the join (its partitions also carry snapshots)."""
-    return record.value is not None and not (record.key or b"").startswith(b"aggregate-")
+    return record.value is not None and (record.key or b"").startswith(b"join-")
 
 
 class Feed:

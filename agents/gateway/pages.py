@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import quote
 
 from fastapi import APIRouter, Form
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -49,7 +50,7 @@ def router(context: Context, templates: Environment) -> APIRouter:
     @routes.get("/")
     def start() -> Response:
         models = context.registry.models()
-        return RedirectResponse(f"/models/{models[0].model}" if len(models) == 1 else "/models", 307)
+        return RedirectResponse(f"/models/{quote(models[0].model)}" if len(models) == 1 else "/models", 307)
 
     @routes.get("/models")
     def models() -> HTMLResponse:
@@ -82,22 +83,37 @@ def router(context: Context, templates: Environment) -> APIRouter:
 
     @routes.post("/models/{model}/versions/{version}/{action}")
     def decide(
-        model: str, version: int, action: str, actor: Annotated[str, Form()], reason: Annotated[str, Form()] = ""
+        model: str,
+        version: int,
+        action: str,
+        *,
+        actor: Annotated[str, Form()],
+        reason: Annotated[str, Form()] = "",
+        seen: Annotated[str, Form()] = "",
     ) -> Response:
         if action not in QUESTIONS:
             return HTMLResponse("no such action", status_code=404)
         try:
             if action == "approve":
-                context.registry.approve(model, version, actor=actor, comment=reason)
+                context.registry.approve(model, version, actor=actor, comment=reason, artifact=seen or None)
             elif action == "reject":
                 context.registry.reject(model, version, actor=actor, reason=reason)
             else:
-                context.registry.rollback(model, version, actor=actor, reason=reason)
+                expected = int(seen) if seen.isdigit() else None
+                context.registry.rollback(model, version, actor=actor, reason=reason, expected=expected)
         except DriftlineError as error:
-            return show.question(model, version, action, problem=error, actor=actor, reason=reason)
+            return show.question(model, version, action, refused=Refused(error, actor, reason))
         return Response(status_code=204, headers={"HX-Trigger": "decided"})
 
     return routes
+
+
+class Refused(NamedTuple):
+    """A decision that the registry did not take, with what the person had written."""
+
+    error: DriftlineError
+    actor: str
+    reason: str
 
 
 class _Renderer:
@@ -180,25 +196,27 @@ class _Renderer:
             rows = []
         return {"versions": rows}
 
-    def question(
-        self,
-        model: str,
-        version: int,
-        action: str,
-        *,
-        problem: DriftlineError | None = None,
-        actor: str = "",
-        reason: str = "",
-    ) -> HTMLResponse:
-        """The dialog of a decision; with what went wrong where it was refused."""
-        title = f"Roll back to version {version}?" if action == "rollback" else f"{action.title()} version {version}?"
-        text = f"{problem.what}. {problem.remedy}".rstrip(". ") + "." if problem else ""
+    def question(self, model: str, version: int, action: str, *, refused: Refused | None = None) -> HTMLResponse:
+        """The dialog of a decision; with what went wrong where it was refused.
+
+        Notes
+        -----
+        The form carries what the person has seen (the artifact to approve, the champion to replace): where that has
+        changed in between, the registry refuses with a conflict.
+        """
+        if action == "rollback":
+            title, seen = f"Roll back to version {version}?", str(champion_of(self._context, model) or "")
+        else:
+            found = {facts.version: facts.artifact for facts in self._context.registry.versions(model)}
+            title, seen = f"{action.title()} version {version}?", found.get(version, "")
+        error = refused.error if refused else None
         return self.page(
             "parts/decision.html",
             **QUESTIONS[action],
             title=title,
-            action=f"/models/{model}/versions/{version}/{action}",
-            problem=text,
-            actor=actor,
-            reason=reason,
+            seen=seen,
+            action=f"/models/{quote(model)}/versions/{version}/{action}",
+            problem="\n".join(filter(None, (error.what, error.remedy))) if error else "",
+            actor=refused.actor if refused else "",
+            reason=refused.reason if refused else "",
         )

@@ -40,7 +40,7 @@ class VersionFacts:
     Parameters
     ----------
     at : datetime
-        When it was registered.
+        Event time of the knowledge it was trained with; `registered_at` and `promoted_at` are the system's clock.
     report : mapping
         The validation report, as the gate wrote it.
     """
@@ -54,6 +54,10 @@ class VersionFacts:
     reason: str = ""
     artifact: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
+    champion: bool = False
+    decision: str | None = None
+    registered_at: datetime | None = None
+    promoted_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class VersionRow:
     reason: str
     can_approve: bool
     can_reject: bool
+    artifact: str
     can_restore: bool
 
 
@@ -116,7 +121,8 @@ def version_rows(versions: Sequence[VersionFacts], champion: int | None) -> list
                 incumbent=figures[2],
                 reason=facts.reason,
                 can_approve=facts.stage in {"validated", "approval-requested"},
-                can_reject=facts.stage in {"validated", "approval-requested"},
+                can_reject=facts.stage == "approval-requested",
+                artifact=facts.artifact,
                 can_restore=not current and champion is not None and facts.stage in {"superseded", "rolled-back"},
             )
         )

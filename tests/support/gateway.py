@@ -85,7 +85,7 @@ class MemoryRegistry:
             raise NotFoundError(f"no model {model!r}")
         return parse(SPECIFICATION)
 
-    def approve(self, model: str, version: int, *, actor: str, comment: str) -> None:
+    def approve(self, model: str, version: int, *, actor: str, comment: str, artifact: str | None = None) -> None:
         self._decide("approve", version, actor, comment, {"validated", "approval-requested"})
         if self.champion is not None:
             self._stage(self.champion, "superseded")
@@ -96,13 +96,14 @@ class MemoryRegistry:
         self._decide("reject", version, actor, reason, {"validated", "approval-requested"})
         self._stage(version, "rejected")
 
-    def rollback(self, model: str, to: int | None, *, actor: str, reason: str) -> None:
+    def rollback(self, model: str, to: int | None, *, actor: str, reason: str, expected: int | None = None) -> int:
         assert to is not None
         self._decide("rollback", to, actor, reason, {"superseded"})
         if self.champion is not None:
             self._stage(self.champion, "rolled-back")
         self._stage(to, "promoted")
         self.champion = to
+        return to
 
     def _decide(self, what: str, version: int, actor: str, reason: str, stages: set[str]) -> None:
         self._up()

@@ -1,0 +1,171 @@
+"""`driftline register`, `models`, `versions`, `approve`, `reject` and `rollback`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agents.commands.output import Json, add, document, say, table
+
+if TYPE_CHECKING:
+    from agents.gateway.decisions import RegistryDecisions
+
+Model = Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)]
+Version = Annotated[int, typer.Argument(help="Number of a version.", show_default=False)]
+Actor = Annotated[str, typer.Option("--actor", help="Who decides; default: this account's name.")]
+
+
+def register(
+    directory: Annotated[Path, typer.Argument(help="Project: driftline.toml and pipeline.py.", show_default=False)],
+    *,
+    data: Annotated[Path | None, typer.Option("--data", help="Training table: Parquet or CSV.")] = None,
+    actor: Actor = "",
+    as_json: Json = False,
+) -> None:
+    """Train a project's first (or next) version and register it; with approval mode "auto" it is promoted.
+
+    Works while the system is down: what has to be told is told when the registry agent runs.
+    """
+    from agents.bootstrap import kafka_config
+    from agents.config import load_settings
+    from agents.retraining.register import register_project
+    from schemas.errors import BrokerUnreachableError
+
+    settings = load_settings()
+    try:
+        kafka = kafka_config(settings)
+    except BrokerUnreachableError:
+        kafka = None
+    done = register_project(settings, kafka, directory, data, actor=actor or account())
+    if as_json:
+        document(done)
+        return
+    say(f"{done['model']} version {done['version']}: {done['decision']}")
+    if done.get("reason"):
+        say(str(done["reason"]))
+
+
+def models(as_json: Json = False) -> None:
+    """List the registered models."""
+    from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
+
+    found = RegistryDecisions.of(load_settings()).models()
+    if as_json:
+        document({"models": found})
+        return
+    table(
+        ["model", "task", "champion", "challenger", "versions"],
+        [(m.model, m.task, m.champion, m.challenger, m.versions) for m in found],
+        empty="no model is registered: `driftline register DIR --data FILE`",
+    )
+
+
+def versions(
+    model: Model,
+    *,
+    as_of: Annotated[str, typer.Option("--as-of", help="As they stood at this time of the system's clock.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List a model's versions with their stage and the reason of the decision."""
+    from agents.commands.lines import moment
+    from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
+    from schemas.codec import utc
+
+    at = utc(moment(as_of)) if as_of else None
+    found = RegistryDecisions.of(load_settings()).infos(model, at)
+    if as_json:
+        document({"model": model, "as_of": at, "versions": found})
+        return
+    table(
+        ["version", "stage", "champion", "data until", "parent", "by", "reason"],
+        [(v.version, v.stage, "yes" if v.champion else "", v.at.date(), v.parent, v.actor, v.reason) for v in found],
+        empty=f"{model} has no version" + (" then" if at else ""),
+    )
+
+
+def approve(
+    model: Model,
+    version: Version,
+    *,
+    actor: Actor = "",
+    comment: Annotated[str, typer.Option("--comment", help="Kept in the audit.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Approve a version that waits for it; the last approval needed promotes it, and serving switches."""
+    from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
+
+    registry = RegistryDecisions.of(load_settings())
+    registry.approve(model, version, actor=actor or account(), comment=comment)
+    _tell(registry, model, version, as_json=as_json)
+
+
+def reject(
+    model: Model,
+    version: Version,
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Kept in the audit.")] = "rejected by a person",
+    actor: Actor = "",
+    as_json: Json = False,
+) -> None:
+    """Reject a version that waits for approval; the champion goes on."""
+    from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
+
+    registry = RegistryDecisions.of(load_settings())
+    registry.reject(model, version, actor=actor or account(), reason=reason)
+    _tell(registry, model, version, as_json=as_json)
+
+
+def rollback(
+    model: Model,
+    *,
+    to: Annotated[int | None, typer.Option("--to", help="Version to bring back; default: the one before.")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Kept in the audit.")] = "rolled back by a person",
+    actor: Actor = "",
+    as_json: Json = False,
+) -> None:
+    """Bring an earlier champion back; serving switches between two batches."""
+    from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
+
+    registry = RegistryDecisions.of(load_settings())
+    version = registry.rollback(model, to, actor=actor or account(), reason=reason)
+    _tell(registry, model, version, as_json=as_json)
+
+
+def _tell(registry: RegistryDecisions, model: str, version: int, *, as_json: bool) -> None:
+    """What became of a version: of the decision that was just taken."""
+    found = next(facts for facts in registry.versions(model) if facts.version == version)
+    if as_json:
+        document({"model": model, "version": version, "stage": found.stage, "champion": found.champion})
+    else:
+        say(f"{model} version {version}: {'champion' if found.champion else found.stage}")
+
+
+def account() -> str:
+    """Name of the account this process runs as."""
+    import os
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    for name, function in (
+        ("register", register),
+        ("models", models),
+        ("versions", versions),
+        ("approve", approve),
+        ("reject", reject),
+        ("rollback", rollback),
+    ):
+        add(app, name, function, panel="Models")

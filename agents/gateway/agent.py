@@ -1,0 +1,85 @@
+"""The gateway agent: follows the topics in one thread, answers HTTP in another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from agents.config import Settings
+from agents.gateway.address import bind
+from agents.gateway.app import create_app
+from agents.gateway.context import Context
+from agents.gateway.decisions import RegistryDecisions
+from agents.gateway.feed import Feed
+from agents.gateway.shared import SharedBoard
+from agents.runtime import mark_ready
+from streams.kafka.admin import check_broker
+from streams.kafka.config import KafkaConfig
+
+NAME = "gateway"
+END_SECONDS = 2
+
+log = logging.getLogger("driftline.gateway")
+
+
+def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
+    """Serve the page until `stop`.
+
+    Raises
+    ------
+    ConfigurationError
+        The address cannot be bound.
+    BrokerError
+        The broker is gone for good.
+    """
+    board, closing = SharedBoard(), threading.Event()
+    registry = RegistryDecisions.of(settings)
+
+    def broker() -> str:
+        check_broker(kafka, 2.0)
+        return kafka.bootstrap_servers
+
+    def database() -> str:
+        return f"{len(registry.models())} models"
+
+    context = Context(board, registry, closing, {"broker": broker, "database": database}, settings.host)
+    bound, address = bind(settings)
+    config = uvicorn.Config(
+        create_app(context),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=END_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    failures: list[BaseException] = []
+    works = {"feed": lambda: Feed(kafka, board).run(stop), "http": lambda: server.run(sockets=[bound])}
+    threads = [threading.Thread(target=_watched, args=(work, stop, failures), name=n) for n, work in works.items()]
+    for thread in threads:
+        thread.start()
+    while not server.started and not stop.wait(0.02):
+        pass
+    if not stop.is_set():
+        log.info("the page is at %s", address)
+        # That history is still being read is told by /readyz; it keeps nobody from starting.
+        mark_ready(settings, NAME)
+    stop.wait()
+    closing.set()
+    server.should_exit = True
+    for thread in threads:
+        thread.join(END_SECONDS + 3)
+    if failures:
+        raise failures[0]
+
+
+def _watched(work: Callable[[], None], stop: threading.Event, failures: list[BaseException]) -> None:
+    """One thread's work: whatever ends it ends the agent, and the supervisor starts it again."""
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+        failures.append(error)
+    finally:
+        stop.set()

@@ -1,0 +1,95 @@
+"""The registry as the gateway and the command line use it: a session a call, plain values out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from agents.config import Settings
+from agents.database.engine import Sessions, make_engine, session_factory
+from agents.gateway.views import ModelFacts, VersionFacts
+from agents.registry.service import Registry
+from agents.registry.views import VersionInfo
+from schemas.specification import Specification
+
+
+class RegistryDecisions:
+    """Questions in read-only sessions, decisions in one unit of work each.
+
+    Parameters
+    ----------
+    registry : Registry
+        Its `sessions` write.
+    readers : Sessions
+        Read-only sessions: a listing never waits for the write lock.
+
+    Notes
+    -----
+    A decision writes its audit row and its events into the outbox; the registry agent sends them. All methods may
+    raise `DatabaseUnavailableError`; nothing has changed then.
+    """
+
+    def __init__(self, registry: Registry, readers: Sessions) -> None:
+        self._registry = registry
+        self._readers = readers
+
+    @classmethod
+    def of(cls, settings: Settings) -> RegistryDecisions:
+        """Wired to the database and the artifact store of `settings`; connects at first use."""
+        from agents.artifacts import ArtifactStore
+
+        engine = make_engine(settings.database)
+        registry = Registry(session_factory(engine), ArtifactStore.of(settings))
+        return cls(registry, session_factory(engine, read_only=True))
+
+    def models(self) -> list[ModelFacts]:
+        """Registered models, by name."""
+        with self._readers() as session:
+            found = self._registry.models(session)
+        return [ModelFacts(m.model, m.task, m.champion, m.challenger, m.versions) for m in found]
+
+    def versions(self, model: str, as_of: datetime | None = None) -> list[VersionFacts]:
+        """Versions, oldest first; as they stood at `as_of`. Raises `NotFoundError`."""
+        return [
+            VersionFacts(
+                version=v.version,
+                stage=v.stage,
+                at=v.at,
+                parent=v.parent,
+                run_id=v.run_id,
+                actor=v.actor,
+                reason=v.reason,
+                artifact=v.artifact,
+                report=v.report,
+                champion=v.champion,
+                decision=v.decision,
+                registered_at=v.registered_at,
+                promoted_at=v.promoted_at,
+            )
+            for v in self.infos(model, as_of)
+        ]
+
+    def infos(self, model: str, as_of: datetime | None = None) -> list[VersionInfo]:
+        """Versions with everything the registry tells of them."""
+        with self._readers() as session:
+            return self._registry.versions(session, model, as_of)
+
+    def specification(self, model: str) -> Specification:
+        """Specification of the champion. Raises `NotFoundError`."""
+        with self._readers() as session:
+            return self._registry.specification(session, model)
+
+    def approve(self, model: str, version: int, *, actor: str, comment: str, artifact: str | None = None) -> None:
+        """Approve. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
+        with self._registry.sessions.begin() as session:
+            self._registry.approve(session, model, version, actor, comment, artifact=artifact)
+
+    def reject(self, model: str, version: int, *, actor: str, reason: str) -> None:
+        """Reject. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
+        with self._registry.sessions.begin() as session:
+            self._registry.reject(session, model, version, actor, reason)
+
+    def rollback(self, model: str, to: int | None, *, actor: str, reason: str, expected: int | None = None) -> int:
+        """Bring an earlier champion back; its version. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
+        with self._registry.sessions.begin() as session:
+            found = self._registry.rollback(session, model, to, actor=actor, reason=reason, expected=expected)
+            return found.version
