@@ -44,6 +44,21 @@ def check_broker(config: KafkaConfig, timeout_s: float = 5.0) -> None:
         raise unreachable(config, error) from error
 
 
+def describe_broker(config: KafkaConfig, timeout_s: float = 5.0) -> str:
+    """Brokers and cluster id in a few words.
+
+    Raises
+    ------
+    BrokerUnreachableError
+    """
+    try:
+        cluster = _client(config).list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        raise unreachable(config, error) from error
+    count = len(cluster.brokers)
+    return f"{count} broker{'s' if count != 1 else ''}, cluster {cluster.cluster_id}"
+
+
 def unreachable(config: KafkaConfig, error: BaseException | str) -> BrokerUnreachableError:
     """The one error for "no broker there", with both remedies."""
     return BrokerUnreachableError(

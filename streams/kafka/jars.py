@@ -76,12 +76,24 @@ def install_jars(cache_dir: Path | None = None, *, source: str = "", jars: list[
         return list(pool.map(lambda jar: _install(jar, folder, source), wanted))
 
 
+def missing_jars(cache_dir: Path | None = None) -> list[Jar]:
+    """Pinned jars that are not in the cache, or not as pinned."""
+    folder = (cache_dir or default_cache()) / "jars"
+    return [jar for jar in pinned() if not _is_there(_target(jar, folder), jar)]
+
+
+def _target(jar: Jar, folder: Path) -> Path:
+    return folder / f"{jar.sha256[:16]}-{jar.name}"
+
+
+def _is_there(target: Path, jar: Jar) -> bool:
+    return target.exists() and _sha256(target) == jar.sha256
+
+
 def _install(jar: Jar, folder: Path, source: str) -> Path:
-    target = folder / f"{jar.sha256[:16]}-{jar.name}"
-    if target.exists():
-        if _sha256(target) == jar.sha256:
-            return target
-        target.unlink()
+    target = _target(jar, folder)
+    if _is_there(target, jar):
+        return target
     found = _from_folder(jar, source) if _is_folder(source) else _from_repository(jar, source, folder.parent)
     actual = _sha256(found)
     if actual != jar.sha256:
