@@ -73,7 +73,8 @@ def run_control_agent(  # noqa: PLR0917
     handler : callable
         ``handler(session, record)``: decide, write, `enqueue` events. The session is committed by the caller. It runs
         in a thread of its own, one record at a time. `DecodeError` sends the record to its dead-letter topic (where
-        it has one) and goes on; any other exception rolls back and ends the process: the record comes again after the restart.
+        it has one) and goes on; any other exception rolls back and ends the process: after the restart the record
+        comes again.
     background : sequence of Background
     sessions : Sessions, optional
         Default: sessions on `Settings.database`.

@@ -23,7 +23,7 @@ class Questions:
     def models(self, session: Session) -> list[ModelInfo]:
         """All models, by name."""
         counted = session.execute(select(VersionRow.model, func.count()).group_by(VersionRow.model))
-        counts: dict[str, int] = {model: count for model, count in counted}
+        counts = {row[0]: row[1] for row in counted}
         rows = session.scalars(select(ModelRow).order_by(ModelRow.name))
         return [model_info(row, counts.get(row.name, 0)) for row in rows]
 

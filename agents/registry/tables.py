@@ -5,29 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-import msgspec
-from sqlalchemy import BigInteger, Dialect, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
 
-from agents.database.base import Base, BigId, UtcDateTime
+from agents.database.base import Base, BigId, Json, UtcDateTime
 
 MODEL = String(256)
 ACTOR = String(256)
 SHA256 = String(64)
-
-
-class Json(TypeDecorator[dict[str, Any]]):
-    """A JSON object as text: NaN and infinities become null, times ISO 8601, the same on both databases."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> str | None:
-        return None if value is None else msgspec.json.encode(value, order="sorted").decode()
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any] | None:
-        return None if value is None else msgspec.json.decode(value)
 
 
 class LedgerRow(Base):

