@@ -1,0 +1,151 @@
+"""The training table of a run: the table given at registration plus what the archive has joined since."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agents.archiving.dataset import joined
+from agents.artifacts import ArtifactStore
+from agents.retraining.table import normalise
+from agents.retraining.trainer import event_times_ms, table_hash
+from schemas.codec import iso, utc
+from schemas.specification import Specification
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from sqlalchemy.orm import Session
+
+KIND = "dataset"
+
+
+def store_table(artifacts: ArtifactStore, table: pd.DataFrame) -> str:
+    """Keep a normalised table as Parquet; returns its SHA-256."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False, compression="zstd")
+    return artifacts.put(buffer.getvalue(), KIND)
+
+
+def load_registered(artifacts: ArtifactStore, sha: str) -> pd.DataFrame:
+    """The table that was given at registration, as it was stored.
+
+    Raises
+    ------
+    ArtifactError
+        It is missing or altered.
+    """
+    import pandas as pd
+
+    return pd.read_parquet(io.BytesIO(artifacts.get(sha)))
+
+
+def widened(spec: Specification, champion: Specification | None, columns: list[str] | None) -> Specification:
+    """The specification with the champion's features beside its own, so that both can be judged on the same rows.
+
+    Parameters
+    ----------
+    columns : list of str, optional
+        Columns that the registered table has; features of the champion that it lacks stay out.
+    """
+    if champion is None:
+        return spec
+    taken = {spec.data.id, spec.data.event_time, spec.data.label, spec.data.label_time}
+    more = {
+        name: kind
+        for name, kind in champion.features.items()
+        if name not in spec.features and name not in taken and (columns is None or name in columns)
+    }
+    return msgspec.structs.replace(spec, features={**spec.features, **more}) if more else spec
+
+
+def training_table(
+    session: Session,
+    archive: str,
+    spec: Specification,
+    registered: pd.DataFrame | None,
+    *,
+    as_of_ms: int,
+) -> pd.DataFrame:
+    """Rows of the training window, with the labels that were known at `as_of_ms`.
+
+    Parameters
+    ----------
+    session : Session
+        Its snapshot of the archive's manifest decides what is read.
+    archive : str
+        `Settings.archive`.
+    registered : DataFrame, optional
+        Normalised. Where an id is in both, the archive's row counts, unless only the registered one has a label.
+    as_of_ms : int
+        Event time; nothing later is used.
+
+    Raises
+    ------
+    TrainingError
+        The rows do not fit the specification.
+    StateError
+        A file of the archive is gone.
+    """
+    import pandas as pd
+
+    from_ms = as_of_ms - spec.training_window_ms
+    rows = joined(session, archive, spec, event_time_from_ms=from_ms, as_of_ms=as_of_ms).to_pandas()
+    rows = rows.drop(columns=[name for name in rows.columns if name.startswith("_") and name not in spec.features])
+    table = normalise(rows, spec, where="archive") if len(rows) else None
+    if registered is None:
+        return table if table is not None else normalise(rows, spec, where="archive")
+    old = normalise(_known_at(registered, spec, from_ms, as_of_ms), spec, where="registered table")
+    if table is None:
+        return old
+    label, data_id = spec.data.label, spec.data.id
+    unlabelled = table[label].isna() & table[data_id].isin(old.loc[old[label].notna(), data_id])
+    table = table[~unlabelled]
+    old = old[~old[data_id].isin(table[data_id])]
+    merged = pd.concat([old, table], ignore_index=True)
+    # Kinds of labels may differ between file and topic (1, 1.0, true): once more through one form.
+    return normalise(merged, spec, where="training table")
+
+
+def _known_at(table: pd.DataFrame, spec: Specification, from_ms: int, as_of_ms: int) -> pd.DataFrame:
+    """Rows of the window; labels that became known later are blanked."""
+    import pandas as pd
+
+    times = event_times_ms(table, spec)
+    table = table[(times >= from_ms) & (times <= as_of_ms)].reset_index(drop=True)
+    if spec.data.label_time is not None:
+        later = table[spec.data.label_time] > pd.Timestamp(as_of_ms, unit="ms", tz="UTC")
+        if later.any():
+            table = table.copy()
+            table.loc[later, spec.data.label] = None
+            table.loc[later, spec.data.label_time] = pd.NaT
+    return table
+
+
+def manifest(
+    table: pd.DataFrame, spec: Specification, *, registered: str | None, as_of_ms: int | None
+) -> dict[str, Any]:
+    """What a version records of its data.
+
+    Parameters
+    ----------
+    registered : str, optional
+        SHA-256 of the table given at registration.
+    as_of_ms : int, optional
+        Where the archive was read: up to which event time.
+    """
+    times = event_times_ms(table, spec)
+    archive = None
+    if as_of_ms is not None:
+        archive = {"from": iso(utc(as_of_ms - spec.training_window_ms)), "as_of": iso(utc(as_of_ms))}
+    return {
+        "registered": registered,
+        "archive": archive,
+        "rows": len(table),
+        "labelled": int(table[spec.data.label].notna().sum()),
+        "first_event": iso(utc(int(times.min()))),
+        "last_event": iso(utc(int(times.max()))),
+        "columns": {str(name): str(table[name].dtype) for name in table.columns},
+        "sha256": table_hash(table),
+    }

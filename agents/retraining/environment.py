@@ -1,0 +1,28 @@
+"""The packages a model depends on, as they are installed here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from functools import lru_cache
+from importlib import metadata
+
+PACKAGES = ("numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "skops", "driftline")
+
+
+@lru_cache(maxsize=1)
+def environment() -> dict[str, str]:
+    """Version by package, with ``python``; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment_hash() -> str:
+    """SHA-256 over `environment`: part of every step's cache key."""
+    return hashlib.sha256(json.dumps(environment(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,266 @@
+"""`driftline register DIR`: train a project here, validate it, and register it in one transaction."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents.artifacts import ArtifactStore
+from agents.config import Settings
+from agents.database.engine import make_engine, session_factory
+from agents.database.migrate import upgrade
+from agents.database.outbox import enqueue
+from agents.registry.service import Registry
+from agents.registry.views import VersionInfo
+from agents.retraining.data import load_registered, manifest, store_table, training_table, widened
+from agents.retraining.packing import store_project
+from agents.retraining.project import Project, load_project
+from agents.retraining.step_cache import StepCache
+from agents.retraining.submission import Submission, register_candidate
+from agents.retraining.table import read_table
+from agents.retraining.tables import RunRow
+from agents.retraining.threads import limited_threads
+from agents.retraining.trainer import event_times_ms, train
+from agents.retraining.validation import Champion, validate
+from schemas.codec import derived_id, encode, utc
+from schemas.errors import ConflictError, NotFoundError, TrainingError
+from schemas.events import RunFinished, RunStarted
+from schemas.specification import Specification
+from schemas.topics import TRAINING_EVENTS
+from streams.kafka.config import KafkaConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from sqlalchemy.orm import Session
+
+RETENTION_MARGIN_MS = 86_400_000
+SEED = 0
+
+
+def register_project(
+    settings: Settings, kafka: KafkaConfig | None, directory: Path, data: Path | None, *, actor: str, seed: int = SEED
+) -> dict[str, Any]:
+    """Train the project in `directory` and register the result as a version of its model.
+
+    Parameters
+    ----------
+    settings : Settings
+    kafka : KafkaConfig, optional
+        Given: the retention of the topics is checked against the specification first.
+    directory : Path
+        Model project.
+    data : Path, optional
+        Parquet or CSV file with the columns that the specification names. Without it a model that is registered
+        already is trained on its champion's table and the archive.
+    actor : str
+        Who registers.
+    seed : int
+        Given to steps that ask for it.
+
+    Returns
+    -------
+    dict
+        ``model``, ``version``, ``decision``, ``reason``, ``run_id``, ``rows`` (learnt from), ``heldout``, ``metrics``
+        (on the held-out rows), ``artifact``, ``seconds``.
+
+    Raises
+    ------
+    ConfigurationError
+        The specification or the pipeline is wrong.
+    TrainingError
+        The table is not usable, or a step failed.
+    TopicError
+        Topics forget records sooner than labels of this model may arrive.
+    ConflictError
+        Another version became champion meanwhile. Nothing is registered when anything is raised.
+    """
+    started_at, started = datetime.now(UTC), time.monotonic()
+    project = load_project(directory)
+    spec = project.spec
+    if kafka is not None:
+        _check_retention(kafka, spec)
+    engine = make_engine(settings.database)
+    upgrade(engine)
+    sessions = session_factory(engine)
+    artifacts = ArtifactStore.of(settings)
+    registry = Registry(sessions, artifacts)
+    with session_factory(engine, read_only=True)() as session:
+        champion_info, champion = find_champion(registry, session, spec.name)
+        as_of_ms: int | None = None
+        registered: pd.DataFrame | None = None
+        if data is not None:
+            table = read_table(data, spec, also=champion.spec.features if champion is not None else {})
+            registered = table
+        else:
+            as_of_ms = int(time.time() * 1000)
+            table = _archived_table(settings, session, project, champion_info, as_of_ms)
+    with limited_threads():
+        candidate = train(
+            project, table, where=str(data or "archive"), seed=seed, cache=StepCache(settings.home.resolve() / "steps")
+        )
+        artifact, verdict = validate(artifacts, candidate, champion, seed=seed)
+        reference = artifacts.put(encode(candidate.reference()), "reference")
+    sha = store_table(artifacts, registered) if registered is not None else _registered_sha(champion_info)
+    code = {"artifact": store_project(artifacts, project), "tree": project.tree_hash, "commit": _git_commit(directory)}
+    last_ms = as_of_ms if as_of_ms is not None else _last_event_ms(table, spec)
+    run_id = derived_id("registration", spec.name, artifact, started_at.isoformat())
+    submission = Submission(
+        spec_text=project.spec_text,
+        artifact=artifact,
+        reference=reference,
+        code=code,
+        dataset=manifest(table, spec, registered=sha, as_of_ms=as_of_ms),
+        candidate=candidate,
+        verdict=verdict,
+        seed=seed,
+        champion=champion.version if champion is not None else None,
+        run_id=run_id,
+        actor=actor,
+        at=utc(last_ms),
+    )
+    with sessions.begin() as session:
+        registry.register_model(session, project.spec_text, actor, at=submission.at)
+        _check_champion(registry, session, spec.name, champion)
+        version = register_candidate(registry, session, submission)
+        decision = registry.submit(session, submission.command(version))
+        _record_run(session, submission, version, decision, started_at)
+    return {
+        "model": spec.name,
+        "version": version,
+        "decision": decision,
+        "reason": verdict.reason,
+        "run_id": run_id,
+        "rows": candidate.trained_rows,
+        "heldout": int(candidate.heldout.sum()),
+        "metrics": verdict.report["metrics"]["candidate"],
+        "artifact": artifact,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def find_champion(registry: Registry, session: Session, model: str) -> tuple[VersionInfo | None, Champion | None]:
+    """The registry's champion of a model, if it is registered and has one."""
+    try:
+        info = registry.champion(session, model)
+    except NotFoundError:
+        return None, None
+    if info is None:
+        return None, None
+    return info, Champion.of(info, registry.specification(session, model, info.version))
+
+
+def _archived_table(
+    settings: Settings, session: Session, project: Project, info: VersionInfo | None, as_of_ms: int
+) -> pd.DataFrame:
+    """Table and archive of a model that is registered already."""
+    if info is None:
+        raise TrainingError(
+            f"{project.spec.name} has no version yet, and no table was given",
+            where=str(project.root),
+            remedy="give one: driftline register DIR --data FILE",
+        )
+    artifacts = ArtifactStore.of(settings)
+    sha = _registered_sha(info)
+    registered = load_registered(artifacts, sha) if sha is not None else None
+    champion = Registry(session_factory(make_engine(settings.database)), artifacts).specification(
+        session, info.model, info.version
+    )
+    wide = widened(project.spec, champion, None if registered is None else list(registered.columns))
+    return training_table(session, settings.archive, wide, registered, as_of_ms=as_of_ms)
+
+
+def _registered_sha(info: VersionInfo | None) -> str | None:
+    return info.dataset.get("registered") if info is not None else None
+
+
+def _last_event_ms(table: pd.DataFrame, spec: Specification) -> int:
+    return int(event_times_ms(table, spec).max())
+
+
+def _check_champion(registry: Registry, session: Session, model: str, champion: Champion | None) -> None:
+    now = registry.champion(session, model)
+    expected = champion.version if champion is not None else None
+    found = now.version if now is not None else None
+    if found != expected:
+        raise ConflictError(
+            f"version {found} became champion while this one was compared with "
+            + (f"version {expected}" if expected is not None else "nothing"),
+            where=f"model {model}",
+            remedy="register again",
+        )
+
+
+def _record_run(session: Session, submission: Submission, version: int, decision: Any, started_at: datetime) -> None:
+    """The run as `driftline runs` shows it, and its events; the registry's relay sends them."""
+    model, run_id, at = submission.candidate.spec.name, submission.run_id, submission.at
+    rows, reason = submission.candidate.trained_rows, submission.verdict.reason
+    session.add(
+        RunRow(
+            run_id=run_id,
+            request_id=run_id,
+            model=model,
+            trigger="registration",
+            reason="registered by hand",
+            requested_by=submission.actor,
+            as_of_ms=round(at.timestamp() * 1000),
+            status="finished",
+            attempts=1,
+            version=version,
+            rows=rows,
+            decision=decision,
+            outcome=reason,
+            report=submission.verdict.report,
+            created_at=started_at,
+            started_at=started_at,
+            finished_at=datetime.now(UTC),
+        )
+    )
+    started = RunStarted(
+        event_id=derived_id(run_id, "started"),
+        model=model,
+        run_id=run_id,
+        at=at,
+        trigger="registration",
+        reason="registered by hand",
+    )
+    finished = RunFinished(
+        event_id=derived_id(run_id, "finished"),
+        model=model,
+        run_id=run_id,
+        at=at,
+        version=version,
+        rows=rows,
+        decision=decision,
+        reason=reason,
+        report=submission.verdict.report,
+    )
+    for event in (started, finished):
+        enqueue(session, "registry", TRAINING_EVENTS, model, event, event.event_id, at)
+
+
+def _check_retention(kafka: KafkaConfig, spec: Specification) -> None:
+    from streams.kafka.admin import check_retention
+
+    check_retention(kafka, spec.max_label_delay_ms + spec.revision_horizon_ms + RETENTION_MARGIN_MS)
+
+
+def _git_commit(directory: Path) -> str | None:
+    """Commit of the folder's repository, with ``-dirty`` where the folder differs; None outside of one."""
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=directory, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "."],
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{head}-dirty" if changed else head

@@ -1,0 +1,77 @@
+"""A validated candidate on its way to the registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from agents.registry.service import Registry
+from agents.retraining.environment import environment
+from agents.retraining.gate import Verdict
+from schemas.codec import derived_id
+from schemas.events import SubmitCandidate
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from agents.retraining.trainer import Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """Everything that a version records."""
+
+    spec_text: str
+    artifact: str
+    reference: str
+    code: dict[str, Any]
+    dataset: dict[str, Any]
+    candidate: Candidate
+    verdict: Verdict
+    seed: int
+    champion: int | None
+    run_id: str
+    actor: str
+    at: datetime
+
+    def command(self, version: int) -> SubmitCandidate:
+        """The command that asks the registry to decide."""
+        return SubmitCandidate(
+            command_id=derived_id("submit", self.run_id),
+            model=self.candidate.spec.name,
+            actor=self.actor,
+            version=version,
+            run_id=self.run_id,
+            passed=self.verdict.passed,
+            reason=self.verdict.reason,
+            at=self.at,
+        )
+
+
+def register_candidate(registry: Registry, session: Session, submission: Submission) -> int:
+    """Write the version; returns its number. It commits with `session`."""
+    candidate = submission.candidate
+    return registry.register_version(
+        session,
+        candidate.spec.name,
+        artifact=submission.artifact,
+        reference=submission.reference,
+        specification_text=submission.spec_text,
+        code=submission.code,
+        dataset=submission.dataset,
+        environment=environment(),
+        parameters={
+            "estimator": type(candidate.estimator).__name__,
+            "holdout_from_ms": candidate.cutoff_ms,
+            "trained_rows": candidate.trained_rows,
+            "heldout_rows": int(candidate.heldout.sum()),
+            "steps_reused": list(candidate.reused),
+        },
+        seed=submission.seed,
+        parent=submission.champion,
+        run_id=submission.run_id,
+        report=submission.verdict.report,
+        actor=submission.actor,
+        at=submission.at,
+    )
