@@ -6,7 +6,7 @@ Pure: no Kafka, clock or model library; records and registry states come in, dec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from schemas.events import (
@@ -133,24 +133,6 @@ def refusal(request: InferenceRequest, features: Mapping[str, FeatureKind]) -> t
         if not math.isfinite(value):
             return "not-finite", f"feature {name!r} is not finite"
     return None
-
-
-def columns(
-    rows: Sequence[Mapping[str, Scalar]], features: Mapping[str, FeatureKind]
-) -> dict[str, list[str | None] | list[float]]:
-    """Columns of a feature table in the specification's order and types.
-
-    Numbers and booleans are floats with NaN for missing; categories are text (1, 1.0 and true are one category, as
-    monitoring counts them) with None for missing.
-    """
-    table: dict[str, list[str | None] | list[float]] = {}
-    for name, kind in features.items():
-        values = [row.get(name) for row in rows]
-        if kind == "categorical":
-            table[name] = [v if isinstance(v, str) else category(v) for v in values]
-        else:
-            table[name] = [math.nan if v is None else float(v) for v in values]
-    return table
 
 
 def category(value: Scalar) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from agents.artifacts import ArtifactStore, check_in_child, load_model
-from agents.serving.logic import columns
+from agents.features import feature_frame
 from schemas.errors import ArtifactError, DriftlineError
 from schemas.events import Label, Probability, Scalar, VersionState
 from schemas.specification import Specification, parse
@@ -62,13 +62,8 @@ class ServedModel:
         Exception
             Whatever the estimator raises: the caller finds the rows it cannot take.
         """
-        import pandas as pd
-
-        features = self.spec.features
-        frame = pd.DataFrame(columns(rows, features), columns=list(features))
-        for name, kind in features.items():
-            # A column of nothing but missing values must still have the type the model was trained on.
-            frame[name] = frame[name].astype(object if kind == "categorical" else float)
+        columns = {name: [row.get(name) for row in rows] for name in self.spec.features}
+        frame = feature_frame(self.spec, columns, len(rows))
         if self.spec.task == "regression":
             values = np.asarray(self._estimator.predict(frame), dtype=float).ravel()
             answers: list[Answer | None] = [(v, None) if math.isfinite(v) else None for v in values.tolist()]

@@ -137,16 +137,6 @@ def test_refuses_features_of_the_wrong_type(features: dict[str, Scalar], reason:
     assert (refused[0] if refused else None) == reason
 
 
-def test_columns_have_the_types_of_the_specification() -> None:
-    table = logic.columns([{"x": 1, "flag": True, "origin": "JFK"}, {"origin": 3.0, "other": 1}], SPEC.features)
-    assert list(table) == ["x", "flag", "origin"]
-    assert table["x"][0] == 1.0
-    assert math.isnan(table["x"][1])  # type: ignore[arg-type]
-    assert table["flag"][0] == 1.0
-    assert table["origin"] == ["JFK", "3"]
-    assert logic.columns([{}], SPEC.features)["origin"] == [None]
-
-
 def test_a_prediction_takes_identity_and_time_from_its_request() -> None:
     made = logic.prediction(request(x=1.0, origin="JFK"), SPEC, 3, (1, 0.75))
     assert (made.prediction_id, made.model, made.version, made.event_time_ms) == ("r1", "m", 3, 5)
