@@ -1,0 +1,606 @@
+"""One partition's join: batches in, mergeable contributions and accounting out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import msgspec
+
+from schemas.codec import decode_ground_truth, decode_heartbeat, decode_prediction, is_heartbeat
+from schemas.errors import DecodeError, StateError
+from schemas.events import JoinedDelta, JournalRecord, Prediction
+from schemas.topics import GROUND_TRUTH, PREDICTIONS
+from streams.join import rules
+from streams.join import totals as t
+from streams.join.deadlines import Deadlines
+from streams.join.deltas import Deltas
+from streams.join.entries import TOMBSTONE_REVISION, Entry, WaitingLabel
+from streams.join.generations import Generation, Generations
+from streams.join.watermarks import NO_WATERMARK, combined
+from streams.kafka.records import Record
+from streams.panes import PanePlan
+
+TOPICS: Final = (PREDICTIONS, GROUND_TRUTH)
+STATE_VERSION: Final = 1
+
+
+class PlanView(Protocol):
+    """What is registered, as one batch sees it."""
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the registry up to which this view knows versions."""
+
+    @property
+    def label_horizon_ms(self) -> int:
+        """How long a label waits for its prediction: the longest revision_horizon of any version."""
+
+    def plan(self, model: str, version: int) -> PanePlan | None:
+        """Plan of a version; None: not registered."""
+
+
+@dataclass(frozen=True)
+class JoinLimits:
+    """Limits of time.
+
+    Parameters
+    ----------
+    grace_ms : int
+        Disorder of event time tolerated: a topic's watermark stays behind its newest event by it.
+    future_tolerance_ms : int
+        A record whose event time is later than its timestamp by more is quarantined.
+    """
+
+    grace_ms: int = 60_000
+    future_tolerance_ms: int = 86_400_000
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one batch read of one partition.
+
+    Parameters
+    ----------
+    records : mapping of str to sequence of Record
+        By topic, in the log's order.
+    starts, ends : mapping of str to int
+        By topic: offset at which the batch begins, and at which the next will.
+    idle : mapping of str to bool
+        By topic: drained to the last stable offset.
+    now_ms : int
+        Stands in for the timestamp of records that have none.
+    """
+
+    records: Mapping[str, Sequence[Record]]
+    starts: Mapping[str, int]
+    ends: Mapping[str, int]
+    idle: Mapping[str, bool]
+    now_ms: int
+
+
+@dataclass
+class DeadLetter:
+    """A record that could not be used, and why."""
+
+    record: Record
+    reason: str
+    message: str
+
+
+@dataclass
+class JoinOutcome:
+    """What a batch comes to. It counts once `JoinPartition.commit` is called."""
+
+    deltas: list[JoinedDelta] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    watermark_ms: int = NO_WATERMARK
+    idle: bool = False
+    watermark_moved: bool = False
+    """The watermark or the idle flag of the partition changed."""
+
+
+class JoinMeta(msgspec.Struct, gc=False, array_like=True):
+    """All of a partition's state but its entries."""
+
+    version: int
+    watermark_ms: int
+    topic_watermarks_ms: dict[str, int]
+    idle: dict[str, bool]
+    totals: dict[str, int]
+    journal_next: int
+    generations: list[Generation]
+
+
+class _Batch:
+    """The overlay of one batch; also the `rules.Effects` of its records."""
+
+    def __init__(self, partition: int, deltas: Deltas | None, generation: int) -> None:
+        self.partition = partition
+        self.deltas = deltas
+        self.generation = generation
+        self.entries: dict[str, Entry | None] = {}
+        self.totals: Counter[str] = Counter()
+        self.live: Counter[int] = Counter()
+        self.records = 0
+        self.dead_letters: list[DeadLetter] = []
+        self.topic_watermarks: dict[str, int] = {}
+        self.watermark_ms = NO_WATERMARK
+        self.starts: Mapping[str, int] = {}
+        self.idle: dict[str, bool] = {}
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.totals[name] += by
+
+    def refuse(self, label: WaitingLabel, reason: str, message: str) -> None:
+        record = Record(
+            GROUND_TRUTH, self.partition, label.offset, label.key, label.value, label.headers, label.timestamp_ms
+        )
+        self.dead_letters.append(DeadLetter(record, reason, message))
+
+
+class JoinPartition:
+    """State and rules of one partition of `predictions` and `ground-truth`.
+
+    Parameters
+    ----------
+    partition : int
+    limits : JoinLimits
+
+    Notes
+    -----
+    `process` computes into an overlay; `commit` makes it count, `abort` drops it. Within a batch, predictions come
+    first, then labels, then time: the order that a rebuild repeats. Cost is that of the batch, not of the state.
+    """
+
+    def __init__(self, partition: int, limits: JoinLimits) -> None:
+        self.partition = partition
+        self.limits = limits
+        self._entries: dict[str, Entry] = {}
+        self._deadlines = Deadlines()
+        self._generations = Generations()
+        self._watermark_ms = NO_WATERMARK
+        self._topic_watermarks = dict.fromkeys(TOPICS, NO_WATERMARK)
+        self._idle = dict.fromkeys(TOPICS, False)
+        self._totals = t.zero()
+        self._journal_next = 0
+        self._batch: _Batch | None = None
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    @property
+    def watermark_ms(self) -> int:
+        """Watermark after the last commit."""
+        return self._watermark_ms
+
+    @property
+    def idle(self) -> dict[str, bool]:
+        """Idle flags after the last commit."""
+        return dict(self._idle)
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Accounting after the last commit."""
+        return dict(self._totals)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # ---------------------------------------------------------------------------------------- processing
+
+    def process(self, batch: Slice, view: PlanView) -> JoinOutcome:
+        """Compute one batch into the overlay.
+
+        Parameters
+        ----------
+        batch : Slice
+        view : PlanView
+            What is registered; its epoch after the call belongs into the journal.
+        """
+        overlay = self._begin(batch, Deltas())
+        self._read(batch, view, overlay)
+        for topic, watermark in self._topic_watermarks.items():
+            overlay.topic_watermarks[topic] = max(watermark, overlay.topic_watermarks.get(topic, NO_WATERMARK))
+        overlay.watermark_ms = combined(overlay.topic_watermarks, overlay.idle, self._watermark_ms)
+        self._advance(view, overlay)
+        assert overlay.deltas is not None
+        idle = all(overlay.idle.values())
+        moved = overlay.watermark_ms != self._watermark_ms or idle != all(self._idle.values())
+        return JoinOutcome(
+            list(overlay.deltas.pack(self.partition)), overlay.dead_letters, overlay.watermark_ms, idle, moved
+        )
+
+    def journal(self, batch: Slice, epoch: int, partitions: int) -> JournalRecord:
+        """The journal record of the batch in the overlay; to be written in the same transaction."""
+        overlay = self._overlay()
+        oldest = self._oldest_after(overlay)
+        starts = {topic: batch.starts[topic] for topic in batch.starts}
+        return JournalRecord(
+            partition=self.partition,
+            slices={topic: (batch.starts[topic], batch.ends[topic]) for topic in batch.ends},
+            watermark_ms=overlay.watermark_ms,
+            topic_watermarks_ms=overlay.topic_watermarks,
+            idle=overlay.idle,
+            now_ms=batch.now_ms,
+            registry_epoch=epoch,
+            low_water=dict(batch.ends) if oldest is None else {**starts, **oldest.starts},
+            journal_low_water=self._journal_next if oldest is None else oldest.journal,
+            low_water_watermark_ms=overlay.watermark_ms if oldest is None else oldest.watermark_ms,
+            totals=self._totals_after(overlay),
+            partitions=partitions,
+        )
+
+    def commit(self) -> None:
+        """The overlay counts."""
+        overlay = self._overlay()
+        self._generations.commit(
+            overlay.generation,
+            overlay.records,
+            overlay.live,
+            starts=overlay.starts,
+            watermark_ms=self._watermark_ms,
+            journal=self._journal_next,
+        )
+        entries = self._entries
+        for key, entry in overlay.entries.items():
+            if entry is None:
+                entries.pop(key, None)
+            else:
+                entries[key] = entry
+        self._deadlines.commit()
+        self._totals = self._totals_after(overlay)
+        self._watermark_ms = overlay.watermark_ms
+        self._topic_watermarks = overlay.topic_watermarks
+        self._idle = overlay.idle
+        # A record and a transaction marker at least: the journal's next record cannot stand before it.
+        self._journal_next += 2
+        self._batch = None
+
+    def abort(self) -> None:
+        """The overlay does not count; harmless where there is none."""
+        if self._batch is not None:
+            self._deadlines.abort()
+            self._batch = None
+
+    # ----------------------------------------------------------------------------------------- rebuilding
+
+    def begin_rebuild(self, newest: JournalRecord) -> None:
+        """Start a rebuild; the newest journal record says from where to replay."""
+        self._watermark_ms = newest.low_water_watermark_ms
+
+    def end_rebuild(self, newest: JournalRecord, offset: int) -> None:
+        """Everything up to the newest journal record, which stands at `offset`, was replayed."""
+        self._watermark_ms = newest.watermark_ms
+        self._topic_watermarks = dict.fromkeys(TOPICS, NO_WATERMARK) | newest.topic_watermarks_ms
+        self._idle = dict.fromkeys(TOPICS, False) | newest.idle
+        self._totals = t.zero() | newest.totals
+        self._journal_next = offset + 2
+
+    def replay(self, batch: Slice, view: PlanView, journal: JournalRecord, offset: int) -> None:
+        """Repeat one journalled batch silently; the journal's word on time is taken, not found again.
+
+        Parameters
+        ----------
+        batch : Slice
+            The records between the journal record's offsets.
+        view : PlanView
+            What was registered at the record's epoch.
+        journal : JournalRecord
+        offset : int
+            Where the journal record stands.
+        """
+        self._journal_next = offset
+        overlay = self._begin(batch, None)
+        self._read(batch, view, overlay)
+        overlay.topic_watermarks = dict(journal.topic_watermarks_ms)
+        overlay.watermark_ms = journal.watermark_ms
+        overlay.idle = dict(journal.idle)
+        self._advance(view, overlay)
+        self.commit()
+
+    # -------------------------------------------------------------------------------------------- inside
+
+    def _overlay(self) -> _Batch:
+        if self._batch is None:
+            raise StateError("no batch is open", where=f"partition {self.partition}", remedy="call process first")
+        return self._batch
+
+    def _begin(self, batch: Slice, deltas: Deltas | None) -> _Batch:
+        if self._batch is not None:
+            raise StateError("the last batch is neither committed nor aborted", where=f"partition {self.partition}")
+        overlay = self._batch = _Batch(self.partition, deltas, self._generations.current())
+        overlay.starts = dict(batch.starts)
+        overlay.idle = {topic: bool(batch.idle.get(topic, False)) for topic in TOPICS}
+        return overlay
+
+    def _read(self, batch: Slice, view: PlanView, overlay: _Batch) -> None:
+        for record in batch.records.get(PREDICTIONS, ()):
+            self._prediction(record, view, overlay, batch.now_ms)
+        # Asked for after the predictions: they may have made the view read on.
+        horizon_ms = view.label_horizon_ms
+        for record in batch.records.get(GROUND_TRUTH, ()):
+            self._label(record, view, overlay, batch.now_ms, horizon_ms)
+        overlay.records = sum(map(len, batch.records.values()))
+
+    def _entry(self, key: str, overlay: _Batch) -> Entry | None:
+        if key in overlay.entries:
+            return overlay.entries[key]
+        return self._entries.get(key)
+
+    def _put(self, key: str, before: Entry | None, after: Entry, overlay: _Batch) -> None:
+        overlay.entries[key] = after
+        wake_ms = after.wake_ms
+        if before is None:
+            overlay.live[after.generation] += 1
+            self._deadlines.add(wake_ms, key)
+        elif wake_ms < before.wake_ms:
+            # Where it is later, the earlier call finds nothing to do and asks for the next.
+            self._deadlines.add(wake_ms, key)
+
+    def _prediction(self, record: Record, view: PlanView, overlay: _Batch, now_ms: int) -> None:
+        try:
+            if record.headers and is_heartbeat(record.headers):
+                self._heartbeat(record, overlay, now_ms)
+                return
+            prediction = decode_prediction(record.value or b"")
+            self._check_future(record, prediction.event_time_ms, now_ms)
+        except DecodeError as error:
+            overlay.totals[t.PREDICTIONS_DEAD] += 1
+            overlay.dead_letters.append(DeadLetter(record, error.reason, error.what))
+            return
+        plan = view.plan(prediction.model, prediction.version)
+        if plan is None:
+            overlay.totals[t.PREDICTIONS_SKIPPED] += 1
+            return
+        refused = self._join(prediction, record.value or b"", plan, view, overlay)
+        if refused is not None:
+            overlay.totals[t.PREDICTIONS_DEAD] += 1
+            overlay.dead_letters.append(DeadLetter(record, *refused))
+        self._saw(PREDICTIONS, prediction.event_time_ms - self.limits.grace_ms, overlay)
+
+    def _join(
+        self, prediction: Prediction, value: bytes, plan: PanePlan, view: PlanView, overlay: _Batch
+    ) -> tuple[str, str] | None:
+        """Put a prediction into its entry; (reason, message) where it is refused."""
+        key = prediction.prediction_id
+        payload = hashlib.blake2b(value, digest_size=8).digest()
+        keep_ms = prediction.event_time_ms + plan.max_label_delay_ms + plan.revision_horizon_ms + 1
+        before = self._entry(key, overlay)
+        # What it asks for counts even where it is refused: a rebuild that begins after the first one of its identity
+        # would otherwise keep an entry that is gone here.
+        if before is not None:
+            entry = (
+                before if before.keep_until_ms >= keep_ms else msgspec.structs.replace(before, keep_until_ms=keep_ms)
+            )
+            for other in before.predictions:
+                if other.model == prediction.model and other.version == prediction.version:
+                    if entry is not before:
+                        self._put(key, before, entry, overlay)
+                    if other.payload == payload:
+                        overlay.totals[t.PREDICTIONS_DUPLICATE] += 1
+                        return None
+                    return rules.CONFLICT, f"{key!r} of {other.model} version {other.version} was predicted otherwise"
+        if keep_ms <= self._watermark_ms:
+            return rules.LATE, f"event time {prediction.event_time_ms} is too old for watermark {self._watermark_ms}"
+        if not plan.accepts_prediction(prediction):
+            return rules.PREDICTION_TYPE, f"a {plan.task} model does not predict {prediction.prediction!r}"
+        joined = rules.join_prediction(prediction, payload, plan, overlay)
+        if before is None:
+            after = Entry(keep_ms, overlay.generation, (joined,))
+        else:
+            after = rules.add_prediction(entry, joined, view.plan, overlay)
+        self._put(key, before, after, overlay)
+        return None
+
+    def _label(self, record: Record, view: PlanView, overlay: _Batch, now_ms: int, horizon_ms: int) -> None:
+        try:
+            if record.headers and is_heartbeat(record.headers):
+                self._heartbeat(record, overlay, now_ms)
+                return
+            key, label = self._decode_label(record)
+            self._check_future(record, label.event_time_ms, now_ms)
+        except DecodeError as error:
+            overlay.totals[t.LABELS] += 1
+            overlay.totals[t.LABELS_DEAD] += 1
+            overlay.dead_letters.append(DeadLetter(record, error.reason, error.what))
+            return
+        overlay.totals[t.LABELS] += 1
+        before = self._entry(key, overlay)
+        tombstone = label.revision == TOMBSTONE_REVISION
+        # A tombstone asks for nothing: it has no event time.
+        keep_ms = NO_WATERMARK if tombstone else label.event_time_ms + horizon_ms + 1
+        if before is None:
+            if tombstone:
+                overlay.totals[t.LABELS_ORPHANED] += 1
+            elif keep_ms <= self._watermark_ms:
+                overlay.totals[t.LABELS_LATE] += 1
+                message = f"event time {label.event_time_ms} is too old for watermark {self._watermark_ms}"
+                overlay.dead_letters.append(DeadLetter(record, rules.LATE, message))
+            else:
+                overlay.totals[t.LABELS_WAITING] += 1
+                self._put(key, None, Entry(keep_ms, overlay.generation, waiting=(label,)), overlay)
+        else:
+            entry = (
+                before if before.keep_until_ms >= keep_ms else msgspec.structs.replace(before, keep_until_ms=keep_ms)
+            )
+            if entry.predictions:
+                entry = rules.judge(entry, label, view.plan, overlay)
+            else:
+                overlay.totals[t.LABELS_WAITING] += 1
+                entry = msgspec.structs.replace(entry, waiting=(*entry.waiting, label))
+            if entry is not before:
+                self._put(key, before, entry, overlay)
+        if not tombstone:
+            self._saw(GROUND_TRUTH, label.event_time_ms - self.limits.grace_ms, overlay)
+
+    @staticmethod
+    def _decode_label(record: Record) -> tuple[str, WaitingLabel]:
+        headers = tuple(record.headers) if record.headers else None
+        if record.value is None:
+            if not record.key:
+                raise DecodeError("a tombstone needs the prediction_id as its key", reason="empty")
+            try:
+                key = record.key.decode()
+            except UnicodeDecodeError as error:
+                raise DecodeError("the key of the tombstone is not UTF-8", reason="schema") from error
+            # It has no event time; 0 is never in the future and never moves a watermark.
+            return key, WaitingLabel(
+                0, TOMBSTONE_REVISION, None, record.offset, record.timestamp_ms, record.key, None, headers
+            )
+        truth = decode_ground_truth(record.value)
+        if truth.revision <= TOMBSTONE_REVISION:
+            raise DecodeError(f"revision {truth.revision} is out of range", reason="schema")
+        return truth.prediction_id, WaitingLabel(
+            truth.event_time_ms,
+            truth.revision,
+            truth.label,
+            record.offset,
+            record.timestamp_ms,
+            record.key,
+            record.value,
+            headers,
+        )
+
+    def _heartbeat(self, record: Record, overlay: _Batch, now_ms: int) -> None:
+        heartbeat = decode_heartbeat(record.value or b"")
+        self._check_future(record, heartbeat.event_time_ms, now_ms)
+        overlay.totals[t.HEARTBEATS] += 1
+        self._saw(record.topic, heartbeat.event_time_ms, overlay)
+
+    def _check_future(self, record: Record, event_time_ms: int, now_ms: int) -> None:
+        at_ms = record.timestamp_ms if record.timestamp_ms > 0 else now_ms
+        if event_time_ms > at_ms + self.limits.future_tolerance_ms:
+            raise DecodeError(
+                f"event time {event_time_ms} is after the record's timestamp {at_ms} by more than "
+                f"{self.limits.future_tolerance_ms} ms",
+                reason=rules.FUTURE,
+            )
+
+    @staticmethod
+    def _saw(topic: str, watermark_ms: int, overlay: _Batch) -> None:
+        if watermark_ms > overlay.topic_watermarks.get(topic, NO_WATERMARK):
+            overlay.topic_watermarks[topic] = watermark_ms
+
+    def _advance(self, view: PlanView, overlay: _Batch) -> None:
+        """Let the watermark pass: expire, orphan and forget what is due."""
+        watermark_ms = overlay.watermark_ms
+        for key in dict.fromkeys(self._deadlines.take(watermark_ms)):
+            entry = self._entry(key, overlay)
+            if entry is None:
+                continue
+            if entry.keep_until_ms <= watermark_ms:
+                rules.forget(entry, view.plan, overlay)
+                overlay.entries[key] = None
+                overlay.live[entry.generation] -= 1
+                continue
+            if entry.wake_ms <= watermark_ms:
+                entry = rules.expire(entry, watermark_ms, view.plan, overlay)
+                overlay.entries[key] = entry
+            self._deadlines.add(entry.wake_ms, key)
+
+    def _totals_after(self, overlay: _Batch) -> dict[str, int]:
+        return {name: count + overlay.totals.get(name, 0) for name, count in self._totals.items()}
+
+    def _oldest_after(self, overlay: _Batch) -> Generation | None:
+        """The oldest generation that lives once the overlay counts."""
+        for generation in self._generations.kept():
+            if generation.live + overlay.live.get(generation.number, 0) > 0:
+                return generation
+        if overlay.live.get(overlay.generation, 0) > 0:
+            return Generation(overlay.generation, dict(overlay.starts), self._watermark_ms, self._journal_next)
+        return None
+
+    # -------------------------------------------------------------------------------------------- keeping
+
+    def meta(self) -> bytes:
+        """Everything but the entries, for the checkpoint."""
+        return msgspec.msgpack.encode(
+            JoinMeta(
+                STATE_VERSION,
+                self._watermark_ms,
+                self._topic_watermarks,
+                self._idle,
+                self._totals,
+                self._journal_next,
+                self._generations.kept(),
+            )
+        )
+
+    def changes(self) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """What the overlay puts and deletes, for the checkpoint; to be asked for before `commit`."""
+        encode = _entry_encoder.encode
+        puts = {key.encode(): encode(entry) for key, entry in self._overlay().entries.items() if entry is not None}
+        return puts, [key.encode() for key, entry in self._overlay().entries.items() if entry is None]
+
+    @classmethod
+    def from_checkpoint(
+        cls, partition: int, limits: JoinLimits, meta: bytes, entries: Iterable[tuple[bytes, bytes]]
+    ) -> JoinPartition:
+        """State from what `meta` and `changes` gave.
+
+        Raises
+        ------
+        StateError
+            The checkpoint is of another version of the program, or damaged.
+        """
+        self = cls(partition, limits)
+        try:
+            found = msgspec.msgpack.decode(meta, type=JoinMeta)
+            if found.version != STATE_VERSION:
+                raise ValueError(f"state version {found.version}, expected {STATE_VERSION}")
+            self._entries = {key.decode(): _entry_decoder.decode(value) for key, value in entries}
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise StateError(
+                f"the checkpoint cannot be read: {error}",
+                where=f"partition {partition}",
+                remedy="delete the state folder: it is rebuilt from the log",
+            ) from error
+        self._watermark_ms = found.watermark_ms
+        self._topic_watermarks = dict.fromkeys(TOPICS, NO_WATERMARK) | found.topic_watermarks_ms
+        self._idle = dict.fromkeys(TOPICS, False) | found.idle
+        self._totals = t.zero() | found.totals
+        self._journal_next = found.journal_next
+        self._generations = Generations(found.generations)
+        for key, entry in self._entries.items():
+            self._deadlines.add(entry.wake_ms, key)
+        self._deadlines.commit()
+        return self
+
+    def snapshot(self) -> bytes:
+        """All of the state in one piece."""
+        entries = [(key.encode(), _entry_encoder.encode(entry)) for key, entry in sorted(self._entries.items())]
+        return msgspec.msgpack.encode((self.meta(), entries))
+
+    @classmethod
+    def from_snapshot(cls, partition: int, limits: JoinLimits, snapshot: bytes) -> JoinPartition:
+        """State from a `snapshot`. Raises `StateError`."""
+        meta, entries = msgspec.msgpack.decode(snapshot, type=tuple[bytes, list[tuple[bytes, bytes]]])
+        return cls.from_checkpoint(partition, limits, meta, entries)
+
+    def digest(self) -> str:
+        """SHA-256 over what decides about the future: entries, watermarks, idle flags and totals.
+
+        Generations are left out: they are bookkeeping of the log, and a rebuild may draw them closer.
+        """
+        digest = hashlib.sha256()
+        for key in sorted(self._entries):
+            entry = self._entries[key]
+            digest.update(_entry_encoder.encode((key, msgspec.structs.replace(entry, generation=0))))
+        digest.update(
+            msgspec.msgpack.encode(
+                [
+                    self._watermark_ms,
+                    sorted(self._topic_watermarks.items()),
+                    sorted(self._idle.items()),
+                    sorted(self._totals.items()),
+                ]
+            )
+        )
+        return digest.hexdigest()
+
+
+_entry_encoder = msgspec.msgpack.Encoder()
+_entry_decoder = msgspec.msgpack.Decoder(Entry)
