@@ -58,10 +58,13 @@ def query(
     from agents.archiving.dataset import connect
     from agents.config import load_settings
     from agents.database.engine import make_engine, session_factory
+    from agents.database.migrate import upgrade
     from schemas.errors import ConfigurationError
 
     settings = load_settings()
-    with session_factory(make_engine(settings.database), read_only=True)() as session:
+    engine = make_engine(settings.database)
+    upgrade(engine)
+    with session_factory(engine, read_only=True)() as session:
         connection = connect(session, settings.archive)
     try:
         answer = connection.execute(sql)

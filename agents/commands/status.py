@@ -101,7 +101,7 @@ def gather(settings: Settings, kafka: KafkaConfig) -> dict[str, Any]:
         "lag": told("lag", lag),
         "accounting": accounting,
         "skipped_predictions": (accounting or {}).get("predictions.skipped", 0),
-        "models": told("models", RegistryDecisions.of(settings).models),
+        "models": told("models", lambda: RegistryDecisions.of(settings).models()),
         "open_incidents": told("incidents", incidents),
         "problems": problems,
     }

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agents.commands.output import Json, add, document, table
+from agents.commands.output import Json, add, document, note, table
+
+if TYPE_CHECKING:
+    from agents.config import Settings
 
 DAY_MS = 86_400_000
 
 
 def topics(
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Only list the topics; needs no broker, changes nothing.")
-    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done; works without a broker.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Create the topics that are missing and list them all; a topic of the wrong shape is an error.
+    """Create the topics that are missing, and list all; a topic with the wrong partition count is an error.
 
-    `--plan` prints what an administrator has to create where Driftline may not do so itself.
+    `--plan` changes nothing. It prints what an administrator has to create where Driftline may not do so itself.
     """
+    from agents.bootstrap import kafka_config
     from agents.config import load_settings
     from schemas.topics import CATALOGUE
 
     settings = load_settings()
     if not plan:
-        from agents.bootstrap import kafka_config
         from streams.kafka.admin import ensure_topics
 
         ensure_topics(kafka_config(settings), settings.partitions)
+    actions = planned(settings)
     listed = [
         {
             "topic": settings.prefix + topic.name,
@@ -37,17 +39,21 @@ def topics(
             "partitions": topic.partitions(settings.partitions),
             "settings": topic.settings(),
             "purpose": topic.purpose,
+            "action": actions.get(settings.prefix + topic.name, "unknown"),
         }
         for topic in CATALOGUE.values()
     ]
     if as_json:
         document({"applied": not plan, "topics": listed})
         return
+    if not actions:
+        note("no broker answers: whether a topic exists is not known")
     table(
-        ["topic", "partitions", "key", "kept", "purpose"],
+        ["topic", "action", "partitions", "key", "kept", "purpose"],
         [
             (
                 settings.prefix + t.name,
+                actions.get(settings.prefix + t.name, "?"),
                 t.partitions(settings.partitions),
                 t.key,
                 _kept(t.retention_ms, t.compacted),
@@ -56,6 +62,19 @@ def topics(
             for t in CATALOGUE.values()
         ],
     )
+
+
+def planned(settings: Settings) -> dict[str, str]:
+    """What there is to do with each topic (keep, create, alter, refuse); empty where no broker answers."""
+    from agents.bootstrap import kafka_config
+    from schemas.errors import BrokerUnreachableError
+    from streams.kafka.admin import plan_topics
+
+    try:
+        found = plan_topics(kafka_config(settings), settings.partitions, timeout_s=5.0)
+    except BrokerUnreachableError:
+        return {}
+    return {topic.name: f"{topic.action}: {topic.reason}" if topic.reason else topic.action for topic in found}
 
 
 def _kept(retention_ms: int, compacted: bool) -> str:

@@ -21,9 +21,12 @@ def runs(model: Model, as_json: Json = False) -> None:
     """List a model's training runs: why they were started and what became of them."""
     from agents.config import load_settings
     from agents.database.engine import make_engine, session_factory
+    from agents.database.migrate import upgrade
     from agents.retraining.jobs import list_runs
 
-    with session_factory(make_engine(load_settings().database), read_only=True)() as session:
+    engine = make_engine(load_settings().database)
+    upgrade(engine)
+    with session_factory(engine, read_only=True)() as session:
         found = list_runs(session, model)
     if as_json:
         document({"model": model, "runs": found})

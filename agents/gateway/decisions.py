@@ -6,6 +6,7 @@ from datetime import datetime
 
 from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
+from agents.database.migrate import upgrade
 from agents.gateway.views import ModelFacts, VersionFacts
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
@@ -34,10 +35,16 @@ class RegistryDecisions:
 
     @classmethod
     def of(cls, settings: Settings) -> RegistryDecisions:
-        """Wired to the database and the artifact store of `settings`; connects at first use."""
+        """Wired to the database and the artifact store of `settings`; the database is made or migrated where needed.
+
+        Raises
+        ------
+        DatabaseUnavailableError, RegistryError
+        """
         from agents.artifacts import ArtifactStore
 
         engine = make_engine(settings.database)
+        upgrade(engine)
         registry = Registry(session_factory(engine), ArtifactStore.of(settings))
         return cls(registry, session_factory(engine, read_only=True))
 

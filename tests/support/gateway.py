@@ -170,7 +170,7 @@ def fill(board: Board, registry: MemoryRegistry, *, days: int = 200, seed: int =
             ("prediction", 0.07),
             ("label", 0.03),
         ):
-            season = math.sin(math.pi * day / days) ** 2 if subject == "feature:temp" else rng.random()
+            season = math.sin(math.pi * day / 365) ** 2 if subject == "feature:temp" else rng.random()
             board.add_drift(
                 DriftMetric(
                     model=MODEL,
