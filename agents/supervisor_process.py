@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from agents.config import Settings, load_settings
+from agents.prepare import create_topics, migrate
 from agents.runtime import AGENTS, clear_ready, configure_log, is_ready
 from agents.supervisor_status import AgentStatus, Failure, SystemStatus, take_lock, write_status
 from schemas.errors import BrokerError, ConfigurationError, DriftlineError
@@ -180,12 +181,7 @@ class SupervisorProcess:
 
     def migrate(self) -> None:
         """Bring the database to this version's tables."""
-        from agents.database.engine import make_engine
-        from agents.database.migrate import upgrade
-
-        engine = make_engine(self._settings.database)
-        upgrade(engine)
-        engine.dispose()
+        migrate(self._settings)
 
     def _prepare(self) -> None:
         """Broker and database side by side, then the topics."""
@@ -205,13 +201,7 @@ class SupervisorProcess:
             starting.join()
         if failures:
             raise failures[0]
-        from agents.bootstrap import kafka_config
-        from streams.kafka.admin import check_broker, ensure_topics
-
-        kafka = kafka_config(self._settings)
-        check_broker(kafka)
-        self._status.bootstrap_servers = kafka.bootstrap_servers
-        ensure_topics(kafka, self._settings.partitions)
+        self._status.bootstrap_servers = create_topics(self._settings)
 
     def _start_broker(self) -> None:
         if self._settings.bootstrap_servers:
