@@ -1,0 +1,175 @@
+"""The alerting agent: observations become alerts and requests for a successor.
+
+Notes
+-----
+The alert book of a model, its incidents and the outgoing events are written in the transaction of the record that
+caused them; the outbox sends the events afterwards, with ids that a repeat would carry too.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import msgspec
+from sqlalchemy.orm import Session
+
+from agents.alerting.logic import AlertBook, Effects
+from agents.alerting.tables import AlertBookRow, IncidentRow
+from agents.config import Settings
+from agents.control import run_control_agent
+from agents.database.engine import make_engine, session_factory
+from agents.database.outbox import enqueue
+from agents.registry.questions import Questions
+from agents.runtime import mark_ready
+from schemas.codec import decode, segment_key, utc
+from schemas.errors import DecodeError, NotFoundError
+from schemas.events import (
+    Alert,
+    AnyObservation,
+    AnyRegistryEvent,
+    AnyServingEvent,
+    AnyTrainingEvent,
+    ModelPromoted,
+    ModelRefused,
+    ModelRolledBack,
+    ModelSwapped,
+    Observation,
+    RunStarted,
+)
+from schemas.specification import Specification
+from schemas.topics import ALERTS, OBSERVATIONS, REGISTRY_EVENTS, RETRAIN_REQUESTS, SERVING_EVENTS, TRAINING_EVENTS
+from streams.kafka.config import KafkaConfig
+from streams.kafka.records import Record
+
+NAME = "alerting"
+TOPICS = (OBSERVATIONS, REGISTRY_EVENTS, TRAINING_EVENTS, SERVING_EVENTS)
+
+log = logging.getLogger(f"driftline.{NAME}")
+
+
+class AlertHandler:
+    """Applies one record to the book of its model.
+
+    Parameters
+    ----------
+    page : str
+        Address of the page, as alerts link to it.
+    """
+
+    def __init__(self, page: str) -> None:
+        self._page = page
+        self._questions = Questions()
+
+    def __call__(self, session: Session, record: Record) -> None:
+        """Decide and write.
+
+        Raises
+        ------
+        DecodeError
+            An observation that is none; dead-lettered by the caller.
+        """
+        if record.topic == OBSERVATIONS:
+            self._observed(session, record)
+            return
+        try:
+            self._followed(session, record)
+        except DecodeError as error:
+            # What other agents tell has no dead letters: those topics are read by many, and theirs is the record.
+            log.warning("%s-%d@%d left out: %s", record.topic, record.partition, record.offset, error)
+
+    def _observed(self, session: Session, record: Record) -> None:
+        event: AnyObservation = decode(record.value or b"", AnyObservation)  # type: ignore[arg-type]
+        book, row = _load(session, event.model)
+        spec = self._specification(session, event.model)
+        effects = book.observed(event, spec) if isinstance(event, Observation) else book.pane_closed(event, spec)
+        self._store(session, book, row, effects)
+
+    def _followed(self, session: Session, record: Record) -> None:
+        """News of registry, runs and serving."""
+        value = record.value or b""
+        if record.topic == REGISTRY_EVENTS:
+            event: AnyRegistryEvent = decode(value, AnyRegistryEvent)  # type: ignore[arg-type]
+            if isinstance(event, ModelPromoted | ModelRolledBack):
+                book, row = _load(session, event.model)
+                self._store(session, book, row, book.champion_changed(event.version))
+        elif record.topic == TRAINING_EVENTS:
+            run: AnyTrainingEvent = decode(value, AnyTrainingEvent)  # type: ignore[arg-type]
+            if not isinstance(run, RunStarted):
+                book, row = _load(session, run.model)
+                book.run_ended()
+                self._store(session, book, row, Effects())
+        else:
+            served: AnyServingEvent = decode(value, AnyServingEvent)  # type: ignore[arg-type]
+            book, row = _load(session, served.model)
+            if isinstance(served, ModelRefused):
+                self._store(session, book, row, book.refused(served))
+            elif isinstance(served, ModelSwapped):
+                self._store(session, book, row, book.recovered(served.to_version))
+
+    def _specification(self, session: Session, model: str) -> Specification | None:
+        try:
+            return self._questions.specification(session, model)
+        except NotFoundError:
+            return None
+
+    def _store(self, session: Session, book: AlertBook, row: AlertBookRow | None, effects: Effects) -> None:
+        """Book, incidents and outgoing events, in the caller's transaction."""
+        if row is None:
+            session.add(AlertBookRow(model=book.model, book=book.snapshot()))
+        else:
+            row.book = book.snapshot()
+        at = utc(book.clock_ms)
+        for event_id, alert in effects.alerts:
+            linked = msgspec.structs.replace(alert, links={"page": self._page} if self._page else {})
+            session.merge(_incident(linked))
+            enqueue(session, NAME, ALERTS, book.model, linked, event_id, at)
+            log.info("%s %s: %s", alert.severity, alert.status, alert.title)
+        for request in effects.requests:
+            enqueue(session, NAME, RETRAIN_REQUESTS, book.model, request, request.request_id, at)
+            log.info("asked for a successor of %s: %s (%s)", request.model, request.trigger, request.reason)
+
+
+def _load(session: Session, model: str) -> tuple[AlertBook, AlertBookRow | None]:
+    row = session.get(AlertBookRow, model, with_for_update=True)
+    return (AlertBook(model=model), None) if row is None else (AlertBook.from_snapshot(row.book), row)
+
+
+def _incident(alert: Alert) -> IncidentRow:
+    return IncidentRow(
+        incident_id=alert.incident_id,
+        model=alert.model,
+        version=alert.version,
+        kind=alert.kind,
+        subject=alert.subject,
+        segment=segment_key(alert.segment),
+        severity=alert.severity,
+        status=alert.status,
+        opened_at=alert.opened_at,
+        closed_at=alert.closed_at,
+        title=alert.title,
+        explanation=alert.explanation,
+        evidence=alert.evidence,
+    )
+
+
+def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
+    """Alert until `stop` is set.
+
+    Raises
+    ------
+    TopicError, BrokerError, DatabaseUnavailableError
+        The supervisor starts the agent again; nothing is alerted twice.
+    """
+    sessions = session_factory(make_engine(settings.database))
+    page = f"http://{settings.host}:{settings.port}/" if settings.port else ""
+    run_control_agent(
+        NAME,
+        TOPICS,
+        AlertHandler(page),
+        settings,
+        kafka,
+        stop,
+        sessions=sessions,
+        on_ready=lambda: mark_ready(settings, NAME),
+    )
