@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     archive_max_age_ms: int = Field(default=30_000, description="longest a record waits to be archived")
     archive_idle_ms: int = Field(default=2_000, description="archive early when nothing came for so long")
     archive_max_rows: int = Field(default=100_000, description="rows of one archive file at most")
+    training_timeout_ms: int = Field(default=3_600_000, ge=1_000, description="longest a training may take")
     webhook_urls: list[str] = Field(default_factory=list, description="where alerts are posted")
     webhook_secret: str = Field(default="", repr=False, description="signs webhooks (whsec_…)")
     webhook_allow: list[str] = Field(default_factory=list, description="private hosts that webhooks may go to")

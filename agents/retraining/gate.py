@@ -139,6 +139,7 @@ def judge(spec: Specification, evidence: Evidence, *, seed: int = 0) -> Verdict:
     elif metrics[primary] is None:
         refused.append(f"{primary} is not defined on the held-out rows")
     else:
+        report["primary"] = {"metric": primary, "candidate": metrics[primary], "champion": None}
         said = f"first version: {primary} {metrics[primary]:.4f} on the latest labelled rows; {NO_CHAMPION}"
     refused.extend(_others(evidence))
     report.update(reasons=refused, remarks=remarks, passed=not refused)

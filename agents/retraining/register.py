@@ -212,7 +212,7 @@ def _record_run(session: Session, submission: Submission, version: int, decision
             rows=rows,
             decision=decision,
             outcome=reason,
-            report=submission.verdict.report,
+            report=submission.report,
             created_at=started_at,
             started_at=started_at,
             finished_at=datetime.now(UTC),
@@ -235,7 +235,7 @@ def _record_run(session: Session, submission: Submission, version: int, decision
         rows=rows,
         decision=decision,
         reason=reason,
-        report=submission.verdict.report,
+        report=submission.report,
     )
     for event in (started, finished):
         enqueue(session, "registry", TRAINING_EVENTS, model, event, event.event_id, at)

@@ -35,6 +35,11 @@ class Submission:
     actor: str
     at: datetime
 
+    @property
+    def report(self) -> dict[str, Any]:
+        """The validation report with the number of rows that were learnt from."""
+        return {"rows": self.candidate.trained_rows, **self.verdict.report}
+
     def command(self, version: int) -> SubmitCandidate:
         """The command that asks the registry to decide."""
         return SubmitCandidate(
@@ -71,7 +76,7 @@ def register_candidate(registry: Registry, session: Session, submission: Submiss
         seed=submission.seed,
         parent=submission.champion,
         run_id=submission.run_id,
-        report=submission.verdict.report,
+        report=submission.report,
         actor=submission.actor,
         at=submission.at,
     )

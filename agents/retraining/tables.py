@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, Index, Integer, String, Text, text
+from sqlalchemy import BigInteger, Float, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from agents.database.base import Base, UtcDateTime
+from agents.database.base import Base, Json, UtcDateTime
 
 OPEN_STATUSES = ("queued", "running", "submitted")
 """A run in one of these keeps others of its model from starting."""
@@ -45,7 +45,7 @@ class RunRow(Base):
     rows: Mapped[int | None] = mapped_column(Integer, default=None)
     decision: Mapped[str | None] = mapped_column(String(40), default=None)
     outcome: Mapped[str] = mapped_column(Text, default="")
-    report: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    report: Mapped[dict[str, Any] | None] = mapped_column(Json, default=None)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
