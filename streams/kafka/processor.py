@@ -194,6 +194,10 @@ class BatchProcessor:
         failpoint("after-checkpoint")
         return True
 
+    def assignment(self) -> list[TopicPartition]:
+        """What this worker holds now."""
+        return self._consumer.assignment() if self._consumer is not None else []
+
     def close(self) -> None:
         """Leave the group (the handler's partitions are released); nothing uncommitted counts."""
         consumer, self._consumer = self._consumer, None

@@ -68,6 +68,7 @@ class TransactionalWriter:
         self._worker = uuid.uuid4().hex[:12]
         self._sequence = 0
         self._is_open = False
+        self._known_topics: set[str] = set()
         self._producer = self._make()
 
     def next_tag(self) -> str:
@@ -84,6 +85,7 @@ class TransactionalWriter:
         """
         producer = self._producer
         try:
+            self._check_topics(producer, {output.topic for output in outputs})
             producer.begin_transaction()
             self._is_open = True
             for output in outputs:
@@ -197,6 +199,20 @@ class TransactionalWriter:
                     where=self._config.bootstrap_servers,
                     remedy="check that the broker is up and that its transaction topic has enough replicas",
                 ) from error
+
+    def _check_topics(self, producer: Producer, topics: set[str]) -> None:
+        """Name a missing topic at once: the library would wait for it and then speak of a time-out."""
+        if topics <= self._known_topics:
+            return
+        existing = producer.list_topics(timeout=self._timeout_s).topics
+        for topic in sorted(topics):
+            if self._config.topic(topic) not in existing:
+                raise TopicError(
+                    f"the output topic {topic!r} does not exist",
+                    where=self._config.bootstrap_servers,
+                    remedy="`driftline topics` creates the catalogue",
+                )
+        self._known_topics |= topics
 
     def _produce(self, producer: Producer, output: Output) -> None:
         deadline = time.monotonic() + self._timeout_s
