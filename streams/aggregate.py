@@ -189,6 +189,12 @@ class AggregatePartition:
             for metric in self.models[model].series[version].provisional()
         ]
 
+    def touch(self) -> None:
+        """Let the next call of `provisional` send everything again."""
+        for panes in self.models.values():
+            for series in panes.series.values():
+                series.dirty = True
+
     # ------------------------------------------------------------------------------------------- snapshots
 
     def snapshot(self) -> bytes:

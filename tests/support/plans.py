@@ -45,6 +45,10 @@ budget = "{budget}"
     )
 
 
+def _level(value: float, spread: float, scale: float) -> MetricReference:
+    return MetricReference(value=value, spread=spread, scale=scale, panes=30, n=10_000)
+
+
 def reference(task: str = "binary") -> ReferenceStatistics:
     """A hand-written reference for `specification(task)`."""
     classes = {"binary": ["0", "1"], "multiclass": ["a", "b", "c"], "regression": []}[task]
@@ -65,12 +69,13 @@ def reference(task: str = "binary") -> ReferenceStatistics:
     )
     values = numbers if task == "regression" else of_classes
     levels = {
-        "binary": {"roc_auc": MetricReference(value=0.75, spread=0.01, scale=0.8)},
-        "multiclass": {"accuracy": MetricReference(value=0.8, spread=0.01, scale=0.4)},
-        "regression": {
-            "mae": MetricReference(value=10.0, spread=0.2, scale=8.0),
-            "rmse": MetricReference(value=13.0, spread=0.3, scale=10.0),
+        "binary": {
+            "roc_auc": _level(0.75, 0.01, 0.8),
+            "accuracy": _level(0.8, 0.01, 0.4),
+            "brier": _level(0.2, 0.005, 0.2),
         },
+        "multiclass": {"accuracy": _level(0.8, 0.01, 0.4)},
+        "regression": {"mae": _level(10.0, 0.2, 8.0), "rmse": _level(13.0, 0.3, 10.0)},
     }[task]
     return ReferenceStatistics(
         task=task,
