@@ -7,11 +7,15 @@ import logging
 import threading
 
 from agents.config import Settings
+from agents.prepare import migrate
 from agents.runtime import AGENTS, clear_ready, configure_log, end_with_owner, stop_on_signals
 from schemas.errors import BrokerUnreachableError, ConfigurationError, DriftlineError
 from streams.kafka.config import KafkaConfig
 
 REMEDY = "start the embedded broker with `driftline up`, or set KAFKA_BOOTSTRAP_SERVERS to the address of yours"
+
+# The hot path rests on topics and artifacts alone.
+_WITHOUT_DATABASE = frozenset({"serving", "monitoring"})
 
 _log = logging.getLogger("driftline.agent")
 
@@ -82,4 +86,7 @@ def _run(name: str, settings: Settings, stop: threading.Event) -> None:
     # Imported here, so that one agent does not load the libraries of all.
     module = importlib.import_module(f"agents.{name}.agent")
     _log.info("%s starts", name)
-    module.run(settings, kafka_config(settings), stop)
+    kafka = kafka_config(settings)
+    if name not in _WITHOUT_DATABASE:
+        migrate(settings)
+    module.run(settings, kafka, stop)
