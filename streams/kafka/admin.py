@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -17,6 +18,10 @@ from schemas.topics import CATALOGUE, Topic
 from streams.kafka.config import KafkaConfig
 
 TIMEOUT_S = 15.0
+
+_LEADERLESS = frozenset(
+    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
+)
 
 
 class PlannedTopic(msgspec.Struct, frozen=True):
@@ -236,15 +241,36 @@ def end_offsets(
     consumer = Consumer(config.consumer("driftline-offsets"))
     try:
         return {
-            (topic, partition): consumer.get_watermark_offsets(
-                TopicPartition(config.topic(topic), partition), timeout=timeout_s, cached=False
-            )[1]
+            (topic, partition): watermarks(consumer, TopicPartition(config.topic(topic), partition), timeout_s)[1]
             for topic, partition in partitions_of(consumer, config, topics, timeout_s)
         }
     except KafkaException as error:
         raise broker_error(config, error) from error
     finally:
         consumer.close()
+
+
+def watermarks(consumer: Consumer, partition: TopicPartition, timeout_s: float) -> tuple[int, int]:
+    """Oldest offset and end of a partition.
+
+    Notes
+    -----
+    Right after a topic was created or a broker came back, its leader is not known everywhere yet: asked again.
+
+    Raises
+    ------
+    KafkaException
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(partition, timeout=timeout_s, cached=False)
+        except KafkaException as error:
+            if error.args[0].code() not in _LEADERLESS or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return low, high
 
 
 def partitions_of(

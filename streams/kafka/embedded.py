@@ -296,7 +296,8 @@ class EmbeddedKafka:
         from uuid import uuid4
 
         identity = _kafka_uuid(uuid4().bytes)
-        command = [*java, *_JVM, "kafka.tools.StorageTool", "format", "-t", identity, "-c"]
+        # With "=": an id may begin with a dash (one in 64 does) and would be taken for an option.
+        command = [*java, *_JVM, "kafka.tools.StorageTool", "format", f"--cluster-id={identity}", "-c"]
         done = subprocess.run([*command, str(properties)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise BrokerError(

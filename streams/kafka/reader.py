@@ -140,10 +140,9 @@ class Tail:
 
     def _watermarks(self, partition: tuple[str, int], timeout_s: float) -> tuple[int, int]:
         try:
-            low, high = self._consumer.get_watermark_offsets(self._native(partition), timeout=timeout_s, cached=False)
+            return admin.watermarks(self._consumer, self._native(partition), timeout_s)
         except KafkaException as error:
             raise admin.broker_error(self._config, error) from error
-        return low, high
 
     def _take(self, message: Message) -> Record | None:
         error = message.error()
