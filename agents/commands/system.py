@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from agents.commands.output import Json, add, document, note, say, table
+from agents.commands.output import Json, add, document, note, say
 
 
 def up(
@@ -84,7 +84,10 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         document({"healthy": healthy(findings), "checks": findings})
     else:
-        table(["check", "status", "detail", "remedy"], [(f.check, f.status, f.detail, f.remedy) for f in findings])
+        for finding in findings:
+            say(f"{finding.status:8} {finding.check:14} {finding.detail}")
+            if finding.remedy:
+                say(f"{'':23} → {finding.remedy}")
     if not healthy(findings):
         raise typer.Exit(1)
 
