@@ -56,3 +56,14 @@ class ArchivePositionRow(Base):
     epoch: Mapped[int] = mapped_column(Integer)
     topic_id: Mapped[str] = mapped_column(String(64), default="")
     owner: Mapped[str] = mapped_column(String(200))
+
+
+class ArchiveRetiredRow(Base):
+    """A file whose rows stand in a larger one now. It is kept for a while: somebody may be reading it."""
+
+    __tablename__ = "archive_retired"
+
+    path: Mapped[str] = mapped_column(String(500), primary_key=True)
+    topic: Mapped[str] = mapped_column(String(249))
+    partition: Mapped[int] = mapped_column(Integer)
+    retired_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
