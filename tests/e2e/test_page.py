@@ -1,0 +1,172 @@
+"""The page in a real browser: drawn, live, decided on, on a large and a small screen, light and dark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agents.gateway.context import Context
+from schemas.events import ModelPromoted
+from tests.support.gateway import MODEL, START, MemoryRegistry, make_context, quality, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+]
+
+PIXELS = """() => {
+  const canvas = document.querySelector("#chart canvas");
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const seen = new Set();
+  for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) seen.add(`${data[i]},${data[i + 1]},${data[i + 2]}`);
+  return seen.size;
+}"""
+COLOURS = (
+    """() => [...new Set([...document.querySelectorAll('#legend .swatch')].map((s) => s.style.background))].length"""
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def gateway() -> Iterator[tuple[str, Context, MemoryRegistry]]:
+    context, registry = make_context()
+    with serving(context) as address:
+        yield address, context, registry
+
+
+Gateway = tuple[str, Context, MemoryRegistry]
+
+
+@pytest.fixture
+def page(browser: Browser, gateway: Gateway) -> Iterator[Page]:
+    """The model's page with its chart drawn; any error in the browser's console fails the test."""
+    session = browser.new_context(viewport={"width": 1400, "height": 900}, color_scheme="light")
+    opened = session.new_page()
+    problems: list[str] = []
+    opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("request", lambda r: None if r.url.startswith((gateway[0], "data:")) else problems.append(r.url))
+    opened.goto(gateway[0])
+    opened.wait_for_selector("#live[data-state=live]")
+    opened.wait_for_selector("#chart canvas")
+    yield opened
+    session.close()
+    assert problems == []
+
+
+def test_a_line_is_drawn_for_every_version(page: Page) -> None:
+    page.wait_for_function(f"({PIXELS})() > 20")
+    assert page.evaluate(COLOURS) == 3
+    assert page.locator("#legend li").count() == 3
+    page.hover("#chart .u-over", position={"x": 300, "y": 120})
+    page.wait_for_selector(".tip:not([hidden])")
+    assert "last 7d" not in page.inner_text(".tip")
+    assert "% labelled" in page.inner_text(".tip")
+
+
+def test_controls_change_the_chart(page: Page) -> None:
+    before = page.inner_text("#legend")
+    page.select_option("#metric", "accuracy")
+    page.wait_for_function("(old) => document.getElementById('legend').innerText !== old", arg=before)
+    before = page.inner_text("#legend")
+    page.select_option("#segment", "origin=EWR")
+    page.wait_for_function("(old) => document.getElementById('legend').innerText !== old", arg=before)
+    drift = page.inner_text("#drift")
+    page.select_option("#statistic", "jensen_shannon")
+    page.wait_for_function("(old) => document.getElementById('drift').innerText !== old", arg=drift)
+
+
+def test_a_new_window_arrives_by_itself(page: Page, gateway: Gateway) -> None:
+    before = page.inner_text("#live")
+    with gateway[1].board.use() as board:
+        board.add_quality(quality(201, 3, 0.4321, window="7d"))
+    page.wait_for_function("() => document.getElementById('legend').innerText.includes('0.4321')")
+    assert page.inner_text("#live") != before
+    page.wait_for_function("() => document.getElementById('tiles').innerText.includes('0.4321')")
+
+
+def test_a_person_approves(page: Page, gateway: Gateway) -> None:
+    _, context, registry = gateway
+    page.get_by_role("button", name="Approve").click()
+    page.wait_for_selector("dialog[open]")
+    page.fill("dialog input[name=actor]", "Ann")
+    page.fill("dialog textarea", "looks good")
+    page.click("dialog button[type=submit]")
+    page.wait_for_selector("dialog[open]", state="hidden")
+    assert registry.decisions == [("approve", 4, "Ann", "looks good")]
+    with context.board.use() as board:
+        board.add_event(
+            ModelPromoted(
+                event_id="new", epoch=9, at=START, model=MODEL, actor="Ann", version=4, previous=3, artifact="a"
+            )
+        )
+    page.wait_for_function("() => document.querySelector('#versions tr.current').innerText.startsWith('4')")
+    page.wait_for_function("() => document.getElementById('activity').innerText.includes('Version 4 is champion')")
+    assert page.get_by_role("button", name="Approve").count() == 0
+    assert page.get_by_role("button", name="Roll back to 3").count() == 1
+
+
+def test_a_refused_decision_says_why_and_keeps_what_was_written(page: Page, gateway: Gateway) -> None:
+    registry = gateway[2]
+    page.get_by_role("button", name="Reject").click()
+    page.wait_for_selector("dialog[open]")
+    page.fill("dialog input[name=actor]", "Ann")
+    page.fill("dialog textarea", "I do not like it")
+    registry.approve(MODEL, 4, actor="Bob", comment="")  # somebody else is faster
+    page.click("dialog button[type=submit]")
+    page.wait_for_selector("dialog .problem")
+    assert "version 4 is promoted" in page.inner_text("dialog .problem")
+    assert page.input_value("dialog textarea") == "I do not like it"
+    page.click("dialog [data-close]")
+    page.wait_for_selector("dialog[open]", state="hidden")
+    assert [decision[0] for decision in registry.decisions] == ["approve"]
+
+
+def test_the_theme_is_kept(page: Page) -> None:
+    light = page.evaluate("getComputedStyle(document.body.parentElement).backgroundColor")
+    page.click("#theme")
+    dark = page.evaluate("getComputedStyle(document.body.parentElement).backgroundColor")
+    assert dark != light
+    page.reload()
+    page.wait_for_selector("#chart canvas")
+    assert page.evaluate("getComputedStyle(document.body.parentElement).backgroundColor") == dark
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (820, 1180), (1920, 1080)])
+def test_no_screen_scrolls_sideways_and_the_buttons_can_be_reached(page: Page, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    page.wait_for_function("() => document.querySelector('#chart canvas').clientWidth <= innerWidth")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    button = page.get_by_role("button", name="Approve")
+    button.scroll_into_view_if_needed()
+    box = button.bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+
+
+def test_lost_and_found_again(page: Page, gateway: Gateway) -> None:
+    context = gateway[1]
+    page.route("**/changes", lambda route: route.abort())
+    context.stop.set()  # the stream ends; the browser tries again and fails
+    page.wait_for_selector("#live[data-state=lost]")
+    context.stop.clear()
+    page.unroute("**/changes")
+    page.wait_for_selector("#live[data-state=live]", timeout=15_000)
