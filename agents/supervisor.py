@@ -133,9 +133,17 @@ class Supervisor:
                 )
 
     def wait(self) -> None:
-        """Wait until the system has stopped (``driftline up`` in the foreground)."""
-        while is_running(self._home) and (self._process is None or self._process.poll() is None):
+        """Wait until the system has stopped (``driftline up`` in the foreground); in order, by whoever told it to.
+
+        Raises
+        ------
+        DriftlineError
+            It did not stop in order (see `check`).
+        """
+        while self._lives():
             time.sleep(0.2)
+        if self._process is None or self._process.returncode != 0:
+            self.check()
 
     def stop(self, *, timeout_s: float = STOP_SECONDS) -> bool:
         """Stop agents, then the broker, in order; whoever started them. False when nothing ran.

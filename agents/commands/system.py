@@ -53,7 +53,6 @@ def up(
     note("Ctrl-C stops it")
     try:
         supervisor.wait()
-        supervisor.check()
     except KeyboardInterrupt:
         note("stopping …")
         supervisor.stop()
