@@ -150,10 +150,14 @@ def _weighted(spec: Specification, name: str, labels: NDArray[Any]) -> Weighted 
         return lambda scored, weights: _mean(hits.of(scored), weights)
     if spec.task != "binary":
         return None
-    truth = keys == class_key(spec.model.positive)
+    keys_positive = class_key(spec.model.positive)
+    truth = keys == keys_positive
     if name == "roc_auc":
         ranks = _Cached(lambda scored: _ranking(scored.scores, truth))
         return lambda scored, weights: _auc(ranks.of(scored), weights)
+    if name in ("precision", "recall", "f1"):
+        counted = _Cached(lambda scored: _counted(name, class_keys(scored.predictions) == keys_positive, truth))
+        return lambda scored, weights: _ratio(counted.of(scored), weights)
     losses = {
         "brier": lambda scored: (scored.scores - truth) ** 2,
         "log_loss": lambda scored: -np.log(np.maximum(np.where(truth, scored.scores, 1 - scored.scores), _TINY)),
@@ -198,6 +202,21 @@ class _Cached:
 def _mean(losses: Floats, weights: Floats) -> float | None:
     total = float(weights.sum())
     return float(losses @ weights) / total if total > 0 else None
+
+
+def _counted(name: str, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Numerator and denominator of a rate, row by row. F1 is twice the hits over predicted plus true positives."""
+    hits = (predicted & truth).astype(np.float64)
+    if name == "precision":
+        return hits, predicted.astype(np.float64)
+    if name == "recall":
+        return hits, truth.astype(np.float64)
+    return 2 * hits, predicted.astype(np.float64) + truth
+
+
+def _ratio(counted: tuple[Floats, Floats], weights: Floats) -> float | None:
+    below = float(counted[1] @ weights)
+    return float(counted[0] @ weights) / below if below > 0 else None
 
 
 def _costs(spec: Specification, scored: Scored, truth: NDArray[np.bool_]) -> Floats:
