@@ -14,7 +14,8 @@ import threading
 import msgspec
 from sqlalchemy.orm import Session
 
-from agents.alerting.logic import AlertBook, Effects
+from agents.alerting.incident import Effects
+from agents.alerting.logic import AlertBook
 from agents.alerting.tables import AlertBookRow, IncidentRow
 from agents.config import Settings
 from agents.control import run_control_agent

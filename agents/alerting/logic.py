@@ -9,70 +9,31 @@ the same trouble within the cool-down after that reopens it instead of raising a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
 from agents.alerting import wording
 from agents.alerting.crossing import DRIFT_KINDS, Crossing, crossing_key, crossing_of, rank
+from agents.alerting.incident import Effects, Incident
 from agents.alerting.triggers import QUALITY_KINDS, Ground, RetrainState, answered, asked, due
-from schemas.codec import derived_id, segment_key, segment_of, to_ms, utc
-from schemas.events import (
-    Alert,
-    Kind,
-    ModelRefused,
-    Observation,
-    PaneClosed,
-    RetrainRequest,
-    Severity,
-    Status,
+from agents.alerting.weight import (
+    CALM,
+    drift_kind,
+    drift_matters,
+    importance_moved,
+    is_cause,
+    is_serious,
+    lead_of,
+    names,
+    worst_first,
 )
+from schemas.codec import derived_id, segment_key, segment_of, to_ms, utc
+from schemas.events import Alert, Kind, ModelRefused, Observation, PaneClosed, Status
 from schemas.specification import Specification
 
 HOLD_PANES = 2
 """Panes without a crossing before an incident closes."""
-MATTERS = 0.5
-"""Share of the model's importance that must have moved for drift alone to be an incident."""
-MATTERS_WITH_PREDICTIONS = 0.2
-"""The same share when the distribution of predictions moved too."""
-CALM = 0.5
-"""Drift stops to matter below this part of the bound that opened it."""
 _DAY_MS = 86_400_000
-
-
-class Incident(msgspec.Struct, kw_only=True):
-    """An incident as the book remembers it; `group` and `segment` say which crossings belong to it."""
-
-    incident_id: str
-    group: str
-    version: int
-    kind: Kind
-    subject: str
-    segment: str
-    severity: Severity
-    opened_ms: int
-    members: dict[str, Crossing]
-    title: str
-    cause_subjects: list[str] = msgspec.field(default_factory=list)
-    seen_subjects: list[str] = msgspec.field(default_factory=list)
-    quiet_since_ms: int | None = None
-    closed_ms: int | None = None
-    sequence: int = 0
-    dirty: bool = False
-    note: str = ""
-
-
-@dataclass
-class Effects:
-    """What a decision sends: alerts with their event ids, and requests."""
-
-    alerts: list[tuple[str, Alert]] = field(default_factory=list)
-    requests: list[RetrainRequest] = field(default_factory=list)
-
-    def extend(self, other: Effects) -> None:
-        """Append what another decision sends."""
-        self.alerts += other.alerts
-        self.requests += other.requests
 
 
 class AlertBook(msgspec.Struct, kw_only=True):
@@ -240,15 +201,16 @@ class AlertBook(msgspec.Struct, kw_only=True):
         incident = self._find(kind, segment, version)
         if incident is not None:
             return self._join(incident, members, mine)
-        serious = [c for c in members if rank(c.severity) >= rank("warning")]
+        # A crossing of quality has passed the false-alarm budget: a reason to act, however small the loss.
+        serious = [c for c in members if kind in QUALITY_KINDS or is_serious(c)]
         if not serious:
             return None
-        drifts = [c for c in mine if c.kind in DRIFT_KINDS] if kind in QUALITY_KINDS else []
+        drifts = [c for c in mine if is_cause(c)] if kind in QUALITY_KINDS else []
         incident = self._lately_closed(kind, segment, version, now, spec)
         if incident is not None:
             return self._reopen(incident, members, drifts)
         incident = self._new(kind, members, serious[0].kind, now)
-        incident.cause_subjects = _names(drifts)
+        incident.cause_subjects = names(drifts)
         return self._alert(incident, "opened")
 
     def _join(
@@ -257,13 +219,13 @@ class AlertBook(msgspec.Struct, kw_only=True):
         """Add crossings to an open incident; tell at once only when it became more severe."""
         incident.members.update({c.key: c for c in members})
         incident.quiet_since_ms = None
-        fresh = [name for name in _names(members) if name not in incident.seen_subjects]
+        fresh = [name for name in names(members) if name not in incident.seen_subjects]
         if incident.kind in QUALITY_KINDS:
-            drifts = _names([c for c in mine if c.kind in DRIFT_KINDS])
+            drifts = names([c for c in mine if is_cause(c)])
             causes = [name for name in drifts if name not in incident.cause_subjects]
             incident.cause_subjects += causes
             fresh += causes
-        incident.seen_subjects += [name for name in _names(members) if name not in incident.seen_subjects]
+        incident.seen_subjects += [name for name in names(members) if name not in incident.seen_subjects]
         incident.dirty = incident.dirty or bool(fresh)
         worst = max((c.severity for c in members), key=rank)
         if rank(worst) > rank(incident.severity):
@@ -278,9 +240,9 @@ class AlertBook(msgspec.Struct, kw_only=True):
         quality = next((i for i in self._open() if i.version == version and i.kind in QUALITY_KINDS), None)
         incident = self._find("drift", "", version)
         if quality is not None:
-            quality_drifts = [name for name in _names(drifts) if name not in quality.cause_subjects]
-            if quality_drifts:
-                quality.cause_subjects += quality_drifts
+            causes = [name for name in names([c for c in drifts if is_cause(c)]) if name not in quality.cause_subjects]
+            if causes:
+                quality.cause_subjects += causes
                 quality.dirty = True
             if incident is not None:
                 incident.note = f"Quality fell too: this goes on in incident {quality.incident_id}."
@@ -293,7 +255,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
             if earlier is not None:
                 effects.alerts.append(self._reopen(earlier, drifts, []))
                 return effects
-            incident = self._new("drift", drifts, _drift_kind(drifts), now)
+            incident = self._new("drift", drifts, drift_kind(drifts), now)
             effects.alerts.append(self._alert(incident, "opened"))
             return effects
         incident.members = {c.key: c for c in drifts}
@@ -322,7 +284,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
     # ---------------------------------------------------------------------------------------------- incidents
 
     def _new(self, group: str, members: Sequence[Crossing], kind: Kind, now: int) -> Incident:
-        lead = _lead(members)
+        lead = lead_of(members)
         segment = "" if group == "drift" else lead.segment
         incident = Incident(
             incident_id=derived_id("incident", self.model, lead.version, kind, lead.subject, segment, now),
@@ -335,7 +297,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
             opened_ms=now,
             members={c.key: c for c in members},
             title=wording.title(kind, self.model, lead.version, lead),
-            seen_subjects=_names(members),
+            seen_subjects=names(members),
         )
         self.incidents[incident.incident_id] = incident
         return incident
@@ -346,7 +308,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         incident.quiet_since_ms = None
         incident.members = {c.key: c for c in members}
         incident.severity = max((c.severity for c in members), key=rank)
-        incident.cause_subjects = _names(drifts)
+        incident.cause_subjects = names(drifts)
         incident.note = f"It is back: it had been closed at {wording.when(closed)}."
         return self._alert(incident, "updated")
 
@@ -360,7 +322,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         """The alert of an incident as it stands, with the id that a repeat would carry too."""
         incident.sequence += 1
         incident.dirty = False
-        members = sorted(incident.members.values(), key=_worst_first)
+        members = sorted(incident.members.values(), key=worst_first)
         shown = ("value", "reference", "threshold", "n", "window")
         drifts = self._drifts(incident.version) if incident.kind in QUALITY_KINDS else []
         moved = importance_moved(drifts or [c for c in members if c.kind in DRIFT_KINDS])
@@ -371,7 +333,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         elif not text:
             text = f"No crossing since {wording.when(utc(incident.quiet_since_ms or self.clock_ms))}."
         incident.note = ""
-        lead = _lead(members) if members else None
+        lead = lead_of(members) if members else None
         numbers = lead.evidence() if lead is not None else {}
         alert = Alert(
             incident_id=incident.incident_id,
@@ -431,7 +393,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         return max(found, key=lambda i: (i.closed_ms or 0, i.incident_id), default=None)
 
     def _drifts(self, version: int) -> list[Crossing]:
-        found = [c for c in self.crossings.values() if c.version == version and c.kind in DRIFT_KINDS]
+        found = [c for c in self.crossings.values() if c.version == version and is_cause(c)]
         return sorted(found, key=lambda c: (-c.importance, c.since_ms, c.key))
 
     def _grounds(self) -> list[Ground]:
@@ -440,40 +402,6 @@ class AlertBook(msgspec.Struct, kw_only=True):
             for i in self._open()
             if i.quiet_since_ms is None and (self.champion is None or i.version == self.champion)
         ]
-
-
-def importance_moved(drifts: Sequence[Crossing]) -> float:
-    """Share of the model's importance carried by the features that moved overall, each counted once (0–1)."""
-    shares = {c.subject: c.importance for c in drifts if c.kind == "data-drift" and not c.segment}
-    return min(1.0, sum(shares.values()))
-
-
-def drift_matters(drifts: Sequence[Crossing], part: float) -> bool:
-    """Whether drift alone is a reason to act; `part` scales the bounds (hysteresis)."""
-    serious = [c for c in drifts if rank(c.severity) >= rank("warning")]
-    moved = importance_moved(serious)
-    predictions = [c for c in serious if c.kind == "prediction-drift" and not c.segment]
-    if predictions and moved >= MATTERS_WITH_PREDICTIONS * part:
-        return True
-    # Predictions far from the reference although no input is: something that nobody measures broke.
-    return moved >= MATTERS * part or any(c.severity == "critical" for c in predictions)
-
-
-def _drift_kind(drifts: Sequence[Crossing]) -> Kind:
-    return "data-drift" if any(c.kind == "data-drift" for c in drifts) else drifts[0].kind
-
-
-def _worst_first(crossing: Crossing) -> tuple[int, bool, float, int, str]:
-    return (-rank(crossing.severity), crossing.segment != "", -crossing.importance, crossing.since_ms, crossing.key)
-
-
-def _lead(members: Sequence[Crossing]) -> Crossing:
-    return min(members, key=_worst_first)
-
-
-def _names(crossings: Sequence[Crossing]) -> list[str]:
-    """Subjects with their segment, each once."""
-    return list(dict.fromkeys(f"{c.kind}:{c.subject}@{c.segment}" for c in crossings))
 
 
 def _cool_down(spec: Specification | None) -> int:

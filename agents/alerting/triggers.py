@@ -73,9 +73,9 @@ def due(
         return None
     if state.last_ms is not None and now_ms < state.last_ms + spec.cool_down_ms:
         return None
-    names = [trigger.partition(":")[0] for trigger in spec.retraining.triggers]
+    asked_for = [trigger.partition(":")[0] for trigger in spec.retraining.triggers]
     for name in ("quality", "drift", "new-segment"):
-        if name not in names:
+        if name not in asked_for:
             continue
         fitting = sorted(
             (ground for ground in grounds if ground.kind in _WANTED[name]),

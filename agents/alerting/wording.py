@@ -59,10 +59,26 @@ def _verb(crossing: Crossing) -> str:
     return "rose to" if crossing.value > crossing.reference else "fell to"
 
 
+def what(crossing: Crossing) -> str:
+    """What was measured, with its place."""
+    name = feature(crossing.subject)
+    if crossing.kind == "data-quality" and crossing.statistic:
+        return f"the share of unusable values of {name}{_place(crossing.segment)}"
+    if crossing.kind == "estimated-quality":
+        return f"estimated {name}{_place(crossing.segment)}"
+    return f"{name}{_place(crossing.segment)}"
+
+
 def measured(crossing: Crossing) -> str:
     """One crossing with value, window, count, reference and threshold."""
-    text = f"{feature(crossing.subject)}{_place(crossing.segment)} {_verb(crossing)} {number(crossing.value)}"
-    text += f" in the window {crossing.window} to {crossing.window_end.replace('T00:00:00Z', '')} (n = {crossing.n:,})"
+    end = crossing.window_end.replace("T00:00:00Z", "")
+    if crossing.kind == "new-segment":
+        seen = f"{crossing.n:,} predictions in the window {crossing.window} to {end}"
+        return f"Training never saw {crossing.subject}: {seen}"
+    said = what(crossing)
+    text = f"{said[0].upper()}{said[1:]}" if crossing.kind == "data-quality" else said
+    text += f" {_verb(crossing)} {number(crossing.value)}"
+    text += f" in the window {crossing.window} to {end} (n = {crossing.n:,})"
     if crossing.reference is not None:
         text += f"; the reference is {number(crossing.reference)}"
     if crossing.threshold is not None:
@@ -78,17 +94,13 @@ def _higher_is_worse(crossing: Crossing) -> bool:
 
 
 def _moved(crossing: Crossing) -> str:
-    what = feature(crossing.subject)
-    if crossing.kind == "prediction-drift":
-        what = "the predictions"
-    elif crossing.kind == "label-drift":
-        what = "the labels"
+    who = {"prediction-drift": "the predictions", "label-drift": "the labels"}
     parts = [f"{crossing.statistic or 'distance'} {number(crossing.value)}"]
     if crossing.threshold is not None:
         parts.append(f"alarm above {number(crossing.threshold)}")
     if crossing.importance > 0:
         parts.append(f"{crossing.importance:.0%} of the model's importance")
-    return f"{what}{_place(crossing.segment)} ({', '.join(parts)})"
+    return f"{who.get(crossing.kind, feature(crossing.subject))}{_place(crossing.segment)} ({', '.join(parts)})"
 
 
 def causes(drifts: Sequence[Crossing], most: int = 5) -> str:
@@ -104,11 +116,12 @@ def title(kind: str, model: str, version: int, lead: Crossing) -> str:
     """One line: what, of which model, how much."""
     if kind in {"data-drift", "prediction-drift", "label-drift"}:
         return f"{model} v{version}: the {_KINDS[kind]} moved"
-    what = feature(lead.subject)
+    if kind == "new-segment":
+        return f"{model} v{version}: new segment {lead.subject}"
     if lead.value is None:
-        return f"{model} v{version}: {_KINDS.get(kind, kind)}: {what}{_place(lead.segment)}"
+        return f"{model} v{version}: {_KINDS.get(kind, kind)}: {what(lead)}"
     reference = f" (reference {number(lead.reference)})" if lead.reference is not None else ""
-    return f"{model} v{version}: {what}{_place(lead.segment)} {_verb(lead)} {number(lead.value)}{reference}"
+    return f"{model} v{version}: {what(lead)} {_verb(lead)} {number(lead.value)}{reference}"
 
 
 def explanation(kind: str, members: Sequence[Crossing], drifts: Sequence[Crossing], moved: float) -> str:

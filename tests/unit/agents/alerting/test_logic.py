@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.alerting.logic import AlertBook, Effects
+from agents.alerting.incident import Effects
+from agents.alerting.logic import AlertBook
 from schemas.codec import segment_of, utc
 from schemas.events import ModelRefused, Observation, PaneClosed
 from schemas.specification import Specification, parse
@@ -122,12 +123,58 @@ def test_a_segment_alone_is_its_own_incident() -> None:
     assert overall.incident_id != alert.incident_id
 
 
-def test_info_never_opens_and_severity_is_told_at_once() -> None:
+@pytest.mark.parametrize("kind", ["data-quality", "coverage", "label-delay", "skew", "new-segment"])
+def test_small_findings_stay_observations_but_quality_has_passed_the_budget(kind: str) -> None:
     book = AlertBook(model="m")
-    assert book.observed(observation(1, severity="info"), spec()).alerts == []
-    assert statuses(book.observed(observation(2, severity="warning", status="updated"), spec())) == ["opened"]
+    assert book.observed(observation(1, "x", kind=kind, severity="info"), spec()).alerts == []
+    assert statuses(book.observed(observation(2, "x", kind=kind, status="updated"), spec())) == ["opened"]
+    assert statuses(book.observed(observation(2, severity="info"), spec())) == ["opened"]
+
+
+def test_more_severe_is_told_at_once() -> None:
+    book = AlertBook(model="m")
+    book.observed(observation(1), spec())
     ((_, alert),) = book.observed(observation(3, severity="critical", status="updated"), spec()).alerts
     assert (alert.status, alert.severity) == ("updated", "critical")
+
+
+def test_small_drift_is_no_cause() -> None:
+    book = AlertBook(model="m")
+    book.observed(drift(1, "temp", 0.1, severity="info"), spec())
+    ((_, alert),) = book.observed(observation(1), spec()).alerts
+    assert "temp" not in alert.explanation
+    assert alert.evidence["causes"] == []
+
+
+@pytest.mark.parametrize(
+    ("made", "parts"),
+    [
+        (
+            {"kind": "data-quality", "subject": "feature:temp", "value": 0.31, "reference": 0.01, "threshold": 0.05,
+             "evidence": {"statistic": "unusable_rate"}},
+            ["share of unusable values of temp rose to 0.310", "the reference is 0.010", "above 0.050"],
+        ),
+        (
+            {"kind": "coverage", "subject": "coverage", "value": 0.2, "reference": 0.97, "threshold": 0.485},
+            ["coverage fell to 0.200", "below 0.485"],
+        ),
+        (
+            {"kind": "new-segment", "subject": "origin=XYZ", "segment": "origin=XYZ", "value": 120.0, "n": 120},
+            ["Training never saw origin=XYZ: 120 predictions"],
+        ),
+        (
+            {"subject": "brier", "value": 0.25, "reference": 0.2, "threshold": 0.22},
+            ["brier rose to 0.250", "the alarm stands above 0.220"],
+        ),
+    ],
+)  # fmt: skip
+def test_explanations_read_as_sentences(made: dict[str, Any], parts: list[str]) -> None:
+    subject = made.pop("subject")
+    ((_, alert),) = AlertBook(model="m").observed(observation(1, subject, **made), spec()).alerts
+    for part in parts:
+        assert part in alert.explanation
+    assert alert.explanation.endswith(".")
+    assert alert.title.startswith("m v1: ")
 
 
 def test_an_incident_closes_after_the_hold_and_oscillation_inside_it_is_silent() -> None:

@@ -1,0 +1,45 @@
+"""An incident as the alert book remembers it, and what a decision sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agents.alerting.crossing import Crossing
+from schemas.events import Alert, Kind, RetrainRequest, Severity
+
+
+class Incident(msgspec.Struct, kw_only=True):
+    """An incident as the book remembers it; `group` and `segment` say which crossings belong to it."""
+
+    incident_id: str
+    group: str
+    version: int
+    kind: Kind
+    subject: str
+    segment: str
+    severity: Severity
+    opened_ms: int
+    members: dict[str, Crossing]
+    title: str
+    cause_subjects: list[str] = msgspec.field(default_factory=list)
+    seen_subjects: list[str] = msgspec.field(default_factory=list)
+    quiet_since_ms: int | None = None
+    closed_ms: int | None = None
+    sequence: int = 0
+    dirty: bool = False
+    note: str = ""
+
+
+@dataclass
+class Effects:
+    """What a decision sends: alerts with their event ids, and requests."""
+
+    alerts: list[tuple[str, Alert]] = field(default_factory=list)
+    requests: list[RetrainRequest] = field(default_factory=list)
+
+    def extend(self, other: Effects) -> None:
+        """Append what another decision sends."""
+        self.alerts += other.alerts
+        self.requests += other.requests

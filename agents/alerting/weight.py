@@ -1,0 +1,62 @@
+"""How much crossings weigh: what is serious, what is a cause, and when drift alone is a reason to act. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agents.alerting.crossing import DRIFT_KINDS, Crossing, rank
+from schemas.events import Kind
+
+MATTERS = 0.5
+"""Share of the model's importance that must have moved for drift alone to be an incident."""
+MATTERS_WITH_PREDICTIONS = 0.2
+"""The same share when the distribution of predictions moved too."""
+CALM = 0.5
+"""Drift stops to matter below this part of the bound that opened it."""
+
+
+def importance_moved(drifts: Sequence[Crossing]) -> float:
+    """Share of the model's importance carried by the features that moved overall, each counted once (0–1)."""
+    shares = {c.subject: c.importance for c in drifts if c.kind == "data-drift" and not c.segment}
+    return min(1.0, sum(shares.values()))
+
+
+def drift_matters(drifts: Sequence[Crossing], part: float) -> bool:
+    """Whether drift alone is a reason to act; `part` scales the bounds (hysteresis)."""
+    serious = [c for c in drifts if is_serious(c)]
+    moved = importance_moved(serious)
+    predictions = [c for c in serious if c.kind == "prediction-drift" and not c.segment]
+    if predictions and moved >= MATTERS_WITH_PREDICTIONS * part:
+        return True
+    # Predictions far from the reference although no input is: something that nobody measures broke.
+    return moved >= MATTERS * part or any(c.severity == "critical" for c in predictions)
+
+
+def is_serious(crossing: Crossing) -> bool:
+    """At least a warning."""
+    return rank(crossing.severity) >= rank("warning")
+
+
+def is_cause(crossing: Crossing) -> bool:
+    """Serious drift: a possible cause of lost quality."""
+    return crossing.kind in DRIFT_KINDS and is_serious(crossing)
+
+
+def drift_kind(drifts: Sequence[Crossing]) -> Kind:
+    """Kind of an incident of drift: that of inputs, where any of them moved."""
+    return "data-drift" if any(c.kind == "data-drift" for c in drifts) else drifts[0].kind
+
+
+def worst_first(crossing: Crossing) -> tuple[int, bool, float, int, str]:
+    """Sort key: severity, overall before segments, importance, age."""
+    return (-rank(crossing.severity), crossing.segment != "", -crossing.importance, crossing.since_ms, crossing.key)
+
+
+def lead_of(members: Sequence[Crossing]) -> Crossing:
+    """The crossing that names an incident."""
+    return min(members, key=worst_first)
+
+
+def names(crossings: Sequence[Crossing]) -> list[str]:
+    """Subjects with their segment, each once."""
+    return list(dict.fromkeys(f"{c.kind}:{c.subject}@{c.segment}" for c in crossings))
