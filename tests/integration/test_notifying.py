@@ -34,13 +34,12 @@ def test_alerts_become_log_lines_and_signed_webhooks(
     ensure_topics(kafka, 1)
     engine = make_engine(f"sqlite:///{tmp_path / 'registry.db'}")
     metadata().create_all(engine)
-    note = tmp_path / "apprise.txt"
-    with receiving() as good, receiving("hang") as hanging:
+    with receiving() as good, receiving("hang") as hanging, receiving("200") as apprise:
         settings = load_settings(
             home=tmp_path,
             webhook_urls=[f"http://127.0.0.1:{hanging.port}/", f"http://127.0.0.1:{good.port}/hook"],
             webhook_allow=["127.0.0.1"],
-            notify_urls=[f"file://{note}"],
+            notify_urls=[f"json://127.0.0.1:{apprise.port}/"],
         )
         stop = threading.Event()
         thread = threading.Thread(target=agent.run, args=(settings, kafka, stop))
@@ -55,7 +54,9 @@ def test_alerts_become_log_lines_and_signed_webhooks(
                             headers = cloudevent_headers(alert, event_id=f"e{n}", source="/driftline/alerting")
                             producer.send(ALERTS, encode(alert), b"m", headers)
                 eventually(
-                    lambda: (len(good.requests) == 3 and hanging.requests and note.exists()) or not thread.is_alive(),
+                    lambda: (
+                        (len(good.requests) == len(apprise.requests) == 3 and hanging.requests) or not thread.is_alive()
+                    ),
                     timeout=30,
                 )
             finally:
@@ -70,7 +71,7 @@ def test_alerts_become_log_lines_and_signed_webhooks(
     assert json.loads(good.requests[0][1])["data"]["title"] == ALERT.title
     assert len([r for r in caplog.records if "alert opened" in r.message]) == 3
     assert secret not in caplog.text
-    assert ALERT.title in note.read_text()
+    assert all(ALERT.title in json.loads(body)["title"] for _, body in apprise.requests)
     with session_factory(engine)() as session:
         rows = session.scalars(select(DeliveryRow)).all()
     assert len(rows) == 9
