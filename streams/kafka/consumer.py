@@ -32,6 +32,7 @@ from streams.kafka.records import Record
 log = logging.getLogger(__name__)
 
 _OPERATION_TIMEOUT_S = 30.0
+_CREATION_S = 3.0
 _make_record = partial(tuple.__new__, Record)
 _FIELDS = tuple(methodcaller(name) for name in ("topic", "partition", "offset", "key", "value", "headers"))
 _error_of = methodcaller("error")
@@ -160,8 +161,9 @@ class GroupConsumer:
         over: dict[str, Property] = {
             # The positions below are explicit; an offset that is gone must be an error, not a silent jump.
             "auto.offset.reset": "error",
-            # "Drained" is known one empty fetch after the last record: this is what a barrier waits for.
-            "fetch.wait.max.ms": 20,
+            # "Drained" is known one empty fetch after the last record. Each empty fetch costs the broker about a
+            # millisecond of processor time.
+            "fetch.wait.max.ms": 50,
             "fetch.queue.backoff.ms": 10,
             "fetch.error.backoff.ms": 100,
             "topic.metadata.refresh.interval.ms": 60_000,
@@ -455,15 +457,30 @@ class GroupConsumer:
                 remedy="raise the topic's retention; to go on without them, reset the group's offsets on purpose",
             )
         if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC) and not self._ever_assigned:
-            raise TopicError(
-                "the topic does not exist",
-                where=f"{where} at {self._config.bootstrap_servers}",
-                remedy="`driftline topics` creates the catalogue",
-            )
+            self._check_exists(topic)
         if error.fatal() or code in _REFUSED:
             raise BrokerError(f"the consumer was refused: {error}", where=where)
         # Everything else heals by itself: the library reconnects, and a lost membership is joined again.
         log.warning("%s: %s", where, error)
+
+    def _check_exists(self, topic: str) -> None:
+        """Believe that a topic is missing only when the broker says so for a while: it may just have been created."""
+        deadline = time.monotonic() + _CREATION_S
+        while True:
+            try:
+                if topic in self._consumer.list_topics(timeout=_OPERATION_TIMEOUT_S).topics:
+                    return
+            except KafkaException as error:
+                raise BrokerError(
+                    f"the topics could not be listed: {error.args[0]}", where=self._config.bootstrap_servers
+                ) from error
+            if time.monotonic() >= deadline:
+                raise TopicError(
+                    "the topic does not exist",
+                    where=f"{self._names.get(topic, topic)} at {self._config.bootstrap_servers}",
+                    remedy="`driftline topics` creates the catalogue",
+                )
+            time.sleep(0.1)
 
 
 def _timestamp_ms(message: Message) -> int:

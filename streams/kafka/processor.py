@@ -297,6 +297,8 @@ class BatchProcessor:
                 properties={
                     "max.poll.interval.ms": max(options.max_poll_interval_ms, options.session_timeout_ms),
                     "session.timeout.ms": options.session_timeout_ms,
+                    # A batch is committed as soon as everything is drained: latency of every stage rests on this.
+                    "fetch.wait.max.ms": 20,
                     "heartbeat.interval.ms": max(200, options.session_timeout_ms // 5),
                 },
                 co_partitioned=options.co_partitioned,
