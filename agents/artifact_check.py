@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ _PLAIN: dict[str, object] = {"numeric": 0.0, "categorical": "a", "boolean": Fals
 def main() -> int:
     """Read the task from standard input; exit code 0 only when the model loaded and predicted."""
     task = json.loads(sys.stdin.buffer.read())
+    # One thread: OpenMP's would spin beside the traffic, and count against the limits. Set before anything loads it.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     resource.setrlimit(resource.RLIMIT_AS, (task["memory_bytes"], task["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_CPU, (task["cpu_s"], task["cpu_s"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

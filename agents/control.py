@@ -33,7 +33,8 @@ from streams.kafka.producer import EventProducer
 from streams.kafka.records import Record, dead_letter
 
 Handler = Callable[[Session, Record], None]
-RELAY_POLL_S = 0.05
+RELAY_POLL_S = 0.2
+PRUNE_EVERY_S = 3_600.0
 WATCHDOG_S = 60.0
 WATCHDOG_EVERY_S = 5.0
 JOIN_S = 10.0
@@ -101,6 +102,7 @@ def run_control_agent(  # noqa: PLR0917
             name=name,
             topics=names,
             handler=handler,
+            slot=settings.slot,
             home=settings.home.resolve(),
             kafka=kafka,
             stop=stop,
@@ -167,6 +169,7 @@ class _ControlAgent:
     name: str
     topics: Sequence[str]
     handler: Handler
+    slot: str
     home: Path
     kafka: KafkaConfig
     stop: threading.Event
@@ -198,10 +201,10 @@ class _ControlAgent:
         except BaseException as error:  # noqa: BLE001  raised below, after the threads ended
             self.failure = self.failure or error
         finally:
-            self.ended.set()
-            self.wake_relay.set()
             # What a failing process leaves unfinished is rolled back and comes again.
             self.worker.close(JOIN_S if self.failure is None else 0.5)
+            self.ended.set()
+            self.wake_relay.set()
             for thread in threads:
                 thread.join(JOIN_S)
         if self.failure is not None:
@@ -223,11 +226,17 @@ class _ControlAgent:
 
     def _relay(self, poll_s: float) -> None:
         readers = session_factory(self.sessions.kw["bind"], read_only=True)
-        relay = OutboxRelay(self.sessions, self.producer, self.name, readers=readers)
+        relay = OutboxRelay(self.sessions, self.producer, self.name, owner=self.slot, readers=readers)
+        prune_at = time.monotonic() + PRUNE_EVERY_S
         while not self.ended.is_set():
             self.wake_relay.wait(poll_s)
             self.wake_relay.clear()
             relay.publish_pending()
+            if time.monotonic() > prune_at:
+                relay.prune()
+                prune_at += PRUNE_EVERY_S
+        # What the last handled record left.
+        relay.publish_pending()
 
     def _periodic(self, job: Background) -> None:
         while not self.ended.wait(job.every_s):

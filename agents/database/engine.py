@@ -81,6 +81,10 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    # Through the cursor: a pragma is no part of the transaction that is about to begin.
+    cursor = connection.connection.cursor()
+    cursor.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+    cursor.close()
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 

@@ -3,12 +3,14 @@
 Notes
 -----
 Delivery is at least once, in order per agent: a crash between the broker's acknowledgement and the mark in the
-database sends the same event id again, and consumers drop what they have seen (`agents.database.inbox`).
+database sends the same event id again, and consumers drop what they have seen (`agents.database.inbox`). Where an agent
+runs more than once, one of them holds the lease and sends: two senders would mix up the order, and the compacted topic
+`registry-state` would keep an older state for good.
 """
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -22,7 +24,9 @@ from schemas.events import Wire
 
 BATCH = 500
 
-log = logging.getLogger(__name__)
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class OutboxRow(Base):
@@ -49,6 +53,16 @@ class OutboxRow(Base):
     payload: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     published_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+
+
+class OutboxLeaseRow(Base):
+    """Which worker of an agent sends, and until when it may."""
+
+    __tablename__ = "outbox_leases"
+
+    agent: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(128))
+    until: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 class Sender(Protocol):
@@ -99,8 +113,15 @@ class OutboxRelay:
         Factory of writing sessions.
     producer : Sender
     agent : str
+    owner : str
+        The worker's slot. A worker that starts again under the same name goes on at once; another one waits until the
+        lease has run out.
     readers : Sessions, optional
         Factory of reading sessions for the look whether anything is pending; default `sessions`.
+    timeout_s : float
+        Longest to wait for the broker's acknowledgement; the lease lasts longer.
+    clock : callable
+        The system's clock, aware.
     """
 
     def __init__(
@@ -109,14 +130,20 @@ class OutboxRelay:
         producer: Sender,
         agent: str,
         *,
+        owner: str = "0",
         readers: Sessions | None = None,
-        timeout_s: float = 30,
+        timeout_s: float = 20.0,
+        clock: Callable[[], datetime] = _now,
     ) -> None:
         self._sessions = sessions
         self._readers = readers or sessions
         self._producer = producer
         self._agent = agent
         self._timeout_s = timeout_s
+        self._owner = owner
+        self._clock = clock
+        self._lease = timedelta(seconds=2 * timeout_s)
+        self._until = datetime.min.replace(tzinfo=UTC)
 
     def publish_pending(self) -> int:
         """Send everything pending, in the order it was written; returns how many events were acknowledged.
@@ -142,7 +169,7 @@ class OutboxRelay:
                 .order_by(OutboxRow.id)
                 .limit(BATCH)
             ).all()
-        if not rows:
+        if not rows or not self._may_send():
             return 0
         for row in rows:
             self._producer.send(row.topic, row.payload, key=row.key.encode(), headers=_headers(row, self._agent))
@@ -152,17 +179,31 @@ class OutboxRelay:
             session.execute(
                 update(OutboxRow)
                 .where(OutboxRow.id.in_([row.id for row in rows]), OutboxRow.published_at.is_(None))
-                .values(published_at=datetime.now(UTC))
+                .values(published_at=self._clock())
             )
         return len(rows)
+
+    def _may_send(self) -> bool:
+        """Whether the lease is ours for as long as sending may take; takes or renews it where it can."""
+        now = self._clock()
+        if self._until - now > self._lease / 2:
+            return True
+        with self._sessions.begin() as session:
+            row = session.get(OutboxLeaseRow, self._agent, with_for_update=True)
+            if row is None:
+                row = OutboxLeaseRow(agent=self._agent, owner=self._owner, until=now + self._lease)
+                session.add(row)
+            elif row.owner != self._owner and row.until > now:
+                return False
+            row.owner, row.until = self._owner, now + self._lease
+        self._until = now + self._lease
+        return True
 
     def prune(self, keep: timedelta = timedelta(days=7)) -> int:
         """Delete what was acknowledged longer than `keep` ago; returns how many rows."""
         with self._sessions.begin() as session:
             result = session.execute(
-                delete(OutboxRow).where(
-                    OutboxRow.agent == self._agent, OutboxRow.published_at < datetime.now(UTC) - keep
-                )
+                delete(OutboxRow).where(OutboxRow.agent == self._agent, OutboxRow.published_at < self._clock() - keep)
             )
             return int(getattr(result, "rowcount", 0))
 

@@ -73,5 +73,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         kafka,
         stop,
         sessions=sessions,
+        # People decide in other processes; serving should hear of it within a tenth of a second.
+        relay_poll_s=0.05,
         on_ready=lambda: mark_ready(settings, AGENT),
     )

@@ -58,6 +58,28 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("topic", "partition", name=op.f("pk_archive_positions")),
     )
     op.create_table(
+        "deliveries",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("event_id", sa.String(length=128), nullable=False),
+        sa.Column("incident_id", sa.String(length=64), nullable=False),
+        sa.Column("target", sa.String(length=64), nullable=False),
+        sa.Column("label", sa.String(length=300), nullable=False),
+        sa.Column("channel", sa.String(length=20), nullable=False),
+        sa.Column("alert", sa.Text(), nullable=False),
+        sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("next_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("delivered_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+        sa.UniqueConstraint("event_id", "target", name=op.f("uq_deliveries_event_id_target")),
+    )
+    with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.create_index("ix_deliveries_waiting", ["target", "status", "id"], unique=False)
+
+    op.create_table(
         "inbox",
         sa.Column("agent", sa.String(length=64), nullable=False),
         sa.Column("event_id", sa.String(length=128), nullable=False),
@@ -78,7 +100,7 @@ def upgrade() -> None:
         sa.Column("closed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("title", sa.Text(), nullable=False),
         sa.Column("explanation", sa.Text(), nullable=False),
-        sa.Column("evidence", sa.JSON(), nullable=False),
+        sa.Column("evidence", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("incident_id", name=op.f("pk_incidents")),
     )
     with op.batch_alter_table("incidents", schema=None) as batch_op:
@@ -108,6 +130,13 @@ def upgrade() -> None:
             postgresql_where=sa.text("published_at IS NULL"),
         )
 
+    op.create_table(
+        "outbox_leases",
+        sa.Column("agent", sa.String(length=64), nullable=False),
+        sa.Column("owner", sa.String(length=128), nullable=False),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("agent", name=op.f("pk_outbox_leases")),
+    )
     op.create_table(
         "registry_approvals",
         sa.Column("model", sa.String(length=256), nullable=False),
@@ -167,7 +196,7 @@ def upgrade() -> None:
         sa.Column("rows", sa.Integer(), nullable=True),
         sa.Column("decision", sa.String(length=40), nullable=True),
         sa.Column("outcome", sa.Text(), nullable=False),
-        sa.Column("report", sa.JSON(), nullable=True),
+        sa.Column("report", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
@@ -254,6 +283,7 @@ def downgrade() -> None:
 
     op.drop_table("registry_audit")
     op.drop_table("registry_approvals")
+    op.drop_table("outbox_leases")
     with op.batch_alter_table("outbox", schema=None) as batch_op:
         batch_op.drop_index(
             "ix_outbox_pending",
@@ -269,6 +299,10 @@ def downgrade() -> None:
 
     op.drop_table("incidents")
     op.drop_table("inbox")
+    with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.drop_index("ix_deliveries_waiting")
+
+    op.drop_table("deliveries")
     op.drop_table("archive_positions")
     with op.batch_alter_table("archive_files", schema=None) as batch_op:
         batch_op.drop_index("ix_archive_files_times")
