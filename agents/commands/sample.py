@@ -61,6 +61,7 @@ PIPELINE = '''\
 """How the model is made: plain functions. A parameter names the step whose result it takes, or data, seed, spec."""
 
 from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -75,9 +76,9 @@ def prepare(data):
 
 
 def train(prepare, seed):
-    """A fitted estimator that takes the raw feature columns: transforms live inside it."""
+    """A fitted estimator that takes the raw feature columns: transforms live inside it, missing values too."""
     transform = make_column_transformer(
-        (StandardScaler(), NUMERIC),
+        (make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), NUMERIC),
         (OneHotEncoder(handle_unknown="ignore"), CATEGORICAL),
     )
     model = make_pipeline(transform, LogisticRegression(max_iter=500, random_state=seed))

@@ -59,7 +59,9 @@ def gather(settings: Settings, kafka: KafkaConfig) -> dict[str, Any]:
     from agents.gateway.address import page_address
     from agents.gateway.decisions import RegistryDecisions
     from agents.gateway.logic import incident_rows
+    from agents.health import works
     from agents.monitoring.totals import newest_totals
+    from agents.runtime import AGENTS
     from agents.supervisor import Supervisor
     from schemas import codec
     from schemas.errors import DriftlineError
@@ -92,10 +94,12 @@ def gather(settings: Settings, kafka: KafkaConfig) -> dict[str, Any]:
     agents: dict[str, Any] = {}
     for name, agent in (system.agents if system else {}).items():
         agents[name] = {"state": agent.state, "pid": agent.pid, "restarts": agent.restarts, "log": agent.log}
+    if system is None:
+        agents = {name: {"state": "alone"} for name in AGENTS if works(settings, name)}
     return {
         "home": settings.home.resolve(),
         "supervised": system is not None,
-        "page": page_address(settings) if system is not None else None,
+        "page": page_address(settings) if "gateway" in agents else None,
         "broker": kafka.bootstrap_servers,
         "agents": agents,
         "lag": told("lag", lag),
@@ -117,7 +121,7 @@ def _print(told: dict[str, Any]) -> None:
     for name in dict.fromkeys([*told["agents"], *(group.partition("-")[0] for group in lag)]):
         agent = told["agents"].get(name, {})
         waiting = [amount for group, amount in lag.items() if group.partition("-")[0] == name]
-        state = agent.get("state", "not supervised here")
+        state = agent.get("state", "not on this machine")
         rows.append((name, state, agent.get("pid"), agent.get("restarts"), sum(waiting) if waiting else None))
     table(["agent", "state", "pid", "restarts", "records behind"], rows)
     say("")

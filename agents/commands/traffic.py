@@ -238,7 +238,8 @@ def predict(
 
 def _refusal(record: Record) -> str:
     headers = dict(record.headers or [])
-    return (headers.get("__dlq.errors.message") or b"no reason given").decode(errors="replace")
+    message = (headers.get("__dlq.errors.message") or b"").decode(errors="replace").strip()
+    return message.splitlines()[0] if message else "no reason given"
 
 
 def add_to(app: typer.Typer) -> None:

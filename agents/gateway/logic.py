@@ -44,6 +44,7 @@ POINTS_A_SERIES = 1_500
 DRIFT_POINTS_A_SERIES = 400
 INCIDENTS_A_MODEL = 500
 ACTIVITY_A_MODEL = 200
+MOST_TEXT = 300
 
 
 class Point(NamedTuple):
@@ -135,11 +136,11 @@ class ModelBoard:
 
     def windows(self) -> list[str]:
         """Names of the windows seen, time windows by length, count windows last."""
-        return sorted({key.window for key in self.quality}, key=_window_order)
+        return ordered_windows({key.window for key in self.quality})
 
     def drift_windows(self) -> list[str]:
         """Names of the windows of drift, in the same order."""
-        return sorted({key.window for key in self.drift}, key=_window_order)
+        return ordered_windows({key.window for key in self.drift})
 
     def segments(self) -> list[str]:
         """Keys of the segments seen; overall first."""
@@ -257,7 +258,7 @@ class Board:
             board.champion = event.version
             board.promotions.append((to_ms(event.at), event.version))
         what, text, tone = in_words(event)
-        board.activity.appendleft(Activity(to_ms(event.at), what, text, tone, event.event_id))
+        board.activity.appendleft(Activity(to_ms(event.at), what, shortened(text), tone, event.event_id))
         self._touch(board, "activity")
         if isinstance(event, RegistryEvent):
             self._touch(board, "versions")
@@ -265,6 +266,12 @@ class Board:
     def _touch(self, board: ModelBoard, what: str) -> None:
         board.touch(what)
         self.changes += 1
+
+
+def shortened(text: str) -> str:
+    """The first line, at most 300 characters: reasons may be whole tracebacks."""
+    first = text.strip().partition("\n")[0]
+    return first if len(first) <= MOST_TEXT else first[: MOST_TEXT - 1] + "…"
 
 
 def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, str, str]:
@@ -387,6 +394,11 @@ def newest_value(board: ModelBoard, metric: str, window: str) -> tuple[Point, in
         return None
     _, point, version = max(found, key=lambda item: (item[0], item[1].t))
     return point, version
+
+
+def ordered_windows(names: Iterable[str]) -> list[str]:
+    """Time windows by length, then count windows by size."""
+    return sorted(names, key=_window_order)
 
 
 def _window_order(window: str) -> tuple[bool, int]:

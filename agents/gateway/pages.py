@@ -12,9 +12,8 @@ from jinja2 import Environment
 from agents.gateway import views
 from agents.gateway.api import champion_of, listed_models
 from agents.gateway.context import Context
-from agents.gateway.logic import ModelBoard
+from agents.gateway.logic import ModelBoard, ordered_windows
 from schemas.errors import DatabaseUnavailableError, DriftlineError
-from schemas.specification import LOWER_IS_BETTER
 
 PARTS = ("tiles", "incidents", "versions", "activity", "drift", "accounting")
 QUESTIONS: dict[str, dict[str, Any]] = {
@@ -148,18 +147,22 @@ class _Renderer:
                 return next(iter(board.model(model).metrics()), "") if model in board.models else ""
 
     def selectors(self, model: str) -> dict[str, Any]:
-        """Choices of the chart's controls."""
-        primary = self.primary(model)
+        """Choices of the chart's controls: what the specification watches, and what was seen beside it."""
+        primary, watched, named = self.primary(model), [], []
+        try:
+            spec = self._context.registry.specification(model)
+            watched, named = spec.watched, [*spec.time_windows, *spec.count_windows]
+        except DriftlineError:
+            pass  # the page shows the series without the registry too
         with self._context.board.use() as board:
             found = board.models.get(model) or ModelBoard(model)
-            metrics = found.metrics()
+            windows = ordered_windows({*named, *found.windows()})
             return {
                 "primary": primary,
-                "metrics": metrics if primary in metrics else [primary, *metrics],
-                "windows": found.windows() or [""],
-                "window": views.choose_window(found.windows()),
-                "segments": found.segments() or [""],
-                "lower": sorted(LOWER_IS_BETTER),
+                "metrics": list(dict.fromkeys([*watched, *found.metrics()])) or [primary],
+                "windows": windows or [""],
+                "window": views.choose_window(found.windows() or windows),
+                "segments": list(dict.fromkeys(["", *found.segments()])),
             }
 
     def accounting(self) -> dict[str, Any]:

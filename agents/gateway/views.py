@@ -162,7 +162,13 @@ def tiles(board: ModelBoard, *, primary: str, window: str, totals: Mapping[str, 
     shown.append(Tile("Open incidents", str(len(open_incidents)), note, tone))
     champion = str(board.champion) if board.champion is not None else formats.DASH
     runs = sum(1 for a in board.activity if a.what == "run" and a.text.startswith("Training finished"))
-    shown.append(Tile("Champion", champion, f"{runs} training runs lately" if runs else "no training run yet"))
+    shown.append(
+        Tile(
+            "Champion",
+            champion,
+            f"{runs} training run{'s' if runs > 1 else ''} lately" if runs else "no training run yet",
+        )
+    )
     if totals:
         pending = f"{totals.get('pending', 0):,} wait for a label"
         shown.append(Tile("Predictions", f"{totals.get('predictions', 0):,}", pending + ", all models"))
