@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from agents.serving import logic
 from agents.serving.model import Answer, ServedModel
 from agents.serving.registry_follower import RegistryFollower
-from agents.serving.staging import Key, Stage
+from agents.serving.staging import Key, Stage, first_line
 from schemas.codec import Headers, cloudevent_headers, decode_request, derived_id, encode, utc
 from schemas.errors import DecodeError
 from schemas.events import (
@@ -213,8 +213,7 @@ class ServingHandler:
         for at, result in zip(good, results, strict=True):
             one = asked[at]
             if isinstance(result, Exception):
-                said = f"{type(result).__name__}: {result}"
-                answers[at] = dead_letter(one.record, "prediction-failed", said, GROUP)
+                answers[at] = dead_letter(one.record, "prediction-failed", first_line(result), GROUP)
             elif result is None:
                 answers[at] = dead_letter(one.record, "not-finite", "the model's answer is not finite", GROUP)
             else:
@@ -359,7 +358,7 @@ def _predict(
         try:
             return list(served.predict(part))
         except Exception as error:  # noqa: BLE001  the model is a stranger's code
-            raised = raised or f"{type(error).__name__}: {error}"
+            raised = raised or first_line(error)
             if len(part) == 1 or attempts >= _MOST_ATTEMPTS:
                 return [error] * len(part)
         middle = len(part) // 2

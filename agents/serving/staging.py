@@ -12,6 +12,8 @@ from schemas.events import VersionState
 
 log = logging.getLogger("driftline.serving")
 
+_LONGEST = 200
+
 Key = tuple[str, int]
 """(model, version)."""
 Loader = Callable[[str, VersionState], ServedModel]
@@ -56,7 +58,7 @@ class Stage:
         error = load.exception() if load is not None and load.done() else None
         if error is None:
             return None
-        return str(error) if isinstance(error, DriftlineError) else f"{type(error).__name__}: {error}"
+        return first_line(error)
 
     def settled(self, key: Key) -> bool:
         """Whether a version is loaded or refused."""
@@ -75,3 +77,17 @@ class Stage:
     def close(self) -> None:
         """Wait for nothing."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def first_line(error: BaseException) -> str:
+    """What people read of an error in an event: a model's own can be a page long.
+
+    Examples
+    --------
+    >>> first_line(ValueError("Input X contains NaN.\\nSee https://…"))
+    'ValueError: Input X contains NaN.'
+    """
+    lines = (error.what if isinstance(error, DriftlineError) else str(error)).strip().splitlines()
+    line = lines[0].strip() if lines else ""
+    said = line if isinstance(error, DriftlineError) else f"{type(error).__name__}: {line}"
+    return said if len(said) <= _LONGEST else said[: _LONGEST - 1] + "…"

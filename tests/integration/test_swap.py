@@ -105,8 +105,8 @@ def test_swaps_under_load_lose_and_double_nothing(settings: Settings, kafka: Kaf
             while not done.is_set() and sent < 100_000:
                 producer.send(INFERENCE_REQUESTS, request(sent), f"r{sent}".encode())
                 sent += 1
-                if sent % 50 == 0:
-                    done.wait(0.01)
+                if sent % 20 == 0:
+                    done.wait(0.02)
 
     with serving(settings, kafka):
         eventually(lambda: is_ready(settings, "serving"), timeout=30)

@@ -10,7 +10,7 @@ import pytest
 from agents.serving.handler import ServingHandler
 from agents.serving.logic import VersionTable
 from agents.serving.model import Answer
-from agents.serving.staging import Stage
+from agents.serving.staging import Stage, first_line
 from schemas.codec import decode, encode
 from schemas.errors import ArtifactError
 from schemas.events import (
@@ -284,3 +284,16 @@ def test_ready_is_said_once_when_champions_are_loaded(world: World) -> None:
     world.batch()
     world.batch()
     assert world.ready == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ArtifactError("altered", where="/somewhere", remedy="restore it"), "altered"),
+        (ValueError("Input X contains NaN.\nSee https://example.org"), "ValueError: Input X contains NaN."),
+        (ValueError(), "ValueError: "),
+        (ValueError("x" * 1000), "ValueError: " + "x" * 187 + "…"),
+    ],
+)
+def test_one_line_of_an_error_is_enough(error: Exception, said: str) -> None:
+    assert first_line(error) == said
