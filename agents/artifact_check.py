@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from schemas.specification import DataSection, FeatureKind, MetricsSection, ModelSection, Specification
+
 _PLAIN: dict[str, object] = {"numeric": 0.0, "categorical": "a", "boolean": False}
 
 
@@ -38,14 +40,18 @@ def main() -> int:
     return 0
 
 
-def _smoke(model: Any, features: Mapping[str, str], rows: list[dict[str, object]]) -> None:
-    import pandas as pd
+def _smoke(model: Any, features: Mapping[str, FeatureKind], rows: list[dict[str, object]]) -> None:
+    from agents.features import feature_frame
 
     rows = rows or [{name: _PLAIN[kind] for name, kind in features.items()}]
-    frame = pd.DataFrame(rows, columns=list(features))
-    for name, kind in features.items():
-        if kind == "numeric":
-            frame[name] = pd.to_numeric(frame[name])
+    # Only the features of it are looked at: the frame is made exactly as serving makes it.
+    spec = Specification(
+        model=ModelSection(name="smoke-test", task="regression"),
+        data=DataSection(id="id", event_time="at", label="label", max_label_delay="1d"),
+        features=dict(features),
+        metrics=MetricsSection(primary="rmse"),
+    )
+    frame = feature_frame(spec, {name: [row.get(name) for row in rows] for name in features}, rows=len(rows))
     answers = model.predict(frame)
     if len(answers) != len(frame):
         raise ValueError(f"{len(answers)} predictions for {len(frame)} rows")

@@ -58,6 +58,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("topic", "partition", name=op.f("pk_archive_positions")),
     )
     op.create_table(
+        "archive_retired",
+        sa.Column("path", sa.String(length=500), nullable=False),
+        sa.Column("topic", sa.String(length=249), nullable=False),
+        sa.Column("partition", sa.Integer(), nullable=False),
+        sa.Column("retired_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("path", name=op.f("pk_archive_retired")),
+    )
+    with op.batch_alter_table("archive_retired", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_archive_retired_retired_at"), ["retired_at"], unique=False)
+
+    op.create_table(
         "deliveries",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("event_id", sa.String(length=128), nullable=False),
@@ -303,6 +314,10 @@ def downgrade() -> None:
         batch_op.drop_index("ix_deliveries_waiting")
 
     op.drop_table("deliveries")
+    with op.batch_alter_table("archive_retired", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_archive_retired_retired_at"))
+
+    op.drop_table("archive_retired")
     op.drop_table("archive_positions")
     with op.batch_alter_table("archive_files", schema=None) as batch_op:
         batch_op.drop_index("ix_archive_files_times")
