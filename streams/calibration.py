@@ -42,6 +42,8 @@ BOUNDED: Final = frozenset(
     }
 )  # fmt: skip
 """Metrics on a scale of 0–1: their losses are judged in points, all others relative to the reference."""
+SKEW: Final = 2.0
+"""Skewness, towards bad, of what makes single panes differ and of one event's loss: that of an exponential."""
 LEAST_LOSS: Final = 0.01
 LEAST_RELATIVE_LOSS: Final = 0.02
 LEAST_PSI: Final = 0.05
@@ -145,8 +147,9 @@ def quality_bound(name: str, level: MetricReference, *, n: int, panes: int, p: f
     Notes
     -----
     Standard error: spread between panes (halved number of panes for longer windows: neighbours are correlated), chance
-    in the window, and the same two for the reference itself, which is a sample as well. Where the spread dominates and
-    few panes told it, Student's t widens the quantile (Satterthwaite's degrees of freedom).
+    in the window, and the same two for the reference itself, which is a sample as well. Where few panes told the
+    spread, Student's t widens the quantile (Satterthwaite's degrees of freedom). What makes days differ (weather,
+    holidays) has a longer tail towards bad than chance: Cornish and Fisher's first term allows for it.
     """
     independent = max(panes / 2, 1.0)
     share = 1.0 / max(panes, 1)
@@ -157,14 +160,24 @@ def quality_bound(name: str, level: MetricReference, *, n: int, panes: int, p: f
         reference = math.hypot(reference, noise)
     between = level.spread**2 * (1.0 / independent + (1.0 / level.panes if level.panes else 0.0))
     chance = level.scale**2 * (1.0 / max(n, 1) + (1.0 / level.n if level.n else 0.0))
-    error = math.sqrt(between + chance)
-    freedom = (level.panes + PRIOR_PANES) * ((between + chance) / between) ** 2 if between > 0 else math.inf
+    variance = between + chance
+    error = math.sqrt(variance)
+    freedom = (level.panes + PRIOR_PANES) * (variance / between) ** 2 if between > 0 else math.inf
     both = name == "bias"
     quantile = _student(p / 2 if both else p, freedom)
+    if variance > 0:
+        skew = SKEW * (between / variance) ** 1.5 / math.sqrt(independent)
+        skew += SKEW * (chance / variance) ** 1.5 / math.sqrt(max(n, 1))
+        quantile += (quantile**2 - 1) / 6 * skew
     least = LEAST_LOSS if name in BOUNDED else LEAST_RELATIVE_LOSS * (level.scale if both else abs(reference))
     distance = max(quantile * error, least)
     upper = both or name in LOWER_IS_BETTER
     return Bound(reference, reference + distance if upper else reference - distance, error, upper, both)
+
+
+def upper_spread(level: MetricReference) -> float:
+    """The spread between panes, raised by what an estimate from few panes may be too small."""
+    return level.spread * math.sqrt(1 + 2 * math.sqrt(2 / (level.panes + PRIOR_PANES)))
 
 
 def _student(p: float, freedom: float) -> float:

@@ -173,7 +173,7 @@ class Detectors:
         name, value, level = found
         sign = -1.0 if name == "accuracy" else 1.0
         reference = level.value if level.pane_value is None else level.pane_value
-        own = math.sqrt(level.spread**2 + level.scale**2 / n)
+        own = math.sqrt(cal.upper_spread(level) ** 2 + level.scale**2 / n)
         unsure = math.sqrt(
             (level.spread**2 / level.panes if level.panes else 0.0) + (level.scale**2 / level.n if level.n else 0.0)
         )

@@ -146,16 +146,29 @@ def compile_reference(
     drift: dict[str, float] = {}
     for coded in _subjects(plan, features, outcomes, known, held):
         drift.update(own_windows(plan, coded, times))
+    overall = levels.of(rows) or reference.metrics
     return msgspec.structs.replace(
         reference,
-        metrics=levels.of(rows) or reference.metrics,
+        metrics=overall,
         segment_metrics={
-            key: of_segment
+            key: _at_least_as_spread(of_segment, overall)
             for key in reference.segments
             if (of_segment := levels.of(rows & _in_segment(columns, key), least=MINIMUM_SEGMENT))
         },
         drift=drift,
     )
+
+
+def _at_least_as_spread(
+    levels: Mapping[str, MetricReference], overall: Mapping[str, MetricReference]
+) -> dict[str, MetricReference]:
+    """A segment's days differ at least as those of the whole do, which more events tell better."""
+    return {
+        name: msgspec.structs.replace(level, spread=max(level.spread, overall[name].spread))
+        if name in overall
+        else level
+        for name, level in levels.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------- distributions

@@ -17,6 +17,9 @@ MOST_PANES: Final = 1000
 PRIOR_WINDOWS: Final = 3
 """Weight, in independent windows, of the excess that is assumed where the reference cannot tell."""
 PRIOR_EXCESS: Final = 0.02
+PRIOR_DOF_WINDOWS: Final = 10
+UNSURE: Final = 1.5
+"""Standard errors by which a mean of few windows is raised (a chi-squared scatters as much as its mean)."""
 
 
 def drift_key(subject: str, window: str, statistic: str) -> str:
@@ -102,22 +105,28 @@ def _rolled(counts: NDArray[Any], length: int) -> NDArray[Any]:
 
 
 def _scatter(windows: NDArray[np.int64], whole: NDArray[np.int64], length: int) -> tuple[float, float]:
-    """Mean PSI beyond chance, and the degrees of freedom of a scaled chi-squared with the observed scatter."""
+    """Mean PSI beyond chance, and the degrees of freedom of a scaled chi-squared with its scatter.
+
+    Notes
+    -----
+    Few windows know neither: the mean is raised by what it may be off by, the degrees of freedom are drawn to 1, the
+    longest tail (days that differ by one shift).
+    """
     bins = int((whole > 0).sum())
     freedom = max(bins - 1, 1)
     independent = len(windows) / length
     if len(windows) < 2:
-        return PRIOR_EXCESS, float(min(freedom, 2))
+        return PRIOR_EXCESS, 1.0
     n = windows.sum(axis=1).astype(np.float64)
     total = float(whole.sum())
     values = psi_rows(windows, whole) / np.maximum(1.0 - n / total, 0.25) ** 2
     noise = np.array([psi_noise(bins, own, total) for own in n])
-    excess = max(float((values - noise).mean()), 0.0)
+    seen = max(float((values - noise).mean()), 0.0)
     weight = independent / (independent + PRIOR_WINDOWS)
-    excess = weight * excess + (1 - weight) * max(PRIOR_EXCESS, excess)
-    mean, variance = float(values.mean()), float(values.var(ddof=1))
-    dof = 2 * mean * mean / variance if variance > 0 else float(freedom)
-    # Few windows cannot show a long tail: never more degrees of freedom than they can vouch for.
+    excess = weight * seen * (1 + UNSURE / math.sqrt(independent)) + (1 - weight) * max(PRIOR_EXCESS, seen)
+    own_variance = float(values.var(ddof=1)) - float((2 * noise**2 / freedom).mean())
+    dof = 2 * seen * seen / own_variance if own_variance > 0 else float(freedom)
+    dof = (PRIOR_DOF_WINDOWS + independent * min(dof, freedom)) / (PRIOR_DOF_WINDOWS + independent)
     return excess, float(min(max(dof, 1.0), freedom))
 
 
