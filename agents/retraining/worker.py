@@ -134,4 +134,7 @@ def _execute(settings: Settings, run_id: str, owner: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    # Without the interpreter's clean-up: native libraries complain in the log when they are taken down.
+    os._exit(code)

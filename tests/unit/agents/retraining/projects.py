@@ -27,7 +27,7 @@ windows = ["1d"]
 [validation]
 sensitive = ["region"]
 [retraining]
-training_window = "60d"
+training_window = "25d"
 cool_down = "2d"
 min_labels = 500
 """
