@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
-from schemas.errors import BrokerError, BrokerUnreachableError, TopicError
+from schemas.errors import TopicError
 from schemas.topics import CATALOGUE, Topic
 from streams.kafka.config import KafkaConfig
+from streams.kafka.errors import unreachable, words
+from streams.kafka.offsets import OffsetClient
 
 TIMEOUT_S = 15.0
-
-_LEADERLESS = frozenset(
-    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
-)
 
 
 class PlannedTopic(msgspec.Struct, frozen=True):
@@ -62,15 +59,6 @@ def describe_broker(config: KafkaConfig, timeout_s: float = 5.0) -> str:
         raise unreachable(config, error) from error
     count = len(cluster.brokers)
     return f"{count} broker{'s' if count != 1 else ''}, cluster {cluster.cluster_id}"
-
-
-def unreachable(config: KafkaConfig, error: BaseException | str) -> BrokerUnreachableError:
-    """The one error for "no broker there", with both remedies."""
-    return BrokerUnreachableError(
-        f"no Kafka broker answers at {config.bootstrap_servers} ({_words(error)})",
-        where="KAFKA_BOOTSTRAP_SERVERS",
-        remedy="start the embedded broker with `driftline up`, or set KAFKA_BOOTSTRAP_SERVERS to the address of yours",
-    )
 
 
 def plan_topics(
@@ -142,7 +130,7 @@ def ensure_topics(
             # Another process of ours creating the same topic at the same moment is no error.
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicError(
-                    f"could not be created: {_words(error)}",
+                    f"could not be created: {words(error)}",
                     where=f"topic {name} on {config.bootstrap_servers}",
                     remedy="create it by hand as `driftline topics --plan` shows it, or permit CreateTopics",
                 ) from error
@@ -240,37 +228,10 @@ def end_offsets(
     """
     consumer = Consumer(config.consumer("driftline-offsets"))
     try:
-        return {
-            (topic, partition): watermarks(consumer, TopicPartition(config.topic(topic), partition), timeout_s)[1]
-            for topic, partition in partitions_of(consumer, config, topics, timeout_s)
-        }
-    except KafkaException as error:
-        raise broker_error(config, error) from error
+        partitions = partitions_of(consumer, config, topics, timeout_s)
     finally:
         consumer.close()
-
-
-def watermarks(consumer: Consumer, partition: TopicPartition, timeout_s: float) -> tuple[int, int]:
-    """Oldest offset and end of a partition.
-
-    Notes
-    -----
-    Right after a topic was created or a broker came back, its leader is not known everywhere yet: asked again.
-
-    Raises
-    ------
-    KafkaException
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            low, high = consumer.get_watermark_offsets(partition, timeout=timeout_s, cached=False)
-        except KafkaException as error:
-            if error.args[0].code() not in _LEADERLESS or time.monotonic() >= deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return low, high
+    return OffsetClient(config).ends(partitions, timeout_s)
 
 
 def partitions_of(
@@ -368,18 +329,4 @@ def _settings_of(admin: AdminClient, names: list[str], timeout_s: float) -> dict
             for resource, future in futures.items()
         }
     except KafkaException as error:
-        raise TopicError(f"settings cannot be read: {_words(error)}", where=", ".join(names)) from error
-
-
-def broker_error(config: KafkaConfig, error: KafkaException) -> BrokerError:
-    """What librdkafka raised, as one of ours."""
-    code = error.args[0].code()
-    if code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT):
-        return unreachable(config, error)
-    return BrokerError(_words(error), where=config.bootstrap_servers)
-
-
-def _words(error: BaseException | str) -> str:
-    if isinstance(error, KafkaException) and error.args and hasattr(error.args[0], "str"):
-        return str(error.args[0].str())
-    return str(error)
+        raise TopicError(f"settings cannot be read: {words(error)}", where=", ".join(names)) from error

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from schemas.errors import BrokerError
 from streams.kafka import admin
 from streams.kafka.config import KafkaConfig
+from streams.kafka.errors import broker_error
+from streams.kafka.offsets import OffsetClient, Partition
 from streams.kafka.reader import Tail
-
-Partition = tuple[str, int]
 
 EXACT_UP_TO = 1_000
 _TIMEOUT_S = 10.0
-_LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-_EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 
 
 class LagProbe:
@@ -27,12 +25,14 @@ class LagProbe:
     -----
     "End offset minus committed offset" never becomes 0 on topics that transactions write: their markers take offsets
     too. So a gap of up to 1,000 offsets is read, and its records are counted; a larger one is given as it is. A gap
-    that turned out to hold only markers is remembered and not read again.
+    that turned out to hold only markers is remembered and not read again. Transactions that are still open count as
+    a gap: lag 0 means that nothing is on its way either.
     """
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
         self._admin = AdminClient(config.common())
+        self._offsets = OffsetClient(config)
         self._partitions: dict[str, list[int]] = {}
         self._markers_only: dict[Partition, tuple[int, int]] = {}
 
@@ -54,10 +54,10 @@ class LagProbe:
         """
         partitions = self._partitions_of(list(topics))
         try:
-            ends = self._offsets(partitions, _LATEST)
+            ends = self._offsets.ends(partitions, _TIMEOUT_S, undecided=True)
             committed = self._committed(group, partitions)
             unknown = [p for p in partitions if p not in committed]
-            committed |= self._offsets(unknown, _EARLIEST) if unknown else {}
+            committed |= self._offsets.earliest(unknown, _TIMEOUT_S)
             gaps = {p: (committed[p], ends[p]) for p in partitions if ends[p] > committed[p]}
             small = [
                 p
@@ -66,7 +66,7 @@ class LagProbe:
             ]
             counted = self._count(small, gaps) if small else {}
         except KafkaException as error:
-            raise admin.broker_error(self._config, error) from error
+            raise broker_error(self._config, error) from error
         lags = dict.fromkeys(partitions, 0)
         for partition, (start, end) in gaps.items():
             if partition in counted:
@@ -87,16 +87,6 @@ class LagProbe:
                 self._partitions[topic] = list(range(counts[topic]))
         return [(topic, partition) for topic in topics for partition in self._partitions[topic]]
 
-    def _offsets(self, partitions: list[Partition], spec: OffsetSpec) -> dict[Partition, int]:
-        wanted = {TopicPartition(self._config.topic(topic), number): spec for topic, number in partitions}
-        futures = self._admin.list_offsets(
-            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S
-        )
-        return {
-            (self._config.without_prefix(native.topic), native.partition): future.result(_TIMEOUT_S).offset
-            for native, future in futures.items()
-        }
-
     def _committed(self, group: str, partitions: list[Partition]) -> dict[Partition, int]:
         native = [TopicPartition(self._config.topic(topic), number) for topic, number in partitions]
         request = ConsumerGroupTopicPartitions(self._config.group(group), native)
@@ -115,9 +105,14 @@ class LagProbe:
         counts = dict.fromkeys(partitions, 0)
         starts = {partition: gaps[partition][0] for partition in partitions}
         with Tail(self._config, [], from_beginning=False, offsets=starts) as tail:
-            for record in tail.read_to_end(_TIMEOUT_S):
-                if record.offset < gaps[record.topic, record.partition][1]:
-                    counts[record.topic, record.partition] += 1
+            try:
+                records = tail.read_to_end(_TIMEOUT_S)
+            except BrokerError:
+                # A transaction hangs: what stands behind it can be neither read nor ruled out.
+                return {}
+        for record in records:
+            if record.offset < gaps[record.topic, record.partition][1]:
+                counts[record.topic, record.partition] += 1
         return counts
 
 
@@ -144,5 +139,5 @@ def committed_offsets(config: KafkaConfig, group: str) -> dict[Partition, int]:
         [future] = client.list_consumer_group_offsets([request]).values()
         found = future.result(_TIMEOUT_S).topic_partitions
     except KafkaException as error:
-        raise admin.broker_error(config, error) from error
+        raise broker_error(config, error) from error
     return {(config.without_prefix(p.topic), p.partition): p.offset for p in found if p.offset >= 0}

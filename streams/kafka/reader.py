@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from schemas.errors import BrokerError
 from streams.kafka import admin
 from streams.kafka.config import KafkaConfig
+from streams.kafka.offsets import OffsetClient
 from streams.kafka.records import Record, RecordHeaders
 
 _BATCH = 10_000
@@ -58,13 +59,15 @@ class Tail:
         self._consumer = Consumer(
             config.consumer(_GROUP, queued_max_messages_kbytes=32_768, queued_min_messages=100_000)
         )
+        self._offsets = OffsetClient(config)
         self._positions: dict[tuple[str, int], int] = {}
         self._drained: dict[tuple[str, int], bool] = {}
         try:
             named = list(topics)
             every = admin.partitions_of(self._consumer, config, named, timeout_s) if named else list(offsets or ())
+            lows, highs = self._offsets.earliest(every, timeout_s), self._offsets.ends(every, timeout_s)
             for partition in every:
-                low, high = self._watermarks(partition, timeout_s)
+                low, high = lows[partition], highs[partition]
                 start = (offsets or {}).get(partition, low if from_beginning else high)
                 self._positions[partition] = max(start, low)
                 self._drained[partition] = self._positions[partition] >= high
@@ -110,13 +113,15 @@ class Tail:
     def read_to_end(self, timeout_s: float) -> list[Record]:
         """A barrier: everything that was committed before this call and not read yet.
 
+        Transactions that are open at the call are waited for: a commit returns to its producer before it can be seen.
+
         Raises
         ------
         BrokerError
             The end was not reached in time; what was read until then is lost to this caller.
         """
         deadline = time.monotonic() + timeout_s
-        targets = {partition: self._watermarks(partition, timeout_s)[1] for partition in self._positions}
+        targets = self._offsets.ends(self._positions, timeout_s, undecided=True)
         records: list[Record] = []
         while behind := [partition for partition, end in targets.items() if self._positions[partition] < end]:
             left = deadline - time.monotonic()
@@ -137,12 +142,6 @@ class Tail:
     def _native(self, partition: tuple[str, int], offset: int = -1) -> TopicPartition:
         topic, number = partition
         return TopicPartition(self._config.topic(topic), number, offset)
-
-    def _watermarks(self, partition: tuple[str, int], timeout_s: float) -> tuple[int, int]:
-        try:
-            return admin.watermarks(self._consumer, self._native(partition), timeout_s)
-        except KafkaException as error:
-            raise admin.broker_error(self._config, error) from error
 
     def _take(self, message: Message) -> Record | None:
         error = message.error()
