@@ -32,8 +32,11 @@ def runs(model: Model, as_json: Json = False) -> None:
         document({"model": model, "runs": found})
         return
     table(
-        ["run", "status", "trigger", "as of", "rows", "version", "decision", "reason"],
-        [(r.run_id[:8], r.status, r.trigger, r.as_of.date(), r.rows, r.version, r.decision, r.reason) for r in found],
+        ["run", "status", "trigger", "as of", "rows", "version", "decision", "what became of it"],
+        [
+            (r.run_id[:8], r.status, r.trigger, r.as_of.date(), r.rows, r.version, r.decision, r.outcome or r.reason)
+            for r in found
+        ],
         empty=f"{model} has had no training run",
     )
 
