@@ -12,7 +12,11 @@ from pathlib import Path
 from agents.config import Settings
 
 AGENTS = ("registry", "serving", "monitoring", "archiving", "alerting", "retraining", "notifying", "gateway")
-"""All agents, in the order in which they are listed and started."""
+"""All agents, in the order in which they are listed."""
+
+FIRST_WAVE = ("registry", "serving", "monitoring")
+"""What the first prediction and the first metric wait for: started before the others, so that those do not take the
+processor away from it."""
 
 _OWNER_POLL_S = 0.25
 _END_SECONDS = 20.0
@@ -97,3 +101,6 @@ def configure_log(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    # Each start of theirs is several lines of no news.
+    for name in ("alembic.runtime.plugins", "alembic.runtime.migration"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from agents.config import Settings, load_settings
 from agents.prepare import create_topics, migrate
-from agents.runtime import AGENTS, clear_ready, configure_log, is_ready
+from agents.runtime import AGENTS, FIRST_WAVE, clear_ready, configure_log, is_ready
 from agents.supervisor_status import AgentStatus, Failure, SystemStatus, take_lock, write_status
 from schemas.errors import BrokerError, ConfigurationError, DriftlineError
 from streams.kafka.embedded import EmbeddedKafka
@@ -55,8 +55,9 @@ class _Agent:
         self._due = 0.0
 
     @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    def started(self) -> bool:
+        """Whether it was started at least once."""
+        return self._started > 0
 
     def start(self) -> None:
         clear_ready(self._settings, self.name)
@@ -131,6 +132,9 @@ class SupervisorProcess:
     """
 
     names: tuple[str, ...] = AGENTS
+    first_wave: tuple[str, ...] = FIRST_WAVE
+    first_wave_s = 20.0
+    """The others start after so long, whatever became of the first wave."""
 
     def __init__(self, settings: Settings, owner: int) -> None:
         self._settings = settings
@@ -143,6 +147,7 @@ class SupervisorProcess:
         self._agents = [_Agent(name, self.command(name), settings, environment) for name in self.names]
         self._status.agents = {agent.name: agent.status for agent in self._agents}
         self._stopping = False
+        self._began = 0.0
 
     def run(self) -> int:
         """Start everything, keep it running, stop it in order; the exit code."""
@@ -152,15 +157,13 @@ class SupervisorProcess:
         wake = self._listen()
         try:
             self._prepare()
-            if not self._stopping:
-                for agent in self._agents:
-                    agent.start()
             self._status.state = "running"
+            self._began = time.monotonic()
             self._say()
             while not self._stopping and not self._orphaned():
+                self._look()
                 select.select([wake], [], [], _TICK_S)
                 self._drain(wake)
-                self._look()
         except DriftlineError as error:
             _log.error("%s", error)
             self._status.failure = Failure(type(error).__name__, error.what, error.where, error.remedy)
@@ -245,11 +248,22 @@ class SupervisorProcess:
         return False
 
     def _look(self) -> None:
+        started = self._start_due()
         changed = [agent.look() for agent in self._agents]
-        if any(changed):
+        if started or any(changed):
             self._say()
         if self._broker is not None and not self._broker.owned and time.monotonic() >= self._broker_due:
             self._restart_broker()
+
+    def _start_due(self) -> bool:
+        """Start the first wave at once, the others when it works; whether any was started."""
+        first = [agent for agent in self._agents if agent.name in self.first_wave]
+        late = time.monotonic() - self._began > self.first_wave_s
+        all_of_them = late or all(agent.status.state == "ready" for agent in first)
+        due = [agent for agent in (self._agents if all_of_them else first) if not agent.started]
+        for agent in due:
+            agent.start()
+        return bool(due)
 
     def _restart_broker(self) -> None:
         assert self._broker is not None

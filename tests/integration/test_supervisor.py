@@ -60,6 +60,16 @@ def test_starts_everything_and_stops_in_order(system: Supervisor, settings: Sett
     assert not system.stop()
 
 
+def test_the_first_wave_is_ready_before_the_others_start(system: Supervisor, settings: Settings) -> None:
+    system.start()
+    ready = (settings.home / "run" / "steady.ready").stat().st_mtime
+    later = (settings.home / "logs" / "broken.log").stat()
+    assert ready < later.st_ctime
+    lines = system.log.read_text().splitlines()
+    order = [next(i for i, line in enumerate(lines) if f"{name} is ready" in line) for name in ("steady", "broken")]
+    assert order == sorted(order)
+
+
 def test_a_killed_agent_comes_back(system: Supervisor) -> None:
     system.start()
     killed = system.kill("steady", signal.SIGKILL)

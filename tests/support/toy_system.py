@@ -22,6 +22,7 @@ class ToySystem(SupervisorProcess):
     """Two toy agents."""
 
     names = NAMES
+    first_wave = ("steady",)
 
     def command(self, name: str) -> list[str]:
         return [sys.executable, "-m", "tests.support.toy_system", "agent", name, str(os.getpid())]
