@@ -478,8 +478,9 @@ class JournalRecord(Wire, frozen=True, gc=False, kw_only=True):
 
     `slices`: topic → [first, last + 1] consumed in this commit. `low_water`: topic → oldest offset that live state
     still needs (the end of the slice where nothing is live). `journal_low_water`: offset of the journal record from
-    which a rebuild has to replay, `low_water_watermark_ms` the watermark before it. `totals` are the accounting counters
-    after the commit. Key: ``join-<partition>`` (the aggregation's snapshots share the topic under keys of their own).
+    which a rebuild has to replay (it may stand a little before it), `low_water_sequence` its number and
+    `low_water_watermark_ms` the watermark before it. `sequence` counts the partition's commits from 1, without a gap.
+    `totals` are the accounting counters after the commit. Key: ``join-<partition>`` (the aggregation's snapshots share the topic under keys of their own).
     """
 
     partition: int
@@ -493,5 +494,7 @@ class JournalRecord(Wire, frozen=True, gc=False, kw_only=True):
     journal_low_water: int
     totals: dict[str, int]
     partitions: int
+    sequence: int = 0
+    low_water_sequence: int = 0
     low_water_watermark_ms: int = -1
     schema_version: int = 1

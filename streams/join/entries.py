@@ -25,7 +25,8 @@ class LabelFact(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class WaitingLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A label that came before its prediction, with the bytes that a dead letter would need.
 
-    `event_time_ms` is -1 for a tombstone, which has none.
+    `event_time_ms` is 0 for a tombstone, which has none. `until_ms`: watermark at which it is orphaned, and event time
+    from which on predictions are not its own any more.
     """
 
     event_time_ms: int
@@ -36,6 +37,7 @@ class WaitingLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] | None
+    until_ms: int = 0
 
 
 class JoinedPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -51,8 +53,8 @@ class JoinedPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     compact : Compact
         What a label needs of it.
     until_ms : int
-        Newest event time of a label it takes: its own + max_label_delay at first, the first label's + revision_horizon
-        from then on.
+        Newest event time of a label it takes: its own + max_label_delay at first, the first label's (or its own, if
+        that is later) + revision_horizon from then on.
     effect_ms : int
         Event time of its newest contribution; effects of one prediction never go back in time.
     first_label_ms : int or None
@@ -108,8 +110,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def wake_ms(self) -> int:
-        """Watermark at which something has to be done with it: an expiry, or forgetting it."""
+        """Watermark at which something has to be done with it: expire, orphan or forget."""
         wake = self.keep_until_ms
+        for label in self.waiting:
+            wake = min(wake, label.until_ms)
         for prediction in self.predictions:
             if prediction.until_ms < wake and prediction.label is None and not prediction.expired:
                 wake = prediction.until_ms + 1

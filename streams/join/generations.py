@@ -22,6 +22,8 @@ class Generation(msgspec.Struct, gc=False, array_like=True):
         Watermark before its first commit.
     journal : int
         Journal offset at or before the record of its first commit.
+    sequence : int
+        Number of its first commit.
     records : int
         Records read in it so far.
     live : int
@@ -32,6 +34,7 @@ class Generation(msgspec.Struct, gc=False, array_like=True):
     starts: dict[str, int]
     watermark_ms: int
     journal: int
+    sequence: int
     records: int = 0
     live: int = 0
 
@@ -55,21 +58,19 @@ class Generations:
             return 0
         return newest.number + 1 if newest.records >= RECORDS_PER_GENERATION else newest.number
 
-    def commit(
-        self,
-        number: int,
-        records: int,
-        live: Mapping[int, int],
-        *,
-        starts: Mapping[str, int],
-        watermark_ms: int,
-        journal: int,
-    ) -> None:
-        """Count one commit: `records` read in generation `number`, `live` changes of live entries by generation."""
-        generation = self._kept.get(number)
-        if generation is None:
-            generation = self._kept[number] = Generation(number, dict(starts), watermark_ms, journal)
-        generation.records += records
+    def commit(self, began: Generation, records: int, live: Mapping[int, int]) -> None:
+        """Count one commit.
+
+        Parameters
+        ----------
+        began : Generation
+            The current one, as it begins if this is its first commit.
+        records : int
+            Records read in the commit.
+        live : mapping of int to int
+            Changes of live entries by generation.
+        """
+        self._kept.setdefault(began.number, began).records += records
         for changed, count in live.items():
             self._kept[changed].live += count
         if not any(kept.live for kept in self._kept.values()):
@@ -81,9 +82,12 @@ class Generations:
                 return
             del self._kept[oldest.number]
 
-    def oldest(self) -> Generation | None:
-        """The generation a rebuild begins with; None where nothing lives."""
-        return next(iter(self._kept.values()), None)
+    def oldest_after(self, began: Generation, live: Mapping[int, int]) -> Generation | None:
+        """The generation a rebuild begins with once `commit` was called so; None where nothing lives then."""
+        for generation in self._kept.values():
+            if generation.live + live.get(generation.number, 0) > 0:
+                return generation
+        return began if live.get(began.number, 0) > 0 else None
 
     def _newest(self) -> Generation | None:
         return next(reversed(self._kept.values()), None)

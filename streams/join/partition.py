@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -112,16 +112,17 @@ class JoinMeta(msgspec.Struct, gc=False, array_like=True):
     idle: dict[str, bool]
     totals: dict[str, int]
     journal_next: int
+    sequence: int
     generations: list[Generation]
 
 
 class _Batch:
     """The overlay of one batch; also the `rules.Effects` of its records."""
 
-    def __init__(self, partition: int, deltas: Deltas | None, generation: int) -> None:
+    def __init__(self, partition: int, deltas: Deltas | None, began: Generation) -> None:
         self.partition = partition
         self.deltas = deltas
-        self.generation = generation
+        self.began = began
         self.entries: dict[str, Entry | None] = {}
         self.totals: Counter[str] = Counter()
         self.live: Counter[int] = Counter()
@@ -129,7 +130,6 @@ class _Batch:
         self.dead_letters: list[DeadLetter] = []
         self.topic_watermarks: dict[str, int] = {}
         self.watermark_ms = NO_WATERMARK
-        self.starts: Mapping[str, int] = {}
         self.idle: dict[str, bool] = {}
 
     def count(self, name: str, by: int = 1) -> None:
@@ -167,6 +167,7 @@ class JoinPartition:
         self._idle = dict.fromkeys(TOPICS, False)
         self._totals = t.zero()
         self._journal_next = 0
+        self._sequence = 0
         self._batch: _Batch | None = None
 
     # ------------------------------------------------------------------------------------------- reading
@@ -185,6 +186,16 @@ class JoinPartition:
     def totals(self) -> dict[str, int]:
         """Accounting after the last commit."""
         return dict(self._totals)
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last commit."""
+        return self._sequence
+
+    @property
+    def journal_next(self) -> int:
+        """Journal offset at or before which the next record will stand."""
+        return self._journal_next
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -216,8 +227,7 @@ class JoinPartition:
     def journal(self, batch: Slice, epoch: int, partitions: int) -> JournalRecord:
         """The journal record of the batch in the overlay; to be written in the same transaction."""
         overlay = self._overlay()
-        oldest = self._oldest_after(overlay)
-        starts = {topic: batch.starts[topic] for topic in batch.starts}
+        oldest = self._generations.oldest_after(overlay.began, overlay.live)
         return JournalRecord(
             partition=self.partition,
             slices={topic: (batch.starts[topic], batch.ends[topic]) for topic in batch.ends},
@@ -226,24 +236,19 @@ class JoinPartition:
             idle=overlay.idle,
             now_ms=batch.now_ms,
             registry_epoch=epoch,
-            low_water=dict(batch.ends) if oldest is None else {**starts, **oldest.starts},
+            low_water=dict(batch.ends) if oldest is None else {**batch.starts, **oldest.starts},
             journal_low_water=self._journal_next if oldest is None else oldest.journal,
             low_water_watermark_ms=overlay.watermark_ms if oldest is None else oldest.watermark_ms,
             totals=self._totals_after(overlay),
             partitions=partitions,
+            sequence=self._sequence + 1,
+            low_water_sequence=self._sequence + 2 if oldest is None else oldest.sequence,
         )
 
     def commit(self) -> None:
         """The overlay counts."""
         overlay = self._overlay()
-        self._generations.commit(
-            overlay.generation,
-            overlay.records,
-            overlay.live,
-            starts=overlay.starts,
-            watermark_ms=self._watermark_ms,
-            journal=self._journal_next,
-        )
+        self._generations.commit(overlay.began, overlay.records, overlay.live)
         entries = self._entries
         for key, entry in overlay.entries.items():
             if entry is None:
@@ -257,6 +262,7 @@ class JoinPartition:
         self._idle = overlay.idle
         # A record and a transaction marker at least: the journal's next record cannot stand before it.
         self._journal_next += 2
+        self._sequence += 1
         self._batch = None
 
     def abort(self) -> None:
@@ -278,6 +284,7 @@ class JoinPartition:
         self._idle = dict.fromkeys(TOPICS, False) | newest.idle
         self._totals = t.zero() | newest.totals
         self._journal_next = offset + 2
+        self._sequence = newest.sequence
 
     def replay(self, batch: Slice, view: PlanView, journal: JournalRecord, offset: int) -> None:
         """Repeat one journalled batch silently; the journal's word on time is taken, not found again.
@@ -293,6 +300,7 @@ class JoinPartition:
             Where the journal record stands.
         """
         self._journal_next = offset
+        self._sequence = journal.sequence - 1
         overlay = self._begin(batch, None)
         self._read(batch, view, overlay)
         overlay.topic_watermarks = dict(journal.topic_watermarks_ms)
@@ -311,8 +319,10 @@ class JoinPartition:
     def _begin(self, batch: Slice, deltas: Deltas | None) -> _Batch:
         if self._batch is not None:
             raise StateError("the last batch is neither committed nor aborted", where=f"partition {self.partition}")
-        overlay = self._batch = _Batch(self.partition, deltas, self._generations.current())
-        overlay.starts = dict(batch.starts)
+        began = Generation(
+            self._generations.current(), dict(batch.starts), self._watermark_ms, self._journal_next, self._sequence + 1
+        )
+        overlay = self._batch = _Batch(self.partition, deltas, began)
         overlay.idle = {topic: bool(batch.idle.get(topic, False)) for topic in TOPICS}
         return overlay
 
@@ -389,7 +399,7 @@ class JoinPartition:
             return rules.PREDICTION_TYPE, f"a {plan.task} model does not predict {prediction.prediction!r}"
         joined = rules.join_prediction(prediction, payload, plan, overlay)
         if before is None:
-            after = Entry(keep_ms, overlay.generation, (joined,))
+            after = Entry(keep_ms, overlay.began.number, (joined,))
         else:
             after = rules.add_prediction(entry, joined, view.plan, overlay)
         self._put(key, before, after, overlay)
@@ -400,7 +410,7 @@ class JoinPartition:
             if record.headers and is_heartbeat(record.headers):
                 self._heartbeat(record, overlay, now_ms)
                 return
-            key, label = self._decode_label(record)
+            key, label = _decode_label(record, horizon_ms)
             self._check_future(record, label.event_time_ms, now_ms)
         except DecodeError as error:
             overlay.totals[t.LABELS] += 1
@@ -411,7 +421,7 @@ class JoinPartition:
         before = self._entry(key, overlay)
         tombstone = label.revision == TOMBSTONE_REVISION
         # A tombstone asks for nothing: it has no event time.
-        keep_ms = NO_WATERMARK if tombstone else label.event_time_ms + horizon_ms + 1
+        keep_ms = NO_WATERMARK if tombstone else label.until_ms
         if before is None:
             if tombstone:
                 overlay.totals[t.LABELS_ORPHANED] += 1
@@ -421,7 +431,7 @@ class JoinPartition:
                 overlay.dead_letters.append(DeadLetter(record, rules.LATE, message))
             else:
                 overlay.totals[t.LABELS_WAITING] += 1
-                self._put(key, None, Entry(keep_ms, overlay.generation, waiting=(label,)), overlay)
+                self._put(key, None, Entry(keep_ms, overlay.began.number, waiting=(label,)), overlay)
         else:
             entry = (
                 before if before.keep_until_ms >= keep_ms else msgspec.structs.replace(before, keep_until_ms=keep_ms)
@@ -429,40 +439,15 @@ class JoinPartition:
             if entry.predictions:
                 entry = rules.judge(entry, label, view.plan, overlay)
             else:
+                if tombstone:
+                    # It goes with the label it takes back.
+                    label = msgspec.structs.replace(label, until_ms=entry.waiting[-1].until_ms)
                 overlay.totals[t.LABELS_WAITING] += 1
                 entry = msgspec.structs.replace(entry, waiting=(*entry.waiting, label))
             if entry is not before:
                 self._put(key, before, entry, overlay)
         if not tombstone:
             self._saw(GROUND_TRUTH, label.event_time_ms - self.limits.grace_ms, overlay)
-
-    @staticmethod
-    def _decode_label(record: Record) -> tuple[str, WaitingLabel]:
-        headers = tuple(record.headers) if record.headers else None
-        if record.value is None:
-            if not record.key:
-                raise DecodeError("a tombstone needs the prediction_id as its key", reason="empty")
-            try:
-                key = record.key.decode()
-            except UnicodeDecodeError as error:
-                raise DecodeError("the key of the tombstone is not UTF-8", reason="schema") from error
-            # It has no event time; 0 is never in the future and never moves a watermark.
-            return key, WaitingLabel(
-                0, TOMBSTONE_REVISION, None, record.offset, record.timestamp_ms, record.key, None, headers
-            )
-        truth = decode_ground_truth(record.value)
-        if truth.revision <= TOMBSTONE_REVISION:
-            raise DecodeError(f"revision {truth.revision} is out of range", reason="schema")
-        return truth.prediction_id, WaitingLabel(
-            truth.event_time_ms,
-            truth.revision,
-            truth.label,
-            record.offset,
-            record.timestamp_ms,
-            record.key,
-            record.value,
-            headers,
-        )
 
     def _heartbeat(self, record: Record, overlay: _Batch, now_ms: int) -> None:
         heartbeat = decode_heartbeat(record.value or b"")
@@ -497,21 +482,12 @@ class JoinPartition:
                 overlay.live[entry.generation] -= 1
                 continue
             if entry.wake_ms <= watermark_ms:
-                entry = rules.expire(entry, watermark_ms, view.plan, overlay)
+                entry = rules.pass_time(entry, watermark_ms, view.plan, overlay)
                 overlay.entries[key] = entry
             self._deadlines.add(entry.wake_ms, key)
 
     def _totals_after(self, overlay: _Batch) -> dict[str, int]:
         return {name: count + overlay.totals.get(name, 0) for name, count in self._totals.items()}
-
-    def _oldest_after(self, overlay: _Batch) -> Generation | None:
-        """The oldest generation that lives once the overlay counts."""
-        for generation in self._generations.kept():
-            if generation.live + overlay.live.get(generation.number, 0) > 0:
-                return generation
-        if overlay.live.get(overlay.generation, 0) > 0:
-            return Generation(overlay.generation, dict(overlay.starts), self._watermark_ms, self._journal_next)
-        return None
 
     # -------------------------------------------------------------------------------------------- keeping
 
@@ -525,6 +501,7 @@ class JoinPartition:
                 self._idle,
                 self._totals,
                 self._journal_next,
+                self._sequence,
                 self._generations.kept(),
             )
         )
@@ -563,16 +540,21 @@ class JoinPartition:
         self._idle = dict.fromkeys(TOPICS, False) | found.idle
         self._totals = t.zero() | found.totals
         self._journal_next = found.journal_next
+        self._sequence = found.sequence
         self._generations = Generations(found.generations)
         for key, entry in self._entries.items():
             self._deadlines.add(entry.wake_ms, key)
         self._deadlines.commit()
         return self
 
+    def entries(self) -> Iterator[tuple[bytes, bytes]]:
+        """All entries as the checkpoint holds them."""
+        for key, entry in self._entries.items():
+            yield key.encode(), _entry_encoder.encode(entry)
+
     def snapshot(self) -> bytes:
         """All of the state in one piece."""
-        entries = [(key.encode(), _entry_encoder.encode(entry)) for key, entry in sorted(self._entries.items())]
-        return msgspec.msgpack.encode((self.meta(), entries))
+        return msgspec.msgpack.encode((self.meta(), sorted(self.entries())))
 
     @classmethod
     def from_snapshot(cls, partition: int, limits: JoinLimits, snapshot: bytes) -> JoinPartition:
@@ -600,6 +582,35 @@ class JoinPartition:
             )
         )
         return digest.hexdigest()
+
+
+def _decode_label(record: Record, horizon_ms: int) -> tuple[str, WaitingLabel]:
+    headers = tuple(record.headers) if record.headers else None
+    if record.value is None:
+        if not record.key:
+            raise DecodeError("a tombstone needs the prediction_id as its key", reason="empty")
+        try:
+            key = record.key.decode()
+        except UnicodeDecodeError as error:
+            raise DecodeError("the key of the tombstone is not UTF-8", reason="schema") from error
+        # It has no event time; 0 is never in the future and never moves a watermark.
+        return key, WaitingLabel(
+            0, TOMBSTONE_REVISION, None, record.offset, record.timestamp_ms, record.key, None, headers
+        )
+    truth = decode_ground_truth(record.value)
+    if truth.revision <= TOMBSTONE_REVISION:
+        raise DecodeError(f"revision {truth.revision} is out of range", reason="schema")
+    return truth.prediction_id, WaitingLabel(
+        truth.event_time_ms,
+        truth.revision,
+        truth.label,
+        record.offset,
+        record.timestamp_ms,
+        record.key,
+        record.value,
+        headers,
+        truth.event_time_ms + horizon_ms + 1,
+    )
 
 
 _entry_encoder = msgspec.msgpack.Encoder()

@@ -92,6 +92,10 @@ def judge(entry: Entry, label: WaitingLabel, plan_of: PlanOf, effects: Effects) 
         # interleaved; what becomes of the label must not.
         effects.count(t.LABELS_WAITING)
         return msgspec.structs.replace(entry, waiting=(*entry.waiting, label))
+    if label.until_ms <= first.event_time_ms and label.revision != TOMBSTONE_REVISION:
+        # It may as well have been given up before the prediction came.
+        effects.count(t.LABELS_ORPHANED)
+        return entry
     top = entry.labels[-1] if entry.labels else None
     if label.revision == TOMBSTONE_REVISION:
         if top is None:
@@ -136,7 +140,8 @@ def apply(joined: JoinedPrediction, plan: PanePlan, fact: LabelFact, effects: Ef
     until_ms = joined.until_ms
     if first_ms is None:
         first_ms = fact.event_time_ms
-        until_ms = first_ms + plan.revision_horizon_ms
+        # A label may come before its prediction; corrections get their time all the same.
+        until_ms = max(first_ms, joined.event_time_ms) + plan.revision_horizon_ms
     effect_ms = max(joined.effect_ms, fact.event_time_ms)
     old, new = joined.label, fact.label
     if effects.deltas is not None and (old is not None or new is not None):
@@ -156,7 +161,7 @@ def apply(joined: JoinedPrediction, plan: PanePlan, fact: LabelFact, effects: Ef
     )
 
 
-def _contribute(
+def _contribute(  # noqa: PLR0917 - all of one contribution
     joined: JoinedPrediction,
     plan: PanePlan,
     deltas: Deltas,
@@ -182,15 +187,21 @@ def _contribute(
 # ------------------------------------------------------------------------------------------------- time
 
 
-def expire(entry: Entry, watermark_ms: int, plan_of: PlanOf, effects: Effects) -> Entry:
-    """End the pending predictions that no label can reach any more.
+def pass_time(entry: Entry, watermark_ms: int, plan_of: PlanOf, effects: Effects) -> Entry:
+    """End the pending predictions that no label can reach any more, and the labels that waited long enough.
 
     Notes
     -----
     A prediction whose label was withdrawn is pending again, until no correction can come.
     """
+    waiting = tuple(label for label in entry.waiting if label.until_ms > watermark_ms)
+    orphaned = len(entry.waiting) - len(waiting)
+    if orphaned:
+        effects.count(t.LABELS_WAITING, -orphaned)
+        effects.count(t.LABELS_ORPHANED, orphaned)
     return msgspec.structs.replace(
         entry,
+        waiting=waiting,
         predictions=tuple(
             _expire(joined, plan_of, effects) if joined.pending and joined.until_ms < watermark_ms else joined
             for joined in entry.predictions

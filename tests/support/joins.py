@@ -137,7 +137,7 @@ class Worker:
         join = JoinPartition(self.partition, self.limits)
         join.begin_rebuild(newest)
         for at, record in self.journal:
-            if at < newest.journal_low_water or not needed(record, newest):
+            if at < newest.journal_low_water or record.sequence < newest.low_water_sequence:
                 continue
             starts = {topic: slice_[0] for topic, slice_ in record.slices.items()}
             ends = {topic: slice_[1] for topic, slice_ in record.slices.items()}
@@ -146,8 +146,3 @@ class Worker:
             join.replay(batch, by_epoch.get(record.registry_epoch, self.view), record, at)
         join.end_rebuild(newest, offset)
         return join
-
-
-def needed(record: JournalRecord, newest: JournalRecord) -> bool:
-    """Whether a rebuild to `newest` has to replay `record`."""
-    return all(record.slices[topic][0] >= low for topic, low in newest.low_water.items() if topic in record.slices)

@@ -52,10 +52,12 @@ def _taken(
     total: Counter[str],
 ) -> list[tuple[int, int, Any]]:
     """(event time, revision, label) of the labels that the first prediction takes."""
+    # Labels of another prediction of the id, or of none: they wait for it in vain.
     if not predictions:
         total["labels.orphaned"] += len(labels)
         return []
     first = predictions[0]
+    horizon_ms = max(plan.revision_horizon_ms for plan in plans.values())
     plan = plans[first.model, first.version]
     taken: list[tuple[int, int, Any]] = []
     for label in labels:
@@ -66,8 +68,14 @@ def _taken(
             new = (taken[-1][0], -(2**62), None)
         else:
             new = (label.event_time_ms, label.revision, label.label)
-        limit = taken[0][0] + plan.revision_horizon_ms if taken else first.event_time_ms + plan.max_label_delay_ms
-        if new[0] > first.event_time_ms + plan.max_label_delay_ms + plan.revision_horizon_ms:
+        limit = (
+            max(taken[0][0], first.event_time_ms) + plan.revision_horizon_ms
+            if taken
+            else first.event_time_ms + plan.max_label_delay_ms
+        )
+        beyond = new[0] > first.event_time_ms + plan.max_label_delay_ms + plan.revision_horizon_ms
+        before = label is not None and new[0] + horizon_ms < first.event_time_ms
+        if beyond or before:
             total["labels.orphaned"] += 1
         elif taken and (new == taken[-1] or (label is not None and new[1] < taken[-1][1])):
             total["labels.duplicate"] += 1
@@ -108,7 +116,7 @@ def _contribute(
         if at > until or (label is not None and not plan.accepts(label)):
             continue
         if first_ms is None:
-            first_ms, until = at, at + plan.revision_horizon_ms
+            first_ms, until = at, max(at, p.event_time_ms) + plan.revision_horizon_ms
         effect, delay = max(effect, at), first_ms - p.event_time_ms
         if current is not None:
             put(effect, plan.labelled(compact, current, delay), -1)

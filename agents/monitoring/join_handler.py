@@ -1,0 +1,171 @@
+"""The join as a batch handler: predictions and labels in, deltas, watermarks, dead letters and the journal out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from agents.monitoring.join_state import JoinStates, Kept
+from agents.monitoring.journal import journal_output
+from agents.monitoring.key_check import KeyCheck
+from agents.monitoring.registry_view import BatchView, RegistryView
+from schemas.codec import encode
+from schemas.events import JoinedDelta, PartitionWatermark, WatermarkUpdate
+from schemas.topics import JOINED_DELTAS, MAX_MESSAGE_BYTES
+from streams.join.partition import TOPICS, JoinOutcome, Slice
+from streams.kafka.positions import Positions, TopicPartition
+from streams.kafka.records import Output, Record, dead_letter
+
+GROUP: Final = "monitoring-join"
+_JSON: Final = ("content-type", b"application/json")
+
+
+class JoinHandler:
+    """Implements `streams.kafka.processor.BatchHandler` for `predictions` and `ground-truth`.
+
+    Parameters
+    ----------
+    states : JoinStates
+    registry : RegistryView
+    partitions : int
+        Of the traffic topics.
+
+    Notes
+    -----
+    Delivery: deltas, watermarks, dead letters, journal and offsets share one transaction; everything a batch adds up to
+    is sent with it, so nothing unsent is part of the state. Deltas come before the watermark that closes their panes.
+    """
+
+    def __init__(self, states: JoinStates, registry: RegistryView, partitions: int) -> None:
+        self._states = states
+        self._registry = registry
+        self._partitions = partitions
+        self._keys = KeyCheck(partitions)
+        self._kept: dict[int, Kept] = {}
+        self._touched: dict[int, dict[str, int]] = {}
+
+    # ------------------------------------------------------------------------------------------ assignment
+
+    def restore(
+        self, partitions: Sequence[int], committed: Mapping[TopicPartition, int | None]
+    ) -> Mapping[TopicPartition, int] | None:
+        """Bring partitions to the committed offsets; see `BatchHandler`.
+
+        Raises
+        ------
+        StateError, RetentionPassedError
+        """
+        self._registry.refresh()
+        newest = self._states.newest({at: offset for at, offset in committed.items() if at[1] in partitions})
+        starts: dict[TopicPartition, int] = {}
+        for partition in partitions:
+            self._close(partition)
+            last = newest.get(partition)
+            self._kept[partition] = self._states.open(partition, last)
+            if last is not None:
+                # The group's offsets may have expired: the journal knows them as well.
+                starts |= {(topic, partition): end for topic, (_, end) in last[1].slices.items() if end}
+        return starts or None
+
+    def released(self, partitions: Sequence[int]) -> None:
+        """Close partitions that went to another worker; their folders stay."""
+        for partition in partitions:
+            self._close(partition)
+
+    def _close(self, partition: int) -> None:
+        self._touched.pop(partition, None)
+        kept = self._kept.pop(partition, None)
+        if kept is not None:
+            kept.store.close()
+
+    # --------------------------------------------------------------------------------------------- batches
+
+    def process(self, records: Sequence[Record], positions: Positions, now_ms: int) -> Sequence[Output]:
+        """Join a batch; see `BatchHandler`."""
+        by_partition: dict[int, dict[str, list[Record]]] = {}
+        for record in records:
+            by_partition.setdefault(record.partition, {}).setdefault(record.topic, []).append(record)
+        view = self._registry.for_batch()
+        outputs: list[Output] = []
+        journal: list[Output] = []
+        watermarks: list[PartitionWatermark] = []
+        for partition, kept in self._kept.items():
+            batch = _slice(partition, by_partition.get(partition, {}), positions, now_ms)
+            moved = batch.starts != batch.ends
+            if not moved and batch.idle == kept.join.idle:
+                continue
+            outcome = kept.join.process(batch, view)
+            if not moved and not outcome.watermark_moved:
+                kept.join.abort()
+                continue
+            self._touched[partition] = dict(batch.ends)
+            outputs += self._outputs(batch, outcome, view)
+            if outcome.watermark_moved:
+                watermarks.append(PartitionWatermark(partition, outcome.watermark_ms, outcome.idle))
+            journal.append(journal_output(kept.join.journal(batch, view.epoch, self._partitions)))
+        if watermarks:
+            value = encode(WatermarkUpdate(watermarks))
+            outputs += [Output(JOINED_DELTAS, value, None, [_JSON], number) for number in range(self._partitions)]
+        return outputs + journal
+
+    def _outputs(self, batch: Slice, outcome: JoinOutcome, view: BatchView) -> Iterator[Output]:
+        for delta in outcome.deltas:
+            yield from _packed(delta)
+        for letter in outcome.dead_letters:
+            yield dead_letter(letter.record, letter.reason, letter.message, GROUP)
+        for arrived in batch.records.values():
+            record = self._keys.misplaced(arrived)
+            if record is not None:
+                yield from self._keys.observe(record, self._concerned(outcome), outcome.watermark_ms)
+
+    def _concerned(self, outcome: JoinOutcome) -> list[tuple[str, int]]:
+        """Versions that a misplaced key may concern: those of the batch, or the newest of every model."""
+        found = {delta.model: delta.version for delta in outcome.deltas}
+        return sorted((found or self._registry.newest_versions()).items())
+
+    def wants_commit(self) -> bool:
+        """Whether a partition's overlay waits for a commit."""
+        return bool(self._touched)
+
+    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """The batch counts: apply it, then write each partition's checkpoint."""
+        del offsets  # every partition's slice says the same, and also where nothing moved
+        touched, self._touched = self._touched, {}
+        for partition, ends in touched.items():
+            kept = self._kept[partition]
+            changes = kept.join.changes()
+            kept.join.commit()
+            kept.checkpoint(changes, ends)
+
+    def aborted(self) -> None:
+        """The batch does not count."""
+        self._touched = {}
+        for kept in self._kept.values():
+            kept.join.abort()
+
+    def close(self) -> None:
+        """Close all folders."""
+        for partition in list(self._kept):
+            self._close(partition)
+
+
+def _slice(partition: int, records: Mapping[str, Sequence[Record]], positions: Positions, now_ms: int) -> Slice:
+    tps = [(topic, partition) for topic in TOPICS]
+    return Slice(
+        records,
+        {topic: positions.start[topic, partition] for topic, _ in tps},
+        {topic: positions.next[topic, partition] for topic, _ in tps},
+        {topic: positions.drained.get((topic, partition), False) for topic, _ in tps},
+        now_ms,
+    )
+
+
+def _packed(delta: JoinedDelta) -> Iterator[Output]:
+    """A delta as a record; in halves where it is too large for one."""
+    value = encode(delta)
+    if len(value) > MAX_MESSAGE_BYTES * 9 // 10 and len(delta.panes) > 1:
+        middle = len(delta.panes) // 2
+        for panes in (delta.panes[:middle], delta.panes[middle:]):
+            yield from _packed(JoinedDelta(delta.model, delta.version, delta.layout, delta.partition, panes))
+        return
+    yield Output(JOINED_DELTAS, value, delta.model.encode(), [_JSON])

@@ -1,0 +1,249 @@
+"""A partition's state on disk, and how it comes back: from its folder, or from the journal and the log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from agents.monitoring import journal
+from agents.monitoring.journal import Span
+from agents.monitoring.registry_view import RegistryView
+from schemas.errors import StateError
+from schemas.events import JournalRecord
+from schemas.topics import MONITORING_JOURNAL
+from streams.join.partition import JoinLimits, JoinPartition, Slice
+from streams.kafka.config import KafkaConfig
+from streams.state.store import PartitionStore
+
+_log = logging.getLogger("driftline.monitoring")
+_JOURNAL_WAIT_S = 20.0
+
+MIGRATE = (
+    "keys would move to other partitions. To change the count: stop the producers, let monitoring drain, stop it, and "
+    "start over on new topics (another DRIFTLINE_PREFIX)"
+)
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a state folder belongs to."""
+
+    partitions: int
+    topic_ids: dict[str, str]
+
+
+@dataclass
+class Kept:
+    """A partition at work: its state and its folder."""
+
+    join: JoinPartition
+    store: PartitionStore
+
+    def checkpoint(self, changes: tuple[dict[bytes, bytes], list[bytes]], offsets: Mapping[str, int]) -> None:
+        """Write what a commit changed, with the offsets it is as of, in one piece."""
+        puts, deletes = changes
+        self.store.write(puts, deletes, {"join": self.join.meta(), "offsets": msgspec.json.encode(dict(offsets))})
+
+
+class JoinStates:
+    """Opens and rebuilds partitions.
+
+    Parameters
+    ----------
+    kafka : KafkaConfig
+    registry : RegistryView
+    home : Path
+        Folder below which every partition has its own.
+    identity : Identity
+        Of the topics as they are now.
+    limits : JoinLimits
+    """
+
+    def __init__(
+        self, kafka: KafkaConfig, registry: RegistryView, home: Path, identity: Identity, limits: JoinLimits
+    ) -> None:
+        self._kafka = kafka
+        self._registry = registry
+        self._home = home
+        self._identity = identity
+        self._limits = limits
+
+    def newest(self, committed: Mapping[tuple[str, int], int | None]) -> dict[int, tuple[int, JournalRecord]]:
+        """Newest journal records, no older than the committed offsets.
+
+        Raises
+        ------
+        StateError
+            The group's offsets and the journal do not belong together.
+
+        Notes
+        -----
+        Offsets and journal are written in one transaction, but its markers reach the partitions one after the other:
+        after another worker's last commit its journal record may be seen a moment later than its offsets.
+        """
+        deadline = time.monotonic() + _JOURNAL_WAIT_S
+        while True:
+            found = journal.newest(self._kafka)
+            wrong = [
+                f"{topic}[{partition}] is committed to {offset}, journalled to {_end(found, topic, partition)}"
+                for (topic, partition), offset in committed.items()
+                if offset is not None and offset != _end(found, topic, partition)
+            ]
+            if not wrong:
+                return found
+            if time.monotonic() > deadline:
+                raise StateError(
+                    "the offsets of group monitoring-join are not those of the journal: " + "; ".join(wrong),
+                    where=f"topic {self._kafka.topic(MONITORING_JOURNAL)}",
+                    remedy="somebody moved the offsets or deleted the journal. Set the group back to the journalled "
+                    "offsets; to start over, delete the group and the topics joined-deltas and monitoring-journal",
+                )
+            time.sleep(0.2)
+
+    def open(self, partition: int, newest: tuple[int, JournalRecord] | None) -> Kept:
+        """State of a partition as of its newest journal record.
+
+        Raises
+        ------
+        StateError
+            Another partition count, or the folder cannot be used.
+        RetentionPassedError
+            Records that the state needs are gone.
+        """
+        if newest is not None and newest[1].partitions != self._identity.partitions:
+            raise StateError(
+                f"the journal is of {newest[1].partitions} partitions, the topics have {self._identity.partitions}",
+                where=f"topic {self._kafka.topic(MONITORING_JOURNAL)}[{partition}]",
+                remedy=MIGRATE,
+            )
+        began = time.monotonic()
+        path = self._home / str(partition)
+        store = PartitionStore(path)
+        try:
+            join, fresh = self._from_folder(partition, store, newest)
+            if join is None:
+                store.destroy()
+                store = PartitionStore(path)
+                join = JoinPartition(partition, self._limits)
+                fresh = True
+                if newest is not None:
+                    join.begin_rebuild(newest[1])
+                    last = newest[1]
+                    replayed = self._replay(
+                        join, newest, last.low_water, last.journal_low_water, last.low_water_sequence
+                    )
+                    _log.info(
+                        "partition %d: rebuilt from %d journal records, %d entries, in %.1f s",
+                        *(partition, replayed, len(join), time.monotonic() - began),
+                    )
+            if fresh:
+                self._write_all(join, store, newest)
+        except BaseException:
+            store.close()
+            raise
+        return Kept(join, store)
+
+    def _from_folder(
+        self, partition: int, store: PartitionStore, newest: tuple[int, JournalRecord] | None
+    ) -> tuple[JoinPartition | None, bool]:
+        """The folder's state, brought up to the journal (then the second is true); None where it is of no use."""
+        identity, meta, offsets = (store.meta(name) for name in ("identity", "join", "offsets"))
+        if identity is None or meta is None or offsets is None:
+            return None, True
+        found = msgspec.json.decode(identity, type=Identity)
+        if found.partitions != self._identity.partitions and found.topic_ids == self._identity.topic_ids:
+            raise StateError(
+                f"the state is of {found.partitions} partitions, the topics have {self._identity.partitions}",
+                where=str(store.path),
+                remedy=MIGRATE,
+            )
+        if found != self._identity:
+            _log.warning("partition %d: the state folder is of other topics, it is thrown away", partition)
+            return None, True
+        at = msgspec.json.decode(offsets, type=dict[str, int])
+        ends = {topic: end for topic, (_, end) in newest[1].slices.items()} if newest is not None else {}
+        join = JoinPartition.from_checkpoint(partition, self._limits, meta, store.items())
+        last = newest[1].sequence if newest is not None else 0
+        if join.sequence > last or any(offset > ends.get(topic, 0) for topic, offset in at.items()):
+            _log.warning("partition %d: the state folder is ahead of the log, it is thrown away", partition)
+            return None, True
+        if newest is None or join.sequence == last:
+            return join, False
+        if join.sequence < newest[1].low_water_sequence - 1:
+            # Another worker had the partition for long: what the folder knows is gone from state.
+            return None, True
+        # A crash between a commit and its checkpoint: the last batches are repeated.
+        replayed = self._replay(join, newest, at, join.journal_next, join.sequence + 1)
+        _log.info("partition %d: state folder brought up to date with %d journal records", partition, replayed)
+        return join, True
+
+    def _replay(
+        self,
+        join: JoinPartition,
+        newest: tuple[int, JournalRecord],
+        low_water: Mapping[str, int],
+        journal_low: int,
+        sequence: int,
+    ) -> int:
+        """Repeat every journalled batch from number `sequence` to the newest, silently; returns how many."""
+        at, last = newest
+        partition = join.partition
+        expected = sequence
+        with ExitStack() as stack:
+            spans = {
+                topic: stack.enter_context(
+                    closing(Span(self._kafka, topic, partition, low_water.get(topic, start), end))
+                )
+                for topic, (start, end) in last.slices.items()
+            }
+            journal_end = at + 1 if sequence <= last.sequence else journal_low
+            records = stack.enter_context(
+                closing(Span(self._kafka, MONITORING_JOURNAL, partition, journal_low, journal_end))
+            )
+            for record in records:
+                if not journal.is_join_record(record):
+                    continue
+                entry = journal.to_journal(record)
+                if entry.sequence < sequence:
+                    continue
+                if entry.sequence != expected:
+                    break
+                expected += 1
+                starts = {topic: start for topic, (start, _) in entry.slices.items()}
+                ends = {topic: end for topic, (_, end) in entry.slices.items()}
+                taken = {topic: spans[topic].until(end) for topic, end in ends.items()}
+                batch = Slice(taken, starts, ends, entry.idle, entry.now_ms)
+                join.replay(batch, self._registry.as_of(entry.registry_epoch), entry, record.offset)
+        if expected != last.sequence + 1:
+            raise StateError(
+                f"journal record {expected} of partition {partition} is missing, the newest is {last.sequence}",
+                where=f"topic {self._kafka.topic(MONITORING_JOURNAL)}[{partition}] from offset {journal_low}",
+                remedy="was the topic cleaned up? Start over by deleting the consumer groups monitoring-join and "
+                "monitoring-aggregate and the topics joined-deltas and monitoring-journal",
+            )
+        join.end_rebuild(last, at)
+        return expected - sequence
+
+    def _write_all(self, join: JoinPartition, store: PartitionStore, newest: tuple[int, JournalRecord] | None) -> None:
+        ends = {topic: end for topic, (_, end) in newest[1].slices.items()} if newest is not None else {}
+        stale = {key for key, _ in store.items()}
+        puts = dict(join.entries())
+        store.write(
+            puts,
+            stale - puts.keys(),
+            {
+                "identity": msgspec.json.encode(self._identity),
+                "join": join.meta(),
+                "offsets": msgspec.json.encode(ends),
+            },
+        )
+
+
+def _end(found: Mapping[int, tuple[int, JournalRecord]], topic: str, partition: int) -> int | None:
+    entry = found.get(partition)
+    return None if entry is None else entry[1].slices.get(topic, (0, 0))[1]

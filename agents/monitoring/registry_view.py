@@ -1,0 +1,214 @@
+"""What monitoring knows of the registry: plans of every registered version, as of any epoch."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right, insort
+from collections.abc import Callable
+
+from agents.artifacts import ArtifactStore
+from schemas.codec import decode
+from schemas.events import ModelState, VersionState
+from schemas.reference import ReferenceStatistics
+from schemas.specification import Specification, parse
+from schemas.topics import REGISTRY_STATE
+from streams.kafka.config import KafkaConfig
+from streams.kafka.reader import Tail
+from streams.kafka.records import Record
+from streams.panes import PanePlan
+
+DEFAULT_LABEL_HORIZON_MS = 7 * 86_400_000
+"""How long labels wait for predictions while no model is registered."""
+
+
+class RegistryView:
+    """Follows `registry-state`; compiles a version's plan when it is first asked for.
+
+    Parameters
+    ----------
+    kafka : KafkaConfig
+    artifacts : ArtifactStore
+        Holds specifications and reference statistics.
+    timeout_s : float
+        Longest to wait for the topic's end.
+
+    Notes
+    -----
+    Versions are immutable and never taken away, so what is known stays known. Safe to share between threads.
+    """
+
+    def __init__(self, kafka: KafkaConfig, artifacts: ArtifactStore, *, timeout_s: float = 30.0) -> None:
+        self._artifacts = artifacts
+        self._timeout_s = timeout_s
+        self._lock = threading.RLock()
+        self._versions: dict[tuple[str, int], VersionState] = {}
+        self._specs: dict[str, Specification] = {}
+        self._plans: dict[tuple[str, int], PanePlan] = {}
+        self._horizons: list[tuple[int, int]] = []
+        self._needed_ms = 0
+        self._epoch = 0
+        self._tail = Tail(kafka, [REGISTRY_STATE], from_beginning=True)
+        self.refresh()
+
+    # ------------------------------------------------------------------------------------------ following
+
+    def refresh(self) -> None:
+        """Read `registry-state` to its end as of now.
+
+        Raises
+        ------
+        BrokerError
+            The end was not reached in time.
+        ArtifactError
+            A specification is missing or altered.
+        """
+        with self._lock:
+            self._take(self._tail.read_to_end(self._timeout_s))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        with self._lock:
+            self._tail.close()
+
+    def _take(self, records: list[Record]) -> None:
+        for record in records:
+            if record.value is None:
+                continue
+            state = decode(record.value, ModelState)
+            for version in state.versions:
+                if (state.model, version.version) not in self._versions:
+                    self._versions[state.model, version.version] = version
+                    spec = self._specification(version.specification)
+                    insort(self._horizons, (version.registered_epoch, spec.revision_horizon_ms))
+                    self._needed_ms = max(self._needed_ms, spec.max_label_delay_ms + spec.revision_horizon_ms)
+            self._epoch = max(self._epoch, state.epoch)
+
+    def _specification(self, sha: str) -> Specification:
+        found = self._specs.get(sha)
+        if found is None:
+            found = self._specs[sha] = parse(self._artifacts.get(sha).decode(), file=f"specification {sha[:12]}")
+        return found
+
+    # -------------------------------------------------------------------------------------------- asking
+
+    @property
+    def epoch(self) -> int:
+        """Newest epoch seen."""
+        return self._epoch
+
+    @property
+    def needed_retention_ms(self) -> int:
+        """Longest max_label_delay + revision_horizon of any version."""
+        return self._needed_ms
+
+    def newest_versions(self) -> dict[str, int]:
+        """The newest version of every registered model."""
+        with self._lock:
+            newest: dict[str, int] = {}
+            for model, version in self._versions:
+                newest[model] = max(version, newest.get(model, 0))
+            return newest
+
+    def spec(self, model: str, version: int) -> Specification | None:
+        """Specification of a version; None: not registered as far as seen."""
+        with self._lock:
+            state = self._versions.get((model, version))
+            return None if state is None else self._specification(state.specification)
+
+    def plan(self, model: str, version: int) -> PanePlan | None:
+        """Plan of a version; None: not registered as far as seen.
+
+        Raises
+        ------
+        ArtifactError
+            Its specification or reference is missing or altered.
+        """
+        key = (model, version)
+        plan = self._plans.get(key)
+        if plan is not None:
+            return plan
+        with self._lock:
+            state = self._versions.get(key)
+            if state is None:
+                return None
+            reference = decode(self._artifacts.get(state.reference), ReferenceStatistics)
+            return self._plans.setdefault(key, PanePlan(self._specification(state.specification), reference))
+
+    def plan_or_refresh(self, model: str, version: int) -> PanePlan | None:
+        """As `plan`, looking again before it says None."""
+        plan = self.plan(model, version)
+        if plan is None:
+            self.refresh()
+            plan = self.plan(model, version)
+        return plan
+
+    def label_horizon_ms(self, epoch: int) -> int:
+        """Longest revision_horizon of the versions registered up to `epoch`."""
+        with self._lock:
+            until = bisect_right(self._horizons, epoch, key=lambda item: item[0])
+            return max((horizon for _, horizon in self._horizons[:until]), default=DEFAULT_LABEL_HORIZON_MS)
+
+    def registered_by(self, model: str, version: int, epoch: int) -> bool:
+        """Whether a version was registered at `epoch`."""
+        state = self._versions.get((model, version))
+        return state is not None and state.registered_epoch <= epoch
+
+    def as_of(self, epoch: int) -> EpochView:
+        """The registry as it was at `epoch`; nothing later is known to it."""
+        return EpochView(self, epoch)
+
+    def for_batch(self) -> BatchView:
+        """The registry for one batch: looks again once if a version is unknown."""
+        return BatchView(self)
+
+
+class EpochView:
+    """The registry as of one epoch (`streams.join.partition.PlanView`)."""
+
+    def __init__(self, registry: RegistryView, epoch: int) -> None:
+        self._registry = registry
+        self.epoch = epoch
+        self.label_horizon_ms = registry.label_horizon_ms(epoch)
+
+    def plan(self, model: str, version: int) -> PanePlan | None:
+        """Plan of a version that was registered by then."""
+        if not self._registry.registered_by(model, version, self.epoch):
+            return None
+        return self._registry.plan(model, version)
+
+
+class BatchView:
+    """The registry during one batch (`streams.join.partition.PlanView`).
+
+    Notes
+    -----
+    The epoch is pinned. It moves on only where a version is unknown at it and the topic, read to its end, knows it;
+    what was decided before stays right, because everything decided before was known.
+    """
+
+    def __init__(self, registry: RegistryView) -> None:
+        self._registry = registry
+        self._refreshed = False
+        self._at = registry.as_of(registry.epoch)
+        self._find: Callable[[str, int], PanePlan | None] = self._at.plan
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of what was decided so far."""
+        return self._at.epoch
+
+    @property
+    def label_horizon_ms(self) -> int:
+        """Longest revision_horizon as of the epoch."""
+        return self._at.label_horizon_ms
+
+    def plan(self, model: str, version: int) -> PanePlan | None:
+        """Plan of a version, looking again once a batch."""
+        plan = self._find(model, version)
+        if plan is None and not self._refreshed:
+            self._refreshed = True
+            self._registry.refresh()
+            self._at = self._registry.as_of(self._registry.epoch)
+            self._find = self._at.plan
+            plan = self._find(model, version)
+        return plan
