@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -134,7 +135,35 @@ def ensure_topics(
                     where=f"topic {name} on {config.bootstrap_servers}",
                     remedy="create it by hand as `driftline topics --plan` shows it, or permit CreateTopics",
                 ) from error
+    _await_leaders(config, admin, [topic.topic for topic in missing], timeout_s)
     return created
+
+
+def _await_leaders(config: KafkaConfig, admin: AdminClient, names: list[str], timeout_s: float) -> None:
+    """Wait until every partition has a leader: a create request returns before the broker itself knows of it."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            topics = admin.list_topics(timeout=timeout_s).topics
+        except KafkaException as error:
+            raise unreachable(config, error) from error
+        unready = [
+            name
+            for name in names
+            if (found := topics.get(name)) is None
+            or found.error is not None
+            or not found.partitions
+            or any(partition.leader < 0 for partition in found.partitions.values())
+        ]
+        if not unready:
+            return
+        if time.monotonic() > deadline:
+            raise TopicError(
+                f"has no leader {timeout_s:.0f} s after it was created",
+                where=f"topic {unready[0]} on {config.bootstrap_servers}",
+                remedy="check the broker with `driftline doctor`",
+            )
+        time.sleep(0.02)
 
 
 def check_partition_counts(
