@@ -154,9 +154,11 @@ class AggregatePartition:
                 return
             closed: dict[int, int] = {}
             observations: list[AggregateEvent] = []
-            for version in sorted(version for version, at in due.items() if at == boundary):
-                series = panes.series[version]
-                closing = series.step(boundary)
+            now = [panes.series[version] for version in sorted(due) if due[version] == boundary]
+            touched = [series.settle(boundary) for series in now]
+            swaps = {series.first_traffic for series in panes.series.values()}
+            for series, corrected in zip(now, touched, strict=True):
+                closing = series.close(boundary, corrected, swaps)
                 out += closing.quality
                 out += closing.drift
                 observations += closing.observations

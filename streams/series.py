@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -46,6 +46,7 @@ class SeriesState(msgspec.Struct, array_like=True):
     frontier: int | None
     closed_traffic: int
     closed_quality: int
+    first_traffic: int
     last_traffic: int
     revisions: list[tuple[str, int, str, int]]
     ignored: int
@@ -63,8 +64,9 @@ class Series:
 
     Notes
     -----
-    `add` only puts effects aside; `step` is called for every boundary the watermark has passed, in order. What a
-    window holds when it closes is a function of the effects before that boundary, not of the order they came in.
+    `add` only puts effects aside; `settle` and `close` are called for every boundary the watermark has passed, in
+    order. What a window holds when it closes is a function of the effects before that boundary, not of the order they
+    came in.
     """
 
     def __init__(self, model: str, version: int, plan: PanePlan) -> None:
@@ -77,8 +79,8 @@ class Series:
         """Effects of panes before it are settled."""
         self.closed_traffic = 0
         self.closed_quality = 0
-        self.last_traffic = -1
-        """Start of the newest settled pane with traffic."""
+        self.first_traffic = self.last_traffic = -1
+        """Starts of the oldest and the newest settled pane with traffic."""
         self.revisions: dict[tuple[str, int, str], int] = {}
         self.ignored = 0
         """Contributions to panes that are no longer kept."""
@@ -112,34 +114,22 @@ class Series:
         """Settled labelled predictions of a pane."""
         return self._count("", pane_start, "labelled")
 
-    def step(self, boundary: int) -> Closing:
-        """Settle the effects before `boundary` and close what it closes."""
-        pane_ms = self.plan.pane_ms
+    def settle(self, boundary: int) -> set[tuple[str, int]]:
+        """Add the effects before `boundary` to their panes; which closed panes (segment, start) they touched."""
         if self.frontier is None:
             first = min(pane for waiting in self.pending.values() for _, pane in waiting)
-            self.frontier = boundary - pane_ms
+            self.frontier = boundary - self.plan.pane_ms
             self.closed_traffic = self.closed_quality = min(first, self.frontier)
-        out = Closing()
-        touched = self._settle(boundary)
-        self._revise(touched, out)
-        self._close_quality(boundary, out)
-        self._close_traffic(boundary, out)
-        self.frontier = boundary
-        self._forget(boundary)
-        return out
-
-    def _settle(self, boundary: int) -> set[tuple[str, int]]:
-        """Add the effects before `boundary` to their panes; which closed panes they touched."""
         touched: set[tuple[str, int]] = set()
         predicted = self._at["predicted"]
-        oldest = self._oldest(boundary)
+        oldest = self._correctable(boundary)
         for effect in sorted(effect for effect in self.pending if effect < boundary):
             waiting = self.pending.pop(effect)
             for (given, pane), counters in sorted(waiting.items()):
-                if pane < oldest:
+                segment = self._tracked(given)
+                if pane < oldest and pane not in self.panes.get(segment, ()):
                     self.ignored += 1
                     continue
-                segment = self._tracked(given)
                 counts = self._pane(segment, pane)
                 positions = np.fromiter(counters.keys(), np.intp, len(counters))
                 inside = positions < len(counts)
@@ -147,9 +137,34 @@ class Series:
                 np.add.at(counts, positions[inside], amounts[inside])
                 if not segment and counters.get(predicted, 0) > 0:
                     self.last_traffic = max(self.last_traffic, pane)
+                    self.first_traffic = pane if self.first_traffic < 0 else min(self.first_traffic, pane)
                 if pane < self.closed_quality:
                     touched.add((segment, pane))
         return touched
+
+    def close(self, boundary: int, touched: set[tuple[str, int]], swaps: Collection[int] = ()) -> Closing:
+        """Close what `boundary` closes, after `settle`, and send again what was touched.
+
+        Parameters
+        ----------
+        touched : set of (segment, pane start)
+        swaps : collection of int
+            Starts of panes in which a version of the model came or went: one that holds a part of a day only says
+            nothing about the day, and is not judged by itself.
+        """
+        out = Closing()
+        self._revise(touched, out)
+        self._close_quality(boundary, out, swaps)
+        self._close_traffic(boundary, out, swaps)
+        self.frontier = boundary
+        self._forget(boundary)
+        return out
+
+    def _judged(self, window: Window, n: int, swaps: Collection[int]) -> bool:
+        """Whether a window is whole: it neither begins before the version's first whole pane nor is cut by a swap."""
+        if window.start_ms <= self.first_traffic or n < window.events:
+            return False
+        return window.end_ms - window.start_ms > self.plan.pane_ms or window.start_ms not in swaps
 
     def _tracked(self, segment: str) -> str:
         """The segment itself, or the one for all others where there are too many new ones."""
@@ -168,20 +183,28 @@ class Series:
             counts = panes[pane] = np.zeros(size, dtype=np.int64)
         return counts
 
-    def _oldest(self, boundary: int) -> int:
-        """Start of the oldest pane that a window which may still be corrected can reach."""
+    def _correctable(self, boundary: int) -> int:
+        """Start of the oldest pane that a correction may still touch."""
         plan = self.plan
-        return boundary - plan.pane_ms - plan.max_label_delay_ms - plan.revision_horizon_ms - self._lookback
+        return boundary - 2 * plan.pane_ms - plan.max_label_delay_ms - plan.revision_horizon_ms
 
     def _forget(self, boundary: int) -> None:
-        oldest = self._oldest(boundary)
+        """Drop the panes that no window which may still be corrected can reach."""
+        correctable = self._correctable(boundary)
+        longest = max(self.plan.spec.time_windows.values(), default=self.plan.pane_ms)
+        events = max(self.plan.spec.count_windows.values(), default=0)
         for segment in list(self.panes):
             panes = self.panes[segment]
-            for pane in [pane for pane in panes if pane < oldest]:
-                del panes[pane]
+            counted = 0
+            for pane in sorted((p for p in panes if p < correctable), reverse=True):
+                # Count windows keep what they need and a pane more, because corrections may take labels away.
+                if pane < correctable - longest and (counted > events or pane < correctable - self._lookback):
+                    del panes[pane]
+                elif counted <= events:
+                    counted += int(panes[pane][self._at["labelled"]]) if events else 1
             if not panes:
                 del self.panes[segment]
-        self.revisions = {key: count for key, count in self.revisions.items() if key[1] >= oldest}
+        self.revisions = {key: count for key, count in self.revisions.items() if key[1] >= correctable}
 
     # --------------------------------------------------------------------------------------------- windows
 
@@ -228,7 +251,7 @@ class Series:
             metrics=compute(self.plan, total),
         )
 
-    def _close_quality(self, boundary: int, out: Closing) -> None:
+    def _close_quality(self, boundary: int, out: Closing, swaps: Collection[int]) -> None:
         pane_ms = self.plan.pane_ms
         last = (boundary - self.plan.max_label_delay_ms) // pane_ms * pane_ms
         while self.closed_quality < last:
@@ -244,18 +267,20 @@ class Series:
                         continue
                     metric = self._metric(segment, window, total, "closed", 0)
                     out.quality.append(metric)
-                    out.observations += self.detectors.quality(
-                        segment, window, metric, total=total, filled=filled, now_ms=boundary
-                    )
+                    if self._judged(window, metric.n, swaps):
+                        out.observations += self.detectors.quality(
+                            segment, window, metric, total=total, filled=filled, now_ms=boundary
+                        )
             pane = Window("pane", end - pane_ms, end)
-            total, _ = self._sum("", pane)
-            out.observations += self.detectors.pane(pane, total, boundary)
+            if self._judged(pane, 0, swaps):
+                out.observations += self.detectors.pane(pane, self._sum("", pane)[0], boundary)
             for window in self._timed(end):
                 total, _ = self._sum("", window)
                 out.drift += self._drift(window, total, ("label",), "closed", 0)
-                out.observations += self.detectors.labels(window, total, boundary)
+                if self._judged(window, 0, swaps):
+                    out.observations += self.detectors.labels(window, total, boundary)
 
-    def _close_traffic(self, boundary: int, out: Closing) -> None:
+    def _close_traffic(self, boundary: int, out: Closing, swaps: Collection[int]) -> None:
         pane_ms = self.plan.pane_ms
         while self.closed_traffic < boundary:
             end = self.closed_traffic + pane_ms
@@ -265,7 +290,8 @@ class Series:
             for window in self._timed(end):
                 total, _ = self._sum("", window)
                 out.drift += self._drift(window, total, None, "closed", 0)
-                out.observations += self.detectors.traffic(window, total, boundary)
+                if self._judged(window, 0, swaps):
+                    out.observations += self.detectors.traffic(window, total, boundary)
             longest = max(self._timed(end), key=lambda window: window.end_ms - window.start_ms)
             for segment in self._segments():
                 if segment:
@@ -304,9 +330,15 @@ class Series:
     def _revise(self, touched: set[tuple[str, int]], out: Closing) -> None:
         """Send again the closed windows that hold a pane which an effect changed."""
         pane_ms = self.plan.pane_ms
+        longest = max(self.plan.spec.time_windows.values(), default=pane_ms)
+        events = max(self.plan.spec.count_windows.values(), default=0)
         reach: dict[tuple[str, int], set[int]] = {}
         for segment, pane in touched:
+            newer = 0
             for end in range(pane + pane_ms, min(pane + self._lookback, self.closed_quality) + 1, pane_ms):
+                newer += self._count(segment, end - pane_ms, "labelled") if end > pane + pane_ms else 0
+                if end > pane + longest and newer > events:
+                    break  # no window that ends here or later looks back so far
                 reach.setdefault((segment, end), set()).add(pane)
         for (segment, end), panes in sorted(reach.items()):
             if self._count("", end - pane_ms, "predicted") <= 0:
@@ -383,6 +415,7 @@ class Series:
             frontier=self.frontier,
             closed_traffic=self.closed_traffic,
             closed_quality=self.closed_quality,
+            first_traffic=self.first_traffic,
             last_traffic=self.last_traffic,
             revisions=[(*key, count) for key, count in sorted(self.revisions.items())],
             ignored=self.ignored,
@@ -401,6 +434,7 @@ class Series:
         series.frontier = state.frontier
         series.closed_traffic = state.closed_traffic
         series.closed_quality = state.closed_quality
+        series.first_traffic = state.first_traffic
         series.last_traffic = state.last_traffic
         series.revisions = {(name, end, segment): count for name, end, segment, count in state.revisions}
         series.ignored = state.ignored
