@@ -135,13 +135,14 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         from agents.bootstrap import kafka_config
+        from agents.runtime import FIRST_WAVE
         from agents.supervisor import Supervisor
 
         say = self.view.say
         say("Starting Kafka and the agents; training version 1 on January meanwhile ...")
         flights = load_flights(self.options.project)
         self.supervisor = Supervisor(self.settings)
-        starting = _in_thread(self.supervisor.start)
+        starting = _in_thread(lambda: self.supervisor.start(wait_for=FIRST_WAVE))
         self._closing.append(self._stop_supervisor)
         project = self._project()
         spec = load(project)
@@ -165,9 +166,7 @@ class Demo:
         say(f"Version {registered['version']} registered: {registered.get('decision', '')}")
         if self.options.manual:
             self._say_how_to_approve()
-        self.barrier.wait_rest(0, awaiting_person=self._awaiting_person)
-        if self.watcher.world.served is None:
-            self.barrier.until(lambda: self.watcher.world.served is not None, "serving", 0)
+        self.barrier.until(lambda: self.watcher.world.served is not None, "serving", 0, patient=self._awaiting_person)
         say(f"Serving version {self.watcher.world.served}; {time.monotonic() - self.started:.1f} s after the start")
         self._replay()
         summary = self._finish()
