@@ -166,6 +166,11 @@ class EmbeddedKafka:
             running = self._running_or_gone()
             if running is not None:
                 return running.bootstrap_servers
+            if self._child is not None:
+                # Ours, and it is gone: somebody stopped or killed it.
+                self._child.let_go()
+                self._child.process.wait()
+                self._child = None
             jars = install_jars(self._cache, source=self._jars_url)
             for attempt in range(_PORT_TRIES):
                 port = self._choose_port(fresh=attempt > 0)

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from agents import supervisor_process
+from agents.bootstrap import kafka_config
 from agents.config import Settings, load_settings
 from agents.supervisor import Supervisor, is_running, read_status
 from schemas.errors import BrokerUnreachableError, ConfigurationError, DriftlineError, NotFoundError
 from schemas.topics import CATALOGUE
-from streams.kafka.admin import partition_counts
+from streams.kafka.admin import check_broker, partition_counts
 from streams.kafka.config import KafkaConfig
+from streams.kafka.embedded import find_broker
 from tests.support.wait import eventually
 
 TOY = "tests.support.toy_system"
@@ -106,6 +108,31 @@ def test_without_a_broker_the_starter_gets_the_same_error(settings: Settings) ->
     with pytest.raises(BrokerUnreachableError, match=r"127\.0\.0\.1:1"):
         Supervisor(nowhere, module=TOY).start()
     assert not is_running(settings.home)
+
+
+def test_the_embedded_broker_is_started_again_on_its_port_and_stopped_at_the_end(tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path / "home", bootstrap_servers=None, partitions=1)
+    system = Supervisor(settings, module=TOY)
+    system.start()
+    try:
+        before = kafka_config(settings)
+        state = find_broker(settings.home)
+        assert state is not None
+        os.kill(state.pid, signal.SIGKILL)
+
+        def back() -> bool:
+            again = find_broker(settings.home)
+            return again is not None and again.pid != state.pid
+
+        eventually(back, timeout=60)
+        assert kafka_config(settings) == before
+        assert set(partition_counts(before)) == set(CATALOGUE)
+        system.check()
+    finally:
+        system.stop()
+    assert find_broker(settings.home) is None
+    with pytest.raises(BrokerUnreachableError):
+        check_broker(before, 1.0)
 
 
 def _owner(settings: Settings, then: str) -> subprocess.Popen[bytes]:
