@@ -30,7 +30,7 @@ def init(
     say("next:")
     say("  driftline up --detach")
     say(f"  driftline register {directory} --data {directory / 'training.csv'}")
-    say(f"  driftline produce requests {directory / 'requests.jsonl'}")
+    say(f"  driftline produce requests {directory / 'requests.jsonl'} --wait 60")
     say(f"  driftline produce ground-truth {directory / 'labels.jsonl'}")
     say("  driftline status")
 

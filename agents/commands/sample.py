@@ -30,6 +30,7 @@ event_time = "shipped_at"
 label_time = "delivered_at"         # when the label becomes known
 label = "late"
 max_label_delay = "5d"              # after it, a prediction without a label has expired
+revision_horizon = "7d"             # so long a label may be corrected, or be there before its prediction
 segments = ["carrier"]
 
 [features]
@@ -88,6 +89,7 @@ def train(prepare, seed):
 CARRIERS = {"blue": -0.3, "green": 0.0, "red": 0.6}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TRAINING_DAYS = 60
+LIVE_DAYS = 2
 PARCELS_A_DAY = 40
 SEED = 7
 
@@ -145,7 +147,7 @@ def sample_files() -> dict[str, str]:
     """Name and text of every file of the sample project; the same on every call."""
     rng = Random(SEED)
     training = list(parcels(START, TRAINING_DAYS, rng))
-    live = list(parcels(START + timedelta(days=TRAINING_DAYS), 3, rng))
+    live = list(parcels(START + timedelta(days=TRAINING_DAYS), LIVE_DAYS, rng))
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["parcel_id", "shipped_at", "delivered_at", *training[0].features(), "late"])

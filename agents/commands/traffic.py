@@ -12,6 +12,7 @@ import typer
 from agents.commands.output import Json, add, document, line, note, say
 
 if TYPE_CHECKING:
+    from streams.kafka.config import KafkaConfig
     from streams.kafka.records import Record
 
 FLUSH_TIMEOUT_S = 30.0
@@ -21,10 +22,14 @@ POLL_S = 0.2
 def produce(
     kind: Annotated[str, typer.Argument(help="requests, predictions, ground-truth or heartbeat.", show_default=False)],
     file: Annotated[Path | None, typer.Argument(help="JSON lines; standard input where absent or '-'.")] = None,
+    *,
     raw: Annotated[
         str,
         typer.Option("--raw", help="Send lines unchecked, keyed by this field (to test bad input)."),
     ] = "",
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, help="Requests: wait so many seconds for all predictions.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Send JSON lines to a traffic topic, keyed and partitioned as Driftline expects; wait until the broker has them.
@@ -35,6 +40,7 @@ def produce(
     from agents.bootstrap import kafka_config
     from agents.commands.lines import messages, reader, unchecked
     from agents.config import load_settings
+    from schemas import topics
     from schemas.errors import DriftlineError
     from streams.kafka.producer import EventProducer
 
@@ -44,6 +50,7 @@ def produce(
     kafka = kafka_config(settings)
     lines = records = 0
     failure: DriftlineError | None = None
+    answers = Answers(kafka) if wait else None
     with EventProducer(kafka) as producer:
         lines_in = _lines(file)
         parsed = unchecked(kind, lines_in, key_field=raw) if raw else messages(kind, lines_in, source=source)
@@ -51,6 +58,8 @@ def produce(
             for group in parsed:
                 lines += 1
                 for message in group:
+                    if answers is not None and message.topic == topics.INFERENCE_REQUESTS:
+                        answers.expect(message.key)
                     for partition in range(settings.partitions) if message.every_partition else (-1,):
                         producer.send(message.topic, message.value, message.key, message.headers, partition)
                         records += 1
@@ -60,10 +69,68 @@ def produce(
     if failure is not None:
         failure.what += f" ({lines} lines before it were sent)"
         raise failure
+    facts = {"kind": kind, "lines": lines, "records": records}
+    text = f"sent {lines} lines ({records} records) of {kind}"
+    if answers is not None:
+        answered, refused = answers.wait(wait)
+        facts |= {"answered": answered, "refused": refused}
+        text += f"; {answered} answered, {refused} refused"
     if as_json:
-        document({"kind": kind, "lines": lines, "records": records})
+        document(facts)
     else:
-        say(f"sent {lines} lines ({records} records) of {kind}")
+        say(text)
+
+
+class Answers:
+    """Waits until each of some requests has its prediction or its dead letter.
+
+    Parameters
+    ----------
+    kafka : KafkaConfig
+        Made before the requests are sent: an answer cannot be missed.
+    """
+
+    def __init__(self, kafka: KafkaConfig) -> None:
+        from schemas import topics
+        from streams.kafka.reader import Tail
+
+        self._refusing = topics.dead_letter_topic(topics.INFERENCE_REQUESTS)
+        self._tail = Tail(kafka, [topics.PREDICTIONS, self._refusing], False)
+        self._open: set[bytes | None] = set()
+
+    def expect(self, key: bytes | None) -> None:
+        """One more request."""
+        self._open.add(key)
+
+    def wait(self, timeout_s: float) -> tuple[int, int]:
+        """How many were answered, and how many refused.
+
+        Raises
+        ------
+        BrokerError
+            Some were neither in time.
+        """
+        import time
+
+        from schemas.errors import BrokerError
+
+        deadline = time.monotonic() + timeout_s
+        ended = {False: 0, True: 0}
+        try:
+            while self._open and time.monotonic() < deadline:
+                for record in self._tail.poll(POLL_S):
+                    if record.key in self._open:
+                        self._open.discard(record.key)
+                        ended[record.topic == self._refusing] += 1
+        finally:
+            self._tail.close()
+        if self._open:
+            raise BrokerError(
+                f"{len(self._open)} requests were not answered within {timeout_s:g} s ({ended[False]} were)",
+                where="serving",
+                remedy="they stay on the topic and will be; `driftline status` tells how far serving is behind",
+            )
+        return ended[False], ended[True]
 
 
 def _lines(file: Path | None) -> Iterator[bytes]:

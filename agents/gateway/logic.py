@@ -316,8 +316,10 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
         case ModelRolledBack():
             return "registry", f"Rolled back from {event.previous} to {event.version}: {event.reason}", "bad"
         case ModelSwapped():
-            before = f"{event.from_version} → " if event.from_version is not None else ""
-            return "serving", f"Serving switched {before}{event.to_version} in {event.pause_ms:.1f} ms", "good"
+            if event.from_version is None:
+                return "serving", f"Serving answers with version {event.to_version}", "good"
+            change = f"from version {event.from_version} to {event.to_version}"
+            return "serving", f"Serving switched {change}; requests waited {event.pause_ms:.1f} ms", "good"
         case CandidateStaged():
             return "serving", f"Version {event.version} is loaded and warm", "plain"
         case ModelRefused():

@@ -90,9 +90,9 @@ def test_topics_are_created_once_and_then_kept(kafka: KafkaConfig, monkeypatch: 
 
 def test_requests_and_labels_of_one_id_meet_in_one_partition(installation: KafkaConfig, tmp_path: Path) -> None:
     write_sample(tmp_path / "p")
-    assert told("produce", "requests", str(tmp_path / "p" / "requests.jsonl"))["records"] == 120
+    assert told("produce", "requests", str(tmp_path / "p" / "requests.jsonl"))["records"] == 80
     code, out, _ = run("produce", "ground-truth", "-", stdin=(tmp_path / "p" / "labels.jsonl").read_bytes())
-    assert (code, out) == (0, "sent 120 lines (120 records) of ground-truth\n")
+    assert (code, out) == (0, "sent 80 lines (80 records) of ground-truth\n")
     asked = {r.key: r.partition for r in read_all(installation, topics.INFERENCE_REQUESTS)}
     labels = {r.key: r.partition for r in read_all(installation, topics.GROUND_TRUTH)}
     assert asked == labels
@@ -204,6 +204,26 @@ def test_predict_waits_for_its_own_answer(installation: KafkaConfig) -> None:
     finally:
         server.stop.set()
         server.join(10)
+
+
+def test_produce_waits_for_the_answers(installation: KafkaConfig, tmp_path: Path) -> None:
+    lines = [
+        codec.encode(InferenceRequest(request_id=f"r{n}", model="m" if n else "nobody", event_time_ms=n, features={}))
+        for n in range(5)
+    ]
+    file = tmp_path / "requests.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    code, _, err = run("produce", "requests", str(file), "--wait", "1")
+    assert code == 3
+    assert "5 requests were not answered within 1 s" in err
+    server = Server(installation)
+    server.start()
+    try:
+        sent = told("produce", "requests", str(file), "--wait", "20")
+    finally:
+        server.stop.set()
+        server.join(10)
+    assert (sent["answered"], sent["refused"]) == (4, 1)
 
 
 def test_predict_gives_up_in_time_and_says_where_to_look(installation: KafkaConfig) -> None:

@@ -70,7 +70,7 @@ function draw(body) {
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
     cursor: { focus: { prox: 24 }, points: { size: 7 }, drag: { x: true, y: false } },
     legend: { show: false },
-    scales: { y: { range: (u, low, high) => padded(low, high) } },
+    scales: { x: { range: (u, low, high) => low === high ? [low - 86400, low + 86400] : [low, high] }, y: { range: (u, low, high) => padded(low, high) } },
     axes: [{ ...axis, space: 70 }, { ...axis, size: 58, values: (u, ticks) => ticks.map((v) => Number(v.toFixed(6)).toString()) }],
     series: [{}, ...lines.map((line) => ({
       label: `version ${line.version}`, stroke: colour(line.version), width: line.estimated ? 1.4 : 2,
@@ -94,7 +94,7 @@ function padded(low, high) {
   return [low - room, high + room];
 }
 
-// Incidents as bands behind the lines, swaps as dashed verticals before them.
+// Incidents as bands behind the lines; a dashed vertical where a version's first window ends, in event time.
 function bands(u) {
   const { ctx, bbox } = u;
   ctx.save();
@@ -114,7 +114,12 @@ function marks(u) {
   ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
   ctx.textAlign = "left"; ctx.textBaseline = "alphabetic";
   let right = -Infinity;
-  for (const mark of shown.swaps) {
+  const begun = new Map();
+  for (const line of shown.lines) if (!line.estimated) begun.set(line.version, line.t[0]);
+  const first = Math.min(...begun.values());
+  for (const [version, at] of begun) {
+    if (at === first) continue;
+    const mark = { at, version };
     const x = u.valToPos(mark.at, "x", true);
     if (x < bbox.left || x > bbox.left + bbox.width) continue;
     ctx.strokeStyle = ctx.fillStyle = colour(mark.version);

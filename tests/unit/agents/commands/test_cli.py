@@ -166,6 +166,8 @@ def test_config_show_tells_where_a_setting_comes_from_and_hides_secrets(
     monkeypatch.setenv("DRIFTLINE_DATABASE_URL", "postgresql://me:hush@db/registry")
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "hush")
     run("init", str(tmp_path / "p"))
+    file = tmp_path / "p" / FILE_NAME
+    file.write_text("".join(line for line in file.open() if not line.startswith("revision_horizon")))
     code, out, _ = run("config", "show", str(tmp_path / "p"), "--json")
     assert code == 0
     assert "hush" not in out
