@@ -31,6 +31,7 @@ COARSE: Final = 1 << 16
 """Fixed point of standardised squares: 2^16 · 2^16 · 1e9 events still fits in 63 bits."""
 CLIP: Final = 256.0
 """Standardised values beyond are cut (and counted as clipped): an absurd label must not overflow the sums."""
+_CLIP_FIXED: Final = CLIP * COARSE
 SMALLEST_PROBABILITY: Final = 2.0**-52
 CALIBRATION_BINS: Final = 15
 DELAY_BINS: Final = 24
@@ -50,10 +51,21 @@ def class_key(value: Scalar) -> str:
         return value
     if value is None:
         return ""
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # JSON knows integers of any length
+        return "inf" if value > 0 else "-inf"
     if abs(number) < 1e18 and number.is_integer():
         return str(int(number))
     return repr(number)
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is finite as a float: JSON knows integers that are not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def score_edges(reference: NumericReference | None) -> tuple[float, ...]:
@@ -105,11 +117,13 @@ class FeatureSlots(NamedTuple):
 
 
 class _Numeric(NamedTuple):
+    name: str
     edges: list[float]
     minimum: float
     maximum: float
     mean: float
-    std: float
+    unit: float
+    where: FeatureSlots
 
 
 class PanePlan:
@@ -236,19 +250,20 @@ class PanePlan:
         """Positions and tables the contributions are made of, looked up once."""
         at = {name: where.start for name, where in self.slots.items()}
         self._at = at
+        self._edges = list(self.score_edges)
+        self._class_by_value: dict[Label, int] = {}
+        for key, index in self.class_index.items():
+            self._class_by_value[key] = index
+            if key.lstrip("-").isdecimal():
+                self._class_by_value[int(key)] = index
         self._categorical: list[tuple[str, dict[str, int], int, int]] = []
-        self._numeric: list[tuple[str, _Numeric, FeatureSlots]] = []
+        self._numeric: list[_Numeric] = []
         for name, where in self.features.items():
             feature = self.reference.features[name]
             if isinstance(feature, NumericReference):
-                compiled = _Numeric(
-                    list(feature.edges),
-                    feature.minimum,
-                    feature.maximum,
-                    feature.mean,
-                    feature.std if feature.std > 0 else 1.0,
-                )
-                self._numeric.append((name, compiled, where))
+                unit = COARSE / feature.std if feature.std > 0 else float(COARSE)
+                edges = list(feature.edges)
+                self._numeric.append(_Numeric(name, edges, feature.minimum, feature.maximum, feature.mean, unit, where))
             else:
                 table = {category: where.bins.start + index for index, category in enumerate(feature.categories)}
                 self._categorical.append((name, table, where.bins.stop - 1, where.missing))
@@ -269,28 +284,34 @@ class PanePlan:
             value: Scalar = given.get(name)
             if value is None:
                 value = prediction.features.get(name)
-            key = class_key(value)
+            key = value if value.__class__ is str else class_key(value)
             if key and key != "nan":
                 keys.append(sys.intern(f"{name}={key[:MAX_SEGMENT_LENGTH]}"))
         return tuple(keys)
+
+    def _class_of(self, value: Label) -> int:
+        """Class index; values are looked up as they are first, because making a key costs more."""
+        found = self._class_by_value.get(value)
+        if found is None:
+            found = self.class_index.get(class_key(value), len(self.classes))
+        return found
 
     def accepts_prediction(self, prediction: Prediction) -> bool:
         """Whether the prediction is of the type the task predicts (else: dead letter)."""
         value = prediction.prediction
         if self.task != "regression":
-            return not (isinstance(value, float) and not math.isfinite(value))
-        return isinstance(value, int | float) and math.isfinite(value)
+            return isinstance(value, str) or is_finite(value)
+        return isinstance(value, int | float) and is_finite(value)
 
     def compact(self, prediction: Prediction) -> Compact:
         """What a later label needs of this prediction."""
         segments = self.segments(prediction)
         value = prediction.prediction
         if self.task == "regression":
-            number = float(value) if isinstance(value, int | float) else math.nan
-            return Compact(0, number if math.isfinite(number) else None, segments)
+            usable = isinstance(value, int | float) and is_finite(value)
+            return Compact(0, float(value) if usable else None, segments)
         probability = prediction.probability
-        key = class_key(value)
-        predicted = self.class_index.get(key, len(self.classes))
+        predicted = self._class_of(value)
         if self.task == "binary":
             score = probability.get(self.positive) if isinstance(probability, dict) else probability
             if (
@@ -305,7 +326,7 @@ class PanePlan:
             return Compact(predicted, None if score is None else float(score), segments)
         if isinstance(probability, dict):
             by_class = tuple(float(probability.get(name, 0.0)) for name in self.classes)
-            return Compact(predicted, float(probability.get(key, 0.0)), segments, by_class)
+            return Compact(predicted, float(probability.get(class_key(value), 0.0)), segments, by_class)
         return Compact(predicted, None if probability is None else float(probability), segments)
 
     def traffic(self, prediction: Prediction, segment: str = "", compact: Compact | None = None) -> dict[int, int]:
@@ -325,41 +346,60 @@ class PanePlan:
         if c.score is None:
             out[at["score_missing"]] = 1
         else:
-            out[at["scores"] + bisect_right(self.score_edges, c.score)] = 1
+            out[at["scores"] + bisect_right(self._edges, c.score)] = 1
         if self.classes:
             out[at["predictions"] + c.predicted] = 1
         if segment:
             return out
-        features = prediction.features
-        for name, numeric, where in self._numeric:
-            self._count_number(out, features.get(name), numeric, where)
+        get = prediction.features.get
+        for name, edges, low, high, mean, unit, where in self._numeric:
+            value = get(name)
+            if value.__class__ is not float and value.__class__ is not int:
+                value = self._odd_number(out, value, where)
+                if value is None:
+                    continue
+            # Beyond the clip or not finite: both are rare, and NaN fails every comparison.
+            try:
+                standard = (value - mean) * unit
+            except OverflowError:
+                standard = math.inf
+            if not -_CLIP_FIXED <= standard <= _CLIP_FIXED:
+                value = self._odd_number(out, value, where)
+                if value is None:
+                    continue
+                standard = _CLIP_FIXED if standard > 0 else -_CLIP_FIXED
+            out[where.bins.start + bisect_right(edges, value)] = 1
+            if value < low:
+                out[where.low] = 1
+            elif value > high:
+                out[where.high] = 1
+            total = round(standard)
+            if total:
+                out[where.total] = total
         for name, table, other, missing in self._categorical:
-            value = features.get(name)
-            if value is None or (isinstance(value, float) and math.isnan(value)):
+            text = get(name)
+            position = table.get(text)  # type: ignore[arg-type]
+            if position is not None:
+                out[position] = 1
+            elif text is None or (text.__class__ is float and math.isnan(text)):
                 out[missing] = 1
             else:
-                out[table.get(value if isinstance(value, str) else class_key(value), other)] = 1
+                out[table.get(class_key(text), other)] = 1
         return out
 
     @staticmethod
-    def _count_number(out: dict[int, int], value: Scalar, numeric: _Numeric, where: FeatureSlots) -> None:
+    def _odd_number(out: dict[int, int], value: Scalar, where: FeatureSlots) -> float | None:
+        """The number, if it is one after all; what is missing or of the wrong type is counted."""
         if value is None:
             out[where.missing] = 1
-            return
+            return None
         if isinstance(value, str):
             out[where.invalid] = 1
-            return
-        if not math.isfinite(value):
-            out[where.missing if math.isnan(value) else where.invalid] = 1
-            return
-        out[where.bins.start + bisect_right(numeric.edges, value)] = 1
-        if value < numeric.minimum:
-            out[where.low] = 1
-        elif value > numeric.maximum:
-            out[where.high] = 1
-        total = round(_clip((value - numeric.mean) / numeric.std) * COARSE)
-        if total:
-            out[where.total] = total
+            return None
+        if not is_finite(value):
+            out[where.missing if value.__class__ is float and math.isnan(value) else where.invalid] = 1
+            return None
+        return float(value)
 
     # ------------------------------------------------------------------------------------------ of labels
 
@@ -370,12 +410,12 @@ class PanePlan:
         binary model is not.
         """
         if self.task == "regression":
-            return isinstance(label, int | float) and not isinstance(label, bool) and math.isfinite(label)
-        if isinstance(label, float) and not math.isfinite(label):
+            return isinstance(label, int | float) and not isinstance(label, bool) and is_finite(label)
+        if not isinstance(label, str) and not is_finite(label):
             return False
         if self.task == "multiclass" or not self.classes[0]:
             return True
-        return class_key(label) in self.class_index
+        return self._class_of(label) < len(self.classes)
 
     def labelled(self, compact: Compact, label: Label, delay_ms: int) -> dict[int, int]:
         """Contribution of a label to every segment of the prediction; negate it to take it back.
@@ -397,9 +437,11 @@ class PanePlan:
         if self.task == "regression":
             self._regression(out, compact, float(label))
         else:
-            truth = self.class_index.get(class_key(label), 0 if self.task == "binary" else len(self.classes))
+            truth = self._class_of(label)
+            if truth == len(self.classes) and self.task == "binary":
+                truth = 0
             self._classification(out, compact, truth)
-        return {position: count for position, count in out.items() if count}
+        return out
 
     def _classification(self, out: dict[int, int], c: Compact, truth: int) -> None:
         at = self._at
@@ -408,12 +450,13 @@ class PanePlan:
         if score is None:
             return
         hit = truth == (1 if self.task == "binary" else c.predicted)
-        out[at["positives" if hit else "negatives"] + bisect_right(self.score_edges, score)] = 1
+        out[at["positives" if hit else "negatives"] + bisect_right(self._edges, score)] = 1
         bin_ = min(int(score * CALIBRATION_BINS), CALIBRATION_BINS - 1)
         out[at["calibration_n"] + bin_] = 1
-        out[at["calibration_hits"] + bin_] = int(hit)
-        out[at["calibration_total"] + bin_] = round(score * FINE)
-        out[at["brier"]] = round((hit - score) ** 2 * FINE)
+        if hit:
+            out[at["calibration_hits"] + bin_] = 1
+        _put(out, at["calibration_total"] + bin_, round(score * FINE))
+        _put(out, at["brier"], round((hit - score) ** 2 * FINE))
         if self.task == "binary":
             of_truth = score if hit else 1.0 - score
         elif c.probabilities:
@@ -421,31 +464,36 @@ class PanePlan:
         else:
             return
         out[at["scored"]] = 1
-        out[at["log_loss"]] = round(-math.log(max(of_truth, SMALLEST_PROBABILITY)) * FINE)
+        _put(out, at["log_loss"], round(-math.log(max(of_truth, SMALLEST_PROBABILITY)) * FINE))
 
     def _regression(self, out: dict[int, int], c: Compact, label: float) -> None:
         at = self._at
         out[at["labels"] + bisect_right(self.label_edges, label)] = 1
         standard = (label - self.label_mean) / self.label_std
         kept = _clip(standard)
-        out[at["label_total"]] = round(kept * FINE)
-        out[at["label_square"]] = round(kept * kept * COARSE)
+        _put(out, at["label_total"], round(kept * FINE))
+        _put(out, at["label_square"], round(kept * kept * COARSE))
         if c.score is None:
             return
         miss = (c.score - label) / self.error_scale
         error = _clip(miss)
         if error != miss or kept != standard:
             out[at["clipped"]] = 1
-        out[at["error"]] = round(error * FINE)
-        out[at["error_abs"]] = round(abs(error) * FINE)
-        out[at["error_square"]] = round(error * error * COARSE)
+        _put(out, at["error"], round(error * FINE))
+        _put(out, at["error_abs"], round(abs(error) * FINE))
+        _put(out, at["error_square"], round(error * error * COARSE))
         if label != 0.0:
-            out[at["ape"]] = round(min(abs((c.score - label) / label), CLIP) * FINE)
+            _put(out, at["ape"], round(min(abs((c.score - label) / label), CLIP) * FINE))
             out[at["ape_n"]] = 1
 
     def expired(self, compact: Compact) -> dict[int, int]:
         """Contribution of a prediction that no label came for in time."""
         return {self._at["expired"]: 1}
+
+
+def _put(out: dict[int, int], position: int, amount: int) -> None:
+    if amount:
+        out[position] = amount
 
 
 def _clip(value: float) -> float:

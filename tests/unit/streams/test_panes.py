@@ -92,7 +92,16 @@ def test_compact_round_trips_small() -> None:
 
 @pytest.mark.parametrize(
     ("value", "slot"),
-    [(None, "missing"), (math.nan, "missing"), (math.inf, "invalid"), ("far", "invalid"), (-5.0, "low"), (1e9, "high")],
+    [
+        (None, "missing"),
+        (math.nan, "missing"),
+        (math.inf, "invalid"),
+        ("far", "invalid"),
+        (10**400, "invalid"),
+        (10**30, "high"),
+        (-5.0, "low"),
+        (1e9, "high"),
+    ],
 )
 def test_odd_numbers_are_counted(value: object, slot: str) -> None:
     p = plan()
@@ -128,6 +137,8 @@ def test_features_are_counted_overall_only() -> None:
         ("regression", "3.5", False),
         ("regression", True, False),
         ("regression", math.inf, False),
+        ("regression", 10**400, False),
+        ("multiclass", 10**400, False),
     ],
 )
 def test_accepts(task: str, label: object, accepted: bool) -> None:
@@ -138,6 +149,11 @@ def test_accepts_prediction_by_task() -> None:
     text = prediction(value="yes")
     assert plan("binary").accepts_prediction(text)
     assert not plan("regression").accepts_prediction(text)
+    for task in TASKS:
+        endless = prediction(value=10**400, probability=None, origin=10**400)
+        assert not plan(task).accepts_prediction(endless)
+        assert plan(task).segments(endless) == ("", "origin=inf")
+        assert plan(task).traffic(endless)
 
 
 _LABELS = {
