@@ -146,7 +146,8 @@ class AlertBook(msgspec.Struct, kw_only=True):
         )
         incident = self._new("serving", [crossing], "data-quality", now)
         incident.title = f"{self.model} v{event.version}: refused by serving"
-        incident.note = f"Serving refused version {event.version}: {event.reason}. The last good version goes on."
+        reason = next(iter(event.reason.strip().splitlines()), "no reason given")[:200].rstrip(". ")
+        incident.note = f"Serving refused version {event.version}: {reason}. The last good version goes on."
         return Effects([self._alert(incident, "opened")])
 
     def recovered(self, version: int) -> Effects:

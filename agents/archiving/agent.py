@@ -13,8 +13,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from agents.archiving.compaction import Compactor
 from agents.archiving.files import open_files
 from agents.archiving.logic import ARCHIVED
 from agents.archiving.manifest import TopicPartition
@@ -33,6 +34,7 @@ _BATCH = 5_000
 _LINGER_S = 0.02
 _SESSION_MS = 10_000
 """A worker that is dead for so long loses its partitions."""
+_CLEAR_MS = 300_000
 
 log = logging.getLogger(f"driftline.{NAME}")
 
@@ -52,14 +54,17 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     rules = FlushRules(
         max_rows=settings.archive_max_rows, max_age_ms=settings.archive_max_age_ms, idle_ms=settings.archive_idle_ms
     )
+    sessions, readers = session_factory(engine), session_factory(engine, read_only=True)
     owner = f"{socket.gethostname()}:{os.getpid()}:{settings.slot}"
-    writer = ArchiveWriter(files, session_factory(engine), owner, rules)
+    writer = ArchiveWriter(files, sessions, owner, rules)
+    compactor = Compactor(files, sessions, readers)
     consumer = GroupConsumer(kafka, NAME, ARCHIVED, properties={"session.timeout.ms": _SESSION_MS})
 
     def assigned(
         partitions: Sequence[TopicPartition], committed: Mapping[TopicPartition, int | None]
     ) -> Mapping[TopicPartition, int]:
         start = writer.claim(partitions, topic_ids(kafka, ARCHIVED))
+        compactor.claimed(partitions)
         mark_ready(settings, NAME)
         return start
 
@@ -68,6 +73,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
 
     consumer.on_assign = assigned
     consumer.on_revoke = revoked
+    clear_at_ms = time.monotonic_ns() // 1_000_000 + _CLEAR_MS
     wait_s = min(0.25, rules.idle_ms / 2000)
     try:
         while not stop.is_set():
@@ -77,7 +83,11 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
             positions = consumer.positions().next
             # Positions also move over transaction markers alone: whoever waits for the end of the log needs them.
             if writer.due(now_ms) or (writer.empty and consumer.drained() and writer.behind(positions)):
-                _flush(writer, consumer, positions)
+                compactor.written(_flush(writer, consumer, positions))
+            elif writer.empty and not compactor.work(writer.claims) and now_ms >= clear_at_ms:
+                clear_at_ms = now_ms + _CLEAR_MS
+                for partition in writer.claims:
+                    compactor.clear(partition)
         _flush(writer, consumer, consumer.positions().next)
     finally:
         consumer.close()
@@ -85,7 +95,9 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         engine.dispose()
 
 
-def _flush(writer: ArchiveWriter, consumer: GroupConsumer, positions: Mapping[TopicPartition, int]) -> None:
+def _flush(
+    writer: ArchiveWriter, consumer: GroupConsumer, positions: Mapping[TopicPartition, int]
+) -> Collection[TopicPartition]:
     moved = writer.flush(positions)
     try:
         consumer.commit(moved)
@@ -93,3 +105,4 @@ def _flush(writer: ArchiveWriter, consumer: GroupConsumer, positions: Mapping[To
         # The manifest stands: whoever gets the partitions goes on behind it.
         log.warning("archived, but the offsets were not committed: %s", error)
     failpoint("archive-committed")
+    return moved

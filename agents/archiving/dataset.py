@@ -38,10 +38,12 @@ known AS (
            l."partition", l."offset"
     FROM ground_truth AS l JOIN predicted AS p USING (prediction_id)
     WHERE l.problem IS NULL AND (l.event_time_ms IS NULL OR l.event_time_ms <= $as_of_ms)
+      AND (l.event_time_ms IS NULL OR l.event_time_ms + $horizon_ms > p.event_time_ms)
       AND (l.withdrawn OR {accepted})
 ),
 begun AS (
-    SELECT prediction_id, min("offset") AS first_offset, arg_min(event_time_ms, "offset") AS first_ms
+    SELECT prediction_id, min("offset") AS first_offset,
+           arg_min(greatest(event_time_ms, predicted_ms), "offset") AS first_ms
     FROM known WHERE event_time_ms <= predicted_ms + $delay_ms GROUP BY prediction_id
 ),
 taken AS (
@@ -138,7 +140,8 @@ def joined(
     Notes
     -----
     Of several predictions of an id the first by version and offset counts. The first label must not be later than
-    max_label_delay, corrections not later than revision_horizon after it; the highest (revision, offset) counts.
+    max_label_delay (nor older than the prediction by revision_horizon), corrections not later than revision_horizon
+    after it or after the prediction; the highest (revision, offset) counts.
 
     Raises
     ------
@@ -198,10 +201,8 @@ def _view(connection: Any, files: LocalFiles | RemoteFiles, topic: str, paths: l
             raise missing_file(str(files.root), error) from error
         return
     if paths and isinstance(files, RemoteFiles):
-        import pyarrow.parquet as pq
-
         try:
-            tables = [pq.read_table(files.open(path), schema=SCHEMAS[topic]) for path in paths]
+            tables = [files.read(path) for path in paths]
         except OSError as error:
             raise missing_file(topic, error) from error
         connection.register(name, pa.concat_tables(tables))

@@ -82,6 +82,14 @@ class LocalFiles:
             path.unlink(missing_ok=True)
         return len(left)
 
+    def read(self, path: str) -> pa.Table:
+        """A file of the manifest."""
+        return pq.read_table(self.root / path, partitioning=None)
+
+    def remove(self, path: str) -> None:
+        """Remove a file that was retired."""
+        (self.root / path).unlink(missing_ok=True)
+
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
@@ -119,9 +127,15 @@ class RemoteFiles:
             self._fs.rm_file(name)
         return len(left)
 
-    def open(self, path: str) -> Any:
-        """A file of the manifest, for reading."""
-        return self._fs.open(self._name(path), "rb")
+    def read(self, path: str) -> pa.Table:
+        """A file of the manifest."""
+        with self._fs.open(self._name(path), "rb") as file:
+            return pq.read_table(file)
+
+    def remove(self, path: str) -> None:
+        """Remove a file that was retired."""
+        if self._fs.exists(self._name(path)):
+            self._fs.rm_file(self._name(path))
 
     def close(self) -> None:
         """Nothing to end."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow
+from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow, ArchiveRetiredRow
 from schemas.errors import FencedError, StateError
 
 TopicPartition = tuple[str, int]
@@ -130,6 +130,61 @@ def record(
             )
         session.add(ArchiveFileRow(**file.__dict__, epoch=held.epoch, created_at=now))
     session.flush()
+
+
+def merge(session: Session, held: Claim, parts: Sequence[ArchiveFileRow], file: NewFile) -> None:
+    """Let one published file take the place of consecutive ones, which are retired.
+
+    Raises
+    ------
+    FencedError
+        Another worker took the partition over.
+    """
+    topic, partition = file.topic, file.partition
+    kept = session.execute(
+        update(ArchivePositionRow)
+        .where(
+            ArchivePositionRow.topic == topic,
+            ArchivePositionRow.partition == partition,
+            ArchivePositionRow.epoch == held.epoch,
+        )
+        .values(epoch=held.epoch)
+        .execution_options(synchronize_session=False)
+    )
+    gone = session.execute(
+        delete(ArchiveFileRow)
+        .where(ArchiveFileRow.id.in_([part.id for part in parts]))
+        .execution_options(synchronize_session=False)
+    )
+    if getattr(kept, "rowcount", 0) != 1 or getattr(gone, "rowcount", 0) != len(parts):
+        raise FencedError(f"another worker archives {topic}-{partition} now", where=f"epoch {held.epoch}")
+    now = datetime.now(UTC)
+    session.add(ArchiveFileRow(**file.__dict__, epoch=held.epoch, created_at=now))
+    session.add_all(
+        ArchiveRetiredRow(path=part.path, topic=topic, partition=partition, retired_at=now) for part in parts
+    )
+    session.flush()
+
+
+def files_of(session: Session, topic: str, partition: int) -> list[ArchiveFileRow]:
+    """Files of a partition in offset order."""
+    query = select(ArchiveFileRow).where(ArchiveFileRow.topic == topic, ArchiveFileRow.partition == partition)
+    return list(session.scalars(query.order_by(ArchiveFileRow.first_offset)))
+
+
+def retired(session: Session, topic: str, partition: int, age: timedelta = timedelta(0)) -> list[str]:
+    """Files of a partition that were merged at least `age` ago and are still there."""
+    query = select(ArchiveRetiredRow.path).where(
+        ArchiveRetiredRow.topic == topic,
+        ArchiveRetiredRow.partition == partition,
+        ArchiveRetiredRow.retired_at <= datetime.now(UTC) - age,
+    )
+    return list(session.scalars(query))
+
+
+def forget(session: Session, paths: Sequence[str]) -> None:
+    """Retired files were removed."""
+    session.execute(delete(ArchiveRetiredRow).where(ArchiveRetiredRow.path.in_(paths)))
 
 
 def next_offsets(session: Session) -> dict[TopicPartition, int]:

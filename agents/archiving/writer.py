@@ -70,7 +70,7 @@ class ArchiveWriter:
         """
         with self._sessions.begin() as session:
             claims = manifest.claim(session, partitions, self._owner, topic_ids)
-            known = {key: set(manifest.paths(session, *key)) for key in claims}
+            known = {key: {*manifest.paths(session, *key), *manifest.retired(session, *key)} for key in claims}
         for key, paths in known.items():
             swept = self._files.sweep(*key, paths)
             if swept:
@@ -79,6 +79,11 @@ class ArchiveWriter:
         for key in claims:
             self._gathered.pop(key, None)
         return {key: held.next_offset for key, held in claims.items() if held.next_offset is not None}
+
+    @property
+    def claims(self) -> Mapping[TopicPartition, Claim]:
+        """What this worker holds."""
+        return self._claims
 
     def release(self, partitions: Iterable[TopicPartition]) -> None:
         """Forget partitions and what was gathered of them; the next owner reads it again."""

@@ -14,7 +14,7 @@ VARIABLE = "DRIFTLINE_FAILPOINT"
 EXIT_CODE = 70
 NAMES = (
     *("after-process", "after-produce", "after-flush", "after-offsets", "after-commit", "after-checkpoint"),
-    *("archive-written", "archive-published", "archive-recorded", "archive-committed"),
+    *("archive-written", "archive-published", "archive-recorded", "archive-committed", "archive-merged"),
 )
 
 

@@ -16,7 +16,7 @@ from agents.alerting.tables import IncidentRow
 from agents.artifacts import ArtifactStore
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
-from agents.database.schema import metadata
+from agents.database.migrate import upgrade
 from agents.registry.service import Registry
 from schemas.codec import cloudevent_headers, decode, encode, utc
 from schemas.events import (
@@ -67,7 +67,7 @@ cool_down = "7d"
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = make_engine(f"sqlite:///{tmp_path / 'registry.db'}")
-    metadata().create_all(engine)
+    upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -15,10 +15,9 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from agents.archiving import agent, dataset, manifest
-from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow
 from agents.config import Settings, load_settings
-from agents.database.base import Base
 from agents.database.engine import make_engine, session_factory
+from agents.database.migrate import upgrade
 from schemas.codec import encode
 from schemas.events import GroundTruth, Heartbeat, Prediction
 from schemas.topics import CATALOGUE, GROUND_TRUTH, PREDICTIONS
@@ -43,7 +42,7 @@ def settings(kafka: KafkaConfig, tmp_path: Path) -> Settings:
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
     engine = make_engine(settings.database)
-    Base.metadata.create_all(engine, tables=[ArchiveFileRow.__table__, ArchivePositionRow.__table__])
+    upgrade(engine)
     yield engine
     engine.dispose()
 

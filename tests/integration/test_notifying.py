@@ -14,7 +14,7 @@ from standardwebhooks import Webhook
 
 from agents.config import load_settings
 from agents.database.engine import make_engine, session_factory
-from agents.database.schema import metadata
+from agents.database.migrate import upgrade
 from agents.notifying import agent
 from agents.notifying.tables import DeliveryRow
 from schemas.codec import cloudevent_headers, encode
@@ -33,7 +33,7 @@ def test_alerts_become_log_lines_and_signed_webhooks(
 ) -> None:
     ensure_topics(kafka, 1)
     engine = make_engine(f"sqlite:///{tmp_path / 'registry.db'}")
-    metadata().create_all(engine)
+    upgrade(engine)
     with receiving() as good, receiving("hang") as hanging, receiving("200") as apprise:
         settings = load_settings(
             home=tmp_path,

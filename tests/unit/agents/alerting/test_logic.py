@@ -285,10 +285,10 @@ def test_a_challenger_alerts_only_once_it_is_champion() -> None:
 
 def test_refused_artifact_raises_one_critical_incident_until_serving_recovers() -> None:
     book = AlertBook(model="m", clock_ms=START, champion=1)
-    event = ModelRefused(event_id="e", model="m", at=utc(START), version=2, reason="artifact is gone", worker="0")
+    event = ModelRefused(event_id="e", model="m", at=utc(START), version=2, reason="artifact is gone.\nmore\n", worker="0")
     ((_, alert),) = book.refused(event).alerts
     assert (alert.kind, alert.severity, alert.subject) == ("data-quality", "critical", "serving")
-    assert "artifact is gone" in alert.explanation
+    assert alert.explanation == "Serving refused version 2: artifact is gone. The last good version goes on."
     assert book.refused(msgspec.structs.replace(event, event_id="f")).alerts == []
     assert book.pane_closed(pane(9), spec()).alerts == []
     assert book.recovered(1).alerts == []

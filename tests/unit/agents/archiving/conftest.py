@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from agents.archiving.files import LocalFiles, open_files
-from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow
+from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow, ArchiveRetiredRow
 from agents.archiving.writer import ArchiveWriter, FlushRules
 from agents.database.base import Base
 from agents.database.engine import make_engine, session_factory
@@ -60,6 +60,8 @@ class Archive:
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[Archive]:
     engine = make_engine(f"sqlite:///{tmp_path / 'm.db'}")
-    Base.metadata.create_all(engine, tables=[ArchiveFileRow.__table__, ArchivePositionRow.__table__])
+    Base.metadata.create_all(
+        engine, tables=[row.__table__ for row in (ArchiveFileRow, ArchivePositionRow, ArchiveRetiredRow)]
+    )
     yield Archive(tmp_path / "archive", session_factory(engine))
     engine.dispose()

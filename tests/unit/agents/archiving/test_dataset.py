@@ -17,9 +17,8 @@ from schemas.errors import StateError
 from schemas.events import GroundTruth, Prediction
 from schemas.specification import Specification, parse
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
-from streams.join import rules
-from streams.join.entries import TOMBSTONE_REVISION, Entry, WaitingLabel
 from streams.kafka.records import Record
+from tests.support.joins import View, Worker
 from tests.support.plans import plan as make_plan
 from tests.support.plans import prediction as make_prediction
 from tests.unit.agents.archiving.conftest import Archive
@@ -119,16 +118,19 @@ LABELS = [
     ("a label after a tombstone counts again", [(50, 1, 9), (None, None, 0), (60, 0, 0)], 0),
     ("a tombstone before any label does nothing", [(None, None, 0), (60, 0, 0)], 0),
     ("not known yet", [(50, 1, 0), (400, 0, 1)], 1),
+    ("much older than its prediction", [(-HORIZON, 1, 0)], None),
+    ("a little older than its prediction", [(1 - HORIZON, 1, 0)], 1),
+    ("a correction counts from the prediction at least", [(1 - HORIZON, 1, 0), (HORIZON, 0, 0)], 0),
     ("none", [], None),
 ]
 
 
 @pytest.mark.parametrize(("labels", "expected"), [c[1:] for c in LABELS], ids=[c[0] for c in LABELS])
 def test_which_label_counts(archive: Archive, labels: list[tuple[int | None, Any, int]], expected: int | None) -> None:
-    archive.write([predicted(archive, "a", 0)])
+    archive.write([predicted(archive, "a", BASE)])
     for at_ms, value, revision in labels:
-        archive.write([label(archive, "a", at_ms, value, revision)])
-    (row,) = read(archive, as_of_ms=300).to_pylist()
+        archive.write([label(archive, "a", None if at_ms is None else BASE + at_ms, value, revision)])
+    (row,) = read(archive, as_of_ms=BASE + 300).to_pylist()
     assert row["late"] == expected
     assert (row["arrival"] is None) == (expected is None)
 
@@ -225,45 +227,35 @@ def test_covers_compares_with_what_was_archived(archive: Archive) -> None:
         assert not dataset.covers(session, {(PREDICTIONS, 0): 2, (GROUND_TRUTH, 1): 1})
 
 
-def test_thousands_of_small_files_are_read_quickly(archive: Archive) -> None:
-    """The demo archives every partition every day: 3,000 files of 30 rows are one read."""
+def test_many_small_files_are_read_quickly(archive: Archive) -> None:
+    """What was not merged yet is still one read: 1,200 files here; 3,000 take about a second."""
+    days, partitions, each = 50, 12, 10
     writer = archive.writer()
-    pairs = [(topic, partition) for topic in (PREDICTIONS, GROUND_TRUTH) for partition in range(12)]
+    pairs = [(topic, partition) for topic in (PREDICTIONS, GROUND_TRUTH) for partition in range(partitions)]
     writer.claim(pairs)
     written = 0.0
-    for day in range(125):
-        for partition in range(12):
-            for n in range(30):
+    for day in range(days):
+        for partition in range(partitions):
+            for n in range(each):
                 key = f"{day}-{partition}-{n}"
-                at_ms = day * 1000 + n
-                made = (predicted(archive, key, at_ms), label(archive, key, at_ms + 5, n % 2))
-                writer.add((r._replace(partition=partition, offset=day * 30 + n) for r in made), 0)
-        started = time.perf_counter()
-        writer.flush(dict.fromkeys(pairs, (day + 1) * 30))
-        written += time.perf_counter() - started
-    started = time.perf_counter()
+                made = (predicted(archive, key, day * 1000 + n), label(archive, key, day * 1000 + n + 5, n % 2))
+                writer.add((r._replace(partition=partition, offset=day * each + n) for r in made), 0)
+        started = time.process_time()
+        writer.flush(dict.fromkeys(pairs, (day + 1) * each))
+        written += time.process_time() - started
+    started = time.process_time()
     table = read(archive)
-    seconds = time.perf_counter() - started
-    assert table.num_rows == 125 * 12 * 30
+    seconds = time.process_time() - started
+    assert table.num_rows == days * partitions * each
     assert sum(table["late"].to_pylist()) == table.num_rows // 2
-    print(f"{seconds:.2f} s, {written / (125 * 24) * 1000:.2f} ms a file")
-    assert seconds < 6, f"{seconds:.2f} s"  # a busy machine may take three times what is wanted
-    assert written / (125 * 24) < 0.02, f"{written / (125 * 24) * 1000:.1f} ms a file"
-
-
-class Counts:
-    """Effects of the streaming join that nobody looks at here."""
-
-    deltas = None
-
-    def count(self, name: str, by: int = 1) -> None: ...
-
-    def refuse(self, label: WaitingLabel, reason: str, message: str) -> None: ...
+    # Processor time, which a busy machine does not change much; wanted are 1 s and 5 ms.
+    assert seconds < 5, f"{seconds:.2f} s"
+    assert written / (days * len(pairs)) < 0.025, f"{written / (days * len(pairs)) * 1000:.1f} ms a file"
 
 
 FACTS = st.lists(
     st.tuples(
-        st.one_of(st.none(), st.integers(-20, 420).map(lambda ms: BASE + ms)),
+        st.one_of(st.none(), st.integers(BASE - HORIZON - 20, BASE + 420)),
         st.sampled_from([0, 1, None, 7]),
         st.integers(0, 2),
     ),
@@ -271,39 +263,26 @@ FACTS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(FACTS, min_size=1, max_size=8))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(FACTS, min_size=1, max_size=25))
 def test_the_sql_join_takes_the_label_that_the_streaming_join_takes(archive: Archive, cases: list[Any]) -> None:
     plan = make_plan("binary", delay=f"{DELAY}ms", horizon=f"{HORIZON}ms", windows=("50ms",))
+    worker = Worker(View({("m", 1): plan}))
     with archive.sessions.begin() as session:
         session.execute(delete(ArchiveFileRow))
         session.execute(delete(ArchivePositionRow))
-    expected: dict[str, Any] = {}
-    records: list[Record] = []
-    archive.log.ends.clear()
     for index, facts in enumerate(cases):
         key = f"p{index}"
-        records.append(predicted(archive, key, BASE))
-        effects: Any = Counts()
-        entry = Entry(keep_until_ms=10**9, generation=0)
-        streamed = rules.join_prediction(make_prediction(key, BASE), b"", plan, effects)
-        entry = rules.add_prediction(entry, streamed, lambda model, version: plan, effects)
+        worker.predict(make_prediction(key, BASE))
         for at_ms, value, revision in facts:
-            record = label(archive, key, at_ms, value, revision)
-            records.append(record)
-            fact = WaitingLabel(
-                event_time_ms=-1 if at_ms is None else at_ms,
-                revision=TOMBSTONE_REVISION if at_ms is None else revision,
-                label=None if at_ms is None else value,
-                offset=record.offset,
-                timestamp_ms=0,
-                key=None,
-                value=None,
-                headers=None,
-            )
-            entry = rules.judge(entry, fact, lambda model, version: plan, effects)
-        expected[key] = entry.predictions[0].label
+            if at_ms is None:
+                worker.tombstone(key)
+            else:
+                worker.label(key, at_ms, value, revision)
+    worker.step()
+    streamed = {key: entry.predictions[0].label for key, entry in worker.join._entries.items()}
+    records = [*worker.log[PREDICTIONS], *worker.log[GROUND_TRUTH]]
     for part in (records[: len(records) // 2], records[len(records) // 2 :]):
         archive.write(part)
-    table = read(archive, classes=("0", "1"))
-    assert dict(zip(table["flight"].to_pylist(), table["late"].to_pylist(), strict=True)) == expected
+    table = read(archive, of=plan.spec, classes=plan.classes)
+    assert dict(zip(table["id"].to_pylist(), table["y"].to_pylist(), strict=True)) == streamed
