@@ -79,7 +79,7 @@ class Barrier:
         self.lags: dict[str, int] = {}
 
     def _behind(self, group: str, topics: tuple[str, ...]) -> int:
-        total = sum(self._probe.lag(group, topics).values())
+        total = self._probe.gap(group, topics)
         self.lags[group] = total
         return total
 

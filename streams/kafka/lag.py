@@ -35,6 +35,7 @@ class LagProbe:
         self._offsets = OffsetClient(config)
         self._partitions: dict[str, list[int]] = {}
         self._markers_only: dict[Partition, tuple[int, int]] = {}
+        self._looked_at: dict[tuple[str, Partition], tuple[int, int]] = {}
 
     def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
         """Records of each partition that `group` has not committed; 0 means it has worked through everything.
@@ -76,6 +77,36 @@ class LagProbe:
             elif not self._known_markers(partition, start, end):
                 lags[partition] = end - start
         return lags
+
+    def gap(self, group: str, topics: Iterable[str]) -> int:
+        """0 if and only if `lag` would be 0 everywhere; else the number of offsets between the group and the ends.
+
+        For who polls until a group has caught up. A gap is read for its records only when it stood still since the
+        last call: while a group moves it is behind anyway, and reading costs a connection.
+
+        Raises
+        ------
+        TopicError, BrokerError
+        """
+        partitions = self._partitions_of(list(topics))
+        try:
+            # Committed first: what is written after it counts as a gap, never the other way round.
+            committed = self._committed(group, partitions)
+            unknown = [p for p in partitions if p not in committed]
+            committed |= self._offsets.earliest(unknown, _TIMEOUT_S) if unknown else {}
+        except KafkaException as error:
+            raise broker_error(self._config, error) from error
+        ends = self._offsets.ends(partitions, _TIMEOUT_S, undecided=True)
+        gaps = {p: (committed[p], ends[p]) for p in partitions if ends[p] > committed[p]}
+        gaps = {p: gap for p, gap in gaps.items() if not self._known_markers(p, *gap)}
+        still = [
+            p for p, gap in gaps.items() if self._looked_at.get((group, p)) == gap and gap[1] - gap[0] <= EXACT_UP_TO
+        ]
+        self._looked_at.update({(group, p): gap for p, gap in gaps.items()})
+        for partition, count in (self._count(still, gaps) if still else {}).items():
+            if not count:
+                self._markers_only[partition] = gaps.pop(partition)
+        return sum(end - start for start, end in gaps.values())
 
     def _partitions_of(self, topics: list[str]) -> list[Partition]:
         unknown = [topic for topic in topics if topic not in self._partitions]
