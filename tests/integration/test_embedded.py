@@ -109,8 +109,7 @@ def test_the_broker_dies_when_its_wrapper_is_killed(owned: EmbeddedKafka, home: 
     assert state is not None
     [java] = [pid for pid in java_of(home) if pid != state.pid]
     os.kill(state.pid, signal.SIGKILL)
-    eventually(lambda: java not in java_of(home), timeout=10)
-    assert not owned.running()
+    eventually(lambda: java not in java_of(home) and not owned.running(), timeout=10)
     address = owned.start()
     assert owned.owned
     assert values(address) == [b"kept"]
@@ -177,3 +176,26 @@ def test_an_altered_jar_is_refused_before_anything_runs(tmp_path: Path) -> None:
         EmbeddedKafka(home, jars_url=str(offline), cache_dir=tmp_path / "cache").start()
     assert java_of(home) == []
     assert not list((tmp_path / "cache" / "jars").glob("*kafka-clients*"))
+
+
+def test_every_home_has_an_identity_of_its_own_also_from_the_kept_template(tmp_path: Path) -> None:
+    from streams.kafka.broker_storage import format_storage, java_command, properties_text
+    from streams.kafka.jars import install_jars
+
+    java = java_command(install_jars())
+    identities = []
+    for name in ("first", "second", "second"):
+        data = tmp_path / name / "data"
+        properties = tmp_path / name / "server.properties"
+        properties.parent.mkdir(exist_ok=True)
+        properties.write_text(properties_text(data, 1, 2))
+        format_storage(java, properties, data, tmp_path / "cache")
+        meta = dict(line.split("=", 1) for line in (data / "meta.properties").read_text().splitlines() if "=" in line)
+        identities.append((meta["cluster.id"], meta["directory.id"]))
+        assert meta["node.id"] == "1"
+        assert (data / "bootstrap.checkpoint").stat().st_size > 100
+        java = ["false"]  # from here on, no JVM may be needed
+    first, second, again = identities
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+    assert second == again, "formatted once"
