@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.events import Kind, Observation, QualityMetric
+from schemas.events import Kind, Observation, QualityMetric, Severity
 from schemas.reference import MetricReference
 from streams import calibration as cal
 from streams.detection import Finding, Key, Open, Watches
@@ -198,27 +198,29 @@ class Detectors:
             cal.quality_severity(name, bound, value), crossed, self.page.total <= limit / 2, evidence,
         )  # fmt: skip
         yield from self._look(Key("quality", name, "", "cusum"), finding, now_ms)
-        yield from self._adaptive(pane, name, sign=sign, value=value, own=own, n=n, now_ms=now_ms)
+        z = sign * (value - reference) / own
+        yield from self._adaptive(pane, name, z=z, bound=bound, value=value, n=n, now_ms=now_ms)
 
     def _adaptive(
-        self, pane: Window, name: str, *, sign: float, value: float, own: float, n: int, now_ms: int
+        self, pane: Window, name: str, *, z: float, bound: cal.Bound, value: float, n: int, now_ms: int
     ) -> Iterator[Observation]:
+        """ADWIN on the standardised loss: a change for the worse against what was, whatever the reference says."""
         if self._adwin is None:
             self._adwin = AdaptiveWindow(min(_ADWIN_DELTA, self.allowance.sequential), self.history)
-        change = self._adwin.update(sign * value)
+        change = self._adwin.update(z)
         self.history = self._adwin.history
-        worse = change is not None and change.after - change.before > own
+        worse = change is not None and change.after - change.before > 0.5
         if worse and change is not None:
             self.jump = (change.before, change.after)
         if self.jump is None:
             return
-        before, after = self.jump
+        sign = 1.0 if bound.upper else -1.0
+        before, after = (bound.reference + sign * bound.error * z_then for z_then in self.jump)
         middle = (before + after) / 2
-        bound = cal.Bound(sign * before, sign * after, own, sign > 0)
+        was = cal.Bound(before, middle, bound.error, bound.upper)
         finding = Finding(
-            pane.start_ms, pane.end_ms, value, sign * before, sign * middle, n,
-            cal.quality_severity(name, bound, sign * after), worse, sign * value < middle,
-            {"statistic": "adwin", "before": sign * before, "after": sign * after},
+            pane.start_ms, pane.end_ms, value, before, middle, n, cal.quality_severity(name, was, after), worse,
+            z < sum(self.jump) / 2, {"statistic": "adwin", "before": round(before, 6), "after": round(after, 6)},
         )  # fmt: skip
         key = Key("quality", name, "", "adwin")
         yield from self._look(key, finding, now_ms)
@@ -321,7 +323,7 @@ class Detectors:
         bound: cal.Bound,
         *,
         n: int,
-        severity: cal.Severity,
+        severity: Severity,
         evidence: dict[str, Any],
         now_ms: int,
     ) -> Iterator[Observation]:

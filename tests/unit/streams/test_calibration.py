@@ -1,0 +1,223 @@
+"""Budgets are kept and losses are found: measured on simulated worlds, seeded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from schemas.events import Observation
+from schemas.reference import MetricReference
+from streams import calibration as cal
+from streams.drift.subjects import subjects
+from tests.support.plans import plan
+from tests.support.replay import DAY
+from tests.support.simulate import World, learn, live, watching, worse
+
+MONTHS = 18  # 3 models of 180 days each
+CALM = World()
+STORMY = World(wobble=0.3, weather=0.5)
+
+
+def _opened(observations: Iterable[Observation]) -> list[Observation]:
+    return [o for o in observations if o.status == "opened"]
+
+
+def _incidents(observations: Iterable[Observation]) -> int:
+    """Times at which something worth acting on opened while nothing else was open."""
+    open_: set[tuple[str, ...]] = set()
+    count = 0
+    for o in observations:
+        key = (o.kind, o.subject, str(o.segment), o.window)
+        if o.kind not in {"quality", "data-quality", "coverage"}:
+            continue
+        if o.status == "closed":
+            open_.discard(key)
+        elif o.severity != "info":
+            count += not open_
+            open_.add(key)
+    return count
+
+
+def _run(world: World, task: str, days_learnt: int) -> list[list[Observation]]:
+    out = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        learnt = learn(watching(task), world, days_learnt, rng)
+        out.append(live(learnt, world, 180, rng))
+    return out
+
+
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_a_stationary_model_stays_within_its_budget(task: str) -> None:
+    """Budget 1/30d: at most one false observation a month over all metrics, windows, segments and features."""
+    runs = _run(CALM, task, 14)
+    assert sum(len(_opened(run)) for run in runs) <= MONTHS
+    assert sum(_incidents(run) for run in runs) <= MONTHS / 2
+
+
+def test_days_that_differ_by_themselves_are_no_incidents() -> None:
+    """Days that scatter with long tails: incidents stay within the budget.
+
+    Single observations may exceed it up to threefold: one bad day crosses in several metrics, windows and segments at
+    once, and a month of such days tells their spread badly.
+    """
+    runs = _run(STORMY, "binary", 30)
+    assert sum(len(_opened(run)) for run in runs) <= 3 * MONTHS
+    assert sum(_incidents(run) for run in runs) <= MONTHS
+
+
+@pytest.mark.parametrize(
+    ("task", "world", "wrong", "days"),
+    [
+        ("binary", CALM, {"wrong": 0.11}, 3),  # accuracy −5 points
+        ("binary", STORMY, {"wrong": 0.11}, 7),
+        ("binary", CALM, {"wrong": 0.055}, 14),  # −2.5 points: slow, found by longer windows
+        ("regression", CALM, {"wrong": 0.1}, 7),  # MAE +20 %
+    ],
+)
+def test_losses_are_found(task: str, world: World, wrong: dict[str, float], days: int) -> None:
+    found = []
+    for seed in range(3):
+        rng = np.random.default_rng(100 + seed)
+        learnt = learn(watching(task), world, 14, rng)
+        observations = live(learnt, world, 15 + days + 1, rng, bad=worse(world, **wrong), since=15)
+        since = [o for o in _opened(observations) if o.observed_at.timestamp() * 1000 >= 16 * DAY]
+        found.append([o for o in since if o.kind == "quality" and o.severity != "info"])
+    assert all(found)
+    for observation in (o for run in found for o in run):
+        assert observation.value is not None
+        assert observation.n >= cal.MINIMUM_LABELLED
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"), [({"shift": 0.5}, "data-drift"), ({"lost": 0.05}, "data-quality"), ({"rows": 800}, None)]
+)
+def test_features_that_moved_are_observed(wrong: dict[str, float], kind: str | None) -> None:
+    rng = np.random.default_rng(7)
+    learnt = learn(watching(), CALM, 14, rng)
+    observations = live(learnt, CALM, 20, rng, bad=worse(CALM, **wrong), since=10)
+    moved = {(o.kind, o.subject) for o in _opened(observations) if o.kind != "quality"}
+    assert moved == ({(kind, "feature:distance")} if kind else set())
+
+
+def test_a_loss_that_ends_closes_its_observations() -> None:
+    rng = np.random.default_rng(8)
+    learnt = learn(watching(windows=("1d", "3d")), CALM, 14, rng)
+    bad = worse(CALM, wrong=0.3)
+    first = live(learnt, bad, 8, rng, bad=CALM, since=4)
+    statuses: dict[tuple[str, ...], list[str]] = {}
+    for o in first:
+        statuses.setdefault((o.kind, o.subject, str(o.segment), o.window), []).append(o.status)
+    assert statuses
+    windows = {key: seen for key, seen in statuses.items() if key[3] in {"1d", "3d"}}
+    assert windows
+    assert all(seen[-1] == "closed" for key, seen in windows.items() if key[3] == "1d")
+
+
+def _level(**over: float) -> MetricReference:
+    given = {"value": 0.8, "spread": 0.01, "scale": 0.4, "pane_value": 0.8, "panes": 20, "n": 20_000}
+    return MetricReference(**(given | over))  # type: ignore[arg-type]
+
+
+def test_more_evidence_narrows_the_bound() -> None:
+    by_n = [cal.quality_bound("accuracy", _level(), n=n, panes=1, p=1e-3).threshold for n in (100, 1000, 10_000)]
+    by_panes = [cal.quality_bound("accuracy", _level(), n=10_000, panes=k, p=1e-3).threshold for k in (1, 7, 30)]
+    by_p = [cal.quality_bound("accuracy", _level(), n=1000, panes=1, p=p).threshold for p in (1e-6, 1e-4, 1e-2)]
+    for thresholds in (by_n, by_panes, by_p):
+        # Nearly monotone: where the spread between days takes over from chance, its longer tail counts for more.
+        assert all(later > earlier - 0.003 for earlier, later in pairwise(thresholds))
+        assert thresholds[0] < thresholds[-1] < 0.8
+
+
+@pytest.mark.parametrize(("name", "upper"), [("accuracy", False), ("brier", True), ("mae", True), ("r2", False)])
+def test_only_losses_cross(name: str, upper: bool) -> None:
+    bound = cal.quality_bound(name, _level(), n=1000, panes=1, p=1e-3)
+    assert bound.upper is upper
+    sign = 1 if upper else -1
+    assert bound.crossed(0.8 + sign * 0.3)
+    assert not bound.crossed(0.8 - sign * 0.3)
+    assert bound.recovered(0.8 - sign * 0.3)
+
+
+def test_bias_crosses_to_both_sides() -> None:
+    bound = cal.quality_bound("bias", _level(value=0.0, pane_value=0.0), n=1000, panes=1, p=1e-3)
+    assert bound.crossed(0.5)
+    assert bound.crossed(-0.5)
+    assert not bound.crossed(0.0)
+
+
+def test_a_loss_too_small_to_matter_is_none() -> None:
+    bound = cal.quality_bound("accuracy", _level(spread=0.0), n=10**8, panes=7, p=0.01)
+    assert bound.reference - bound.threshold == pytest.approx(cal.LEAST_LOSS)
+
+
+def test_pooled_level_gives_way_to_the_level_of_single_panes() -> None:
+    level = _level(pane_value=0.7)
+    one, seven = (cal.quality_bound("roc_auc", level, n=1000, panes=k, p=1e-3).reference for k in (1, 7))
+    assert one == pytest.approx(0.7)
+    assert 0.7 < seven < 0.8
+
+
+def test_allowance_never_spends_more_than_the_budget() -> None:
+    for budget in ("1/30d", "1/365d"):
+        p = plan(windows=("1d", "7d", "1000n"), watch=("brier", "accuracy"), budget=budget)
+        a = cal.Allowance.of(p, subjects=4, segments=2)
+        spent = 3 * (a.primary + 2 * a.other + 2 * 3 * a.segment)  # windows × (overall + segments × metrics)
+        spent += 2 * (4 * a.drift + 2 * a.unusable) + 2 * a.sequential
+        assert spent <= p.spec.budget_per_ms * p.pane_ms * 1.0001
+        assert a.primary > a.other > a.segment
+
+
+def test_drift_bound_holds_for_samples_of_the_reference() -> None:
+    p = plan()
+    subject = next(s for s in subjects(p) if s.name == "feature:distance")
+    rng = np.random.default_rng(1)
+    n = 500
+    shares = subject.reference / subject.reference.sum()
+    from streams.drift.distances import psi_rows
+
+    values = psi_rows(rng.multinomial(n, rng.dirichlet(subject.reference + 1), size=4000), subject.reference)
+    bound = cal.drift_bound(p, subject, "1d", n=n, p=0.01)
+    assert np.mean(values > bound.threshold) <= 0.015
+    moved = rng.multinomial(
+        n, np.roll(shares, 1) * [0.2, 1.0, 1.0, 1.8] / (np.roll(shares, 1) * [0.2, 1, 1, 1.8]).sum()
+    )
+    assert psi_rows(moved[None, :], subject.reference)[0] > bound.threshold
+
+
+@pytest.mark.parametrize("missing", [0, 3, 50])
+def test_unusable_bound_holds_for_the_usual_rate(missing: int) -> None:
+    p = plan()
+    from dataclasses import replace
+
+    subject = replace(subjects(p)[0], missing=missing)
+    rate = (missing + 0.5) / (1000 + missing + 1)
+    for n in (100, 1000, 10_000):
+        bound = cal.unusable_bound(p, subject, "1d", n=n, p=1e-3)
+        assert stats.binom.sf(math.floor(bound.threshold * n), n, rate) <= 1e-3
+        assert bound.threshold <= rate + 0.15
+
+
+def test_cusum_limit_gives_the_run_length_asked_for() -> None:
+    allowance, p = 0.5, 1 / 200
+    limit = cal.cusum_limit(p, allowance)
+    rng = np.random.default_rng(2)
+    lengths = []
+    for _ in range(400):
+        total, steps = 0.0, 0
+        while total <= limit:
+            total = max(total + rng.normal() - allowance, 0.0)
+            steps += 1
+        lengths.append(steps)
+    assert np.mean(lengths) == pytest.approx(200, rel=0.25)
+
+
+@pytest.mark.parametrize(("effect", "severity"), [(0.02, "info"), (0.05, "warning"), (0.2, "critical")])
+def test_severity_follows_the_loss(effect: float, severity: str) -> None:
+    bound = cal.quality_bound("accuracy", _level(), n=1000, panes=1, p=1e-3)
+    assert cal.quality_severity("accuracy", bound, 0.8 - effect) == severity
