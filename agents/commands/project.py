@@ -19,12 +19,15 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Folder to write; made where it does not exist.")],
     as_json: Json = False,
 ) -> None:
-    """Write a sample project that works: driftline.toml, pipeline.py, a small generated table, requests and labels."""
-    from agents.commands.sample import write_sample
+    """Write a sample project that works: driftline.toml, pipeline.py, a small generated table, requests and labels.
+
+    The model is called as the folder.
+    """
+    from agents.commands.sample import model_name, write_sample
 
     files = write_sample(directory)
     if as_json:
-        document({"directory": directory, "files": [file.name for file in files]})
+        document({"directory": directory, "model": model_name(directory), "files": [file.name for file in files]})
         return
     say(f"wrote {directory}/: " + ", ".join(file.name for file in files))
     say("next:")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from schemas.errors import ProjectError
 SPECIFICATION = """\
 # What Driftline has to know about this model. `driftline config show DIR` prints it with all defaults.
 [model]
-name = "late-parcel"
+name = "{name}"
 task = "binary"
 positive = 1
 threshold = 0.5
@@ -143,7 +144,18 @@ def parcels(start: datetime, days: int, rng: Random) -> Iterator[Parcel]:
         )
 
 
-def sample_files() -> dict[str, str]:
+def model_name(directory: Path) -> str:
+    """The model is called as its folder, as far as a model can be.
+
+    Examples
+    --------
+    >>> model_name(Path("/tmp/My parcels!")), model_name(Path("/"))
+    ('My-parcels', 'late-parcel')
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", directory.resolve().name).strip("-._")[:128] or "late-parcel"
+
+
+def sample_files(name: str = "late-parcel") -> dict[str, str]:
     """Name and text of every file of the sample project; the same on every call."""
     rng = Random(SEED)
     training = list(parcels(START, TRAINING_DAYS, rng))
@@ -157,7 +169,7 @@ def sample_files() -> dict[str, str]:
     requests = [
         {
             "request_id": parcel.parcel_id,
-            "model": "late-parcel",
+            "model": name,
             "event_time_ms": _ms(parcel.shipped_at),
             "features": parcel.features(),
         }
@@ -168,7 +180,7 @@ def sample_files() -> dict[str, str]:
         for parcel in sorted(live, key=lambda parcel: parcel.delivered_at)
     ]
     return {
-        "driftline.toml": SPECIFICATION,
+        "driftline.toml": SPECIFICATION.replace("{name}", name),
         "pipeline.py": PIPELINE,
         "training.csv": table.getvalue(),
         "requests.jsonl": _lines(requests),
@@ -184,7 +196,7 @@ def write_sample(directory: Path) -> list[Path]:
     ProjectError
         Where one of the files is there already (nothing is written then) or the folder cannot be written.
     """
-    files = sample_files()
+    files = sample_files(model_name(directory))
     taken = [name for name in files if (directory / name).exists()]
     if taken:
         raise ProjectError(

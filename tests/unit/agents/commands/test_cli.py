@@ -86,7 +86,7 @@ def test_init_writes_a_project_that_parses_and_refuses_to_overwrite(home: Path, 
     assert len(first.split(",")) == len(columns)
     request = json.loads((folder / "requests.jsonl").read_text().splitlines()[0])
     assert set(request["features"]) == set(spec.features)
-    assert request["model"] == spec.name
+    assert request["model"] == spec.name == "parcels"
     before = (folder / "pipeline.py").read_text()
     code, _, err = run("init", str(folder))
     assert code == 2
