@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from agents.archiving.dataset import joined
 from agents.artifacts import ArtifactStore
@@ -93,18 +94,16 @@ def training_table(
     from_ms = as_of_ms - spec.training_window_ms
     rows = joined(session, archive, spec, event_time_from_ms=from_ms, as_of_ms=as_of_ms).to_pandas()
     rows = rows.drop(columns=[name for name in rows.columns if name.startswith("_") and name not in spec.features])
-    table = normalise(rows, spec, where="archive") if len(rows) else None
     if registered is None:
-        return table if table is not None else normalise(rows, spec, where="archive")
-    old = normalise(_known_at(registered, spec, from_ms, as_of_ms), spec, where="registered table")
-    if table is None:
-        return old
-    label, data_id = spec.data.label, spec.data.id
-    unlabelled = table[label].isna() & table[data_id].isin(old.loc[old[label].notna(), data_id])
-    table = table[~unlabelled]
-    old = old[~old[data_id].isin(table[data_id])]
-    merged = pd.concat([old, table], ignore_index=True)
-    # Kinds of labels may differ between file and topic (1, 1.0, true): once more through one form.
+        return normalise(rows, spec, where="archive")
+    old = _known_at(registered, spec, from_ms, as_of_ms)
+    if rows.empty:
+        return normalise(old, spec, where="registered table")
+    merged = pd.concat([rows.astype({spec.data.label: object}), old.astype({spec.data.label: object})])
+    if merged[spec.data.id].duplicated().any():
+        unlabelled = merged[spec.data.label].isna().to_numpy(dtype=bool)
+        # Stable: of equal rank the archive's row, which stands first, is kept.
+        merged = merged.iloc[np.argsort(unlabelled, kind="stable")].drop_duplicates(spec.data.id)
     return normalise(merged, spec, where="training table")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,8 +141,9 @@ def execute(
             if hit:
                 run.reused.append(step.name)
             else:
+                began = time.monotonic()
                 value = _call(project, step, run.values)
-                store.put(key, value)
+                store.put(key, value, time.monotonic() - began)
             run.values[step.name] = value
     return run
 
@@ -165,7 +167,14 @@ def _call(project: Project, step: Step, values: Mapping[str, Any]) -> Any:
         return step.function(**arguments)
     except Exception as error:
         raise TrainingError(
-            f"step {step.name} raised {type(error).__name__}: {error}",
+            f"step {step.name} raised {first_line(error)}",
             where=where_of(error, project.root) or where_defined(step.function),
             remedy="mend the step, or the rows that it cannot take",
         ) from error
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Type and first line of an error: libraries write paragraphs, reasons are one line."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

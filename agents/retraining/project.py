@@ -133,6 +133,8 @@ def _hash(files: Mapping[str, bytes]) -> str:
 
 
 def _functions(root: Path, files: Mapping[str, bytes]) -> dict[str, Callable[..., Any]]:
+    from agents.retraining.pipeline import first_line
+
     path = root / PIPELINE
     if PIPELINE not in files:
         raise ProjectError(
@@ -146,7 +148,7 @@ def _functions(root: Path, files: Mapping[str, bytes]) -> dict[str, Callable[...
             exec(code, module.__dict__)  # noqa: S102  the project's code is what the user asked to run
         except Exception as error:
             raise ProjectError(
-                f"the module cannot be loaded: {type(error).__name__}: {error}",
+                f"the module cannot be loaded: {first_line(error)}",
                 where=where_of(error, root) or str(path),
                 remedy="mend it; `python -c 'import pipeline'` in that folder shows the same error",
             ) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.retraining.pipeline import first_line
 from schemas.errors import TrainingError
 from schemas.specification import Specification
 from streams.panes import class_key
@@ -59,7 +60,7 @@ def score(spec: Specification, estimator: Any, features: pd.DataFrame) -> Scored
         raise
     except Exception as error:
         raise TrainingError(
-            f"the model cannot predict raw feature columns: {type(error).__name__}: {error}",
+            f"the model cannot predict raw feature columns: {first_line(error)}",
             where="pipeline.py",
             remedy="keep every transform inside the estimator (Pipeline, ColumnTransformer)",
         ) from error

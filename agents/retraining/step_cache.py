@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 MAX_BYTES = 2_000_000_000
+WORTH_S = 0.5
 
 
 class Store(Protocol):
@@ -21,7 +22,7 @@ class Store(Protocol):
 
     def get(self, key: str) -> tuple[bool, Any]: ...
 
-    def put(self, key: str, value: Any) -> None: ...
+    def put(self, key: str, value: Any, seconds: float) -> None: ...
 
 
 class NoCache:
@@ -30,7 +31,7 @@ class NoCache:
     def get(self, key: str) -> tuple[bool, Any]:
         return False, None
 
-    def put(self, key: str, value: Any) -> None:
+    def put(self, key: str, value: Any, seconds: float) -> None:
         return None
 
 
@@ -42,10 +43,13 @@ class StepCache:
     folder : Path
         Created at the first `put`.
     max_bytes : int
+    worth_s : float
+        What is computed faster is not kept: writing it and reading it back would take as long.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES, worth_s: float = WORTH_S) -> None:
         self.folder = folder
+        self.worth_s = worth_s
         self.max_bytes = max_bytes
 
     def get(self, key: str) -> tuple[bool, Any]:
@@ -64,8 +68,10 @@ class StepCache:
             os.utime(path)
         return True, value
 
-    def put(self, key: str, value: Any) -> None:
-        """Keep `value` where it has a format; a full disk is no reason to fail."""
+    def put(self, key: str, value: Any, seconds: float) -> None:
+        """Keep `value`, which took `seconds`, where it has a format; a full disk is no reason to fail."""
+        if seconds < self.worth_s:
+            return
         encoded = _dump(value)
         if encoded is None:
             return

@@ -16,7 +16,7 @@ from agents.artifacts import dump_model
 from agents.retraining.environment import environment_hash
 from agents.retraining.holdout import cutoff_ms
 from agents.retraining.importance import permutation_importances
-from agents.retraining.pipeline import execute
+from agents.retraining.pipeline import execute, first_line
 from agents.retraining.project import Project
 from agents.retraining.scoring import Scored, score
 from agents.retraining.step_cache import Store
@@ -193,7 +193,7 @@ def _dump(estimator: Any) -> bytes:
         return dump_model(estimator)
     except Exception as error:
         raise TrainingError(
-            f"the model cannot be written as a skops file: {type(error).__name__}: {error}",
+            f"the model cannot be written as a skops file: {first_line(error)}",
             where="pipeline.py",
             remedy="use estimators and transformers of scikit-learn (no lambdas, no classes of your own)",
         ) from error

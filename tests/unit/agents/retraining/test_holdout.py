@@ -15,9 +15,9 @@ DAY = 86_400_000
 @pytest.mark.parametrize(
     ("days", "per_day", "held_days"),
     [
-        (90, 1000, 14),  # a fortnight
-        (30, 1000, 7),  # a quarter, from the start of a day
-        (365, 1000, 14),
+        (90, 1000, 7),  # a week
+        (16, 1000, 4),  # a quarter, from the start of a day
+        (365, 1000, 7),
         (100, 50, 20),  # at least 1000 rows
         (10, 50, 5),  # half, where there are fewer than 2000
     ],

@@ -70,7 +70,7 @@ def test_a_given_step_is_not_run(tmp_path: Path) -> None:
 
 
 def test_the_cache_answers_until_something_changes(tmp_path: Path) -> None:
-    cache = StepCache(tmp_path / "cache")
+    cache = StepCache(tmp_path / "cache", worth_s=0.0)
     project, calls = _project(tmp_path / "p")
     first = _run(project, cache)
     calls.clear()
@@ -85,7 +85,7 @@ def test_the_cache_answers_until_something_changes(tmp_path: Path) -> None:
 
 
 def test_a_changed_helper_invalidates(tmp_path: Path) -> None:
-    cache = StepCache(tmp_path / "cache")
+    cache = StepCache(tmp_path / "cache", worth_s=0.0)
     text = "import helper\n\ndef train(data):\n    return helper.value()\n"
     for value in (1, 2):
         write_project(tmp_path / "p", text, helper=f"def value():\n    return {value}\n")
@@ -103,8 +103,8 @@ def test_a_changed_helper_invalidates(tmp_path: Path) -> None:
     ],
 )
 def test_values_come_back_equal(tmp_path: Path, value: object) -> None:
-    cache = StepCache(tmp_path)
-    cache.put("k", value)
+    cache = StepCache(tmp_path, worth_s=0.0)
+    cache.put("k", value, 1.0)
     hit, found = cache.get("k")
     assert hit
     assert found.equals(value) if isinstance(value, pd.DataFrame) else found == value
@@ -115,8 +115,8 @@ def test_an_estimator_comes_back_predicting_the_same(tmp_path: Path) -> None:
 
     rows = np.random.default_rng(0).normal(size=(200, 2))
     model = HistGradientBoostingClassifier(max_iter=5).fit(rows, rows[:, 0] > 0)
-    cache = StepCache(tmp_path)
-    cache.put("k", model)
+    cache = StepCache(tmp_path, worth_s=0.0)
+    cache.put("k", model, 1.0)
     hit, found = cache.get("k")
     assert hit
     assert (found.predict_proba(rows) == model.predict_proba(rows)).all()
@@ -124,23 +124,23 @@ def test_an_estimator_comes_back_predicting_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"not json\nbody", b'{"format":"json","sha256":"0"}\n1'])
 def test_a_damaged_file_counts_as_absent(tmp_path: Path, damage: bytes) -> None:
-    cache = StepCache(tmp_path)
-    cache.put("k", 1)
+    cache = StepCache(tmp_path, worth_s=0.0)
+    cache.put("k", 1, 1.0)
     (tmp_path / "k").write_bytes(damage)
     assert cache.get("k") == (False, None)
 
 
 def test_what_has_no_format_is_not_kept(tmp_path: Path) -> None:
-    cache = StepCache(tmp_path)
-    cache.put("k", object())
-    cache.put("l", lambda: None)
+    cache = StepCache(tmp_path, worth_s=0.0)
+    cache.put("k", object(), 1.0)
+    cache.put("l", lambda: None, 1.0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cache_is_bounded(tmp_path: Path) -> None:
-    cache = StepCache(tmp_path, max_bytes=3_000)
+    cache = StepCache(tmp_path, max_bytes=3_000, worth_s=0.0)
     for number in range(10):
-        cache.put(f"k{number}", "x" * 900)
+        cache.put(f"k{number}", "x" * 900, 1.0)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3_000
     assert cache.get("k9")[0]
     assert not cache.get("k0")[0]
@@ -160,3 +160,11 @@ def test_a_failing_step_names_its_line(tmp_path: Path) -> None:
 def test_steps_may_import_from_the_project_while_they_run(tmp_path: Path) -> None:
     text = "def train(data):\n    from late import VALUE\n    return VALUE\n"
     assert _run(load_project(write_project(tmp_path, text, late="VALUE = 5\n"))) == 5
+
+
+def test_what_is_computed_quickly_is_not_kept(tmp_path: Path) -> None:
+    cache = StepCache(tmp_path, worth_s=0.5)
+    cache.put("quick", 1, 0.4)
+    cache.put("slow", 1, 0.6)
+    assert not cache.get("quick")[0]
+    assert cache.get("slow") == (True, 1)

@@ -72,7 +72,7 @@ def test_the_reference_tells_of_all_rows_and_of_held_out_levels(tmp_path: Path) 
 
 def test_a_second_training_reuses_steps(tmp_path: Path) -> None:
     project = load_project(write_project(tmp_path / "p"))
-    cache = StepCache(tmp_path / "cache")
+    cache = StepCache(tmp_path / "cache", worth_s=0.0)
     first = train(project, _table(), where="t", cache=cache)
     again = train(project, _table(), where="t", cache=cache)
     assert first.reused == ()
