@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -367,7 +367,7 @@ class Series:
         if not self.dirty:
             return []
         self.dirty = False
-        waiting: dict[str, dict[int, list[Mapping[int, int]]]] = {}
+        waiting: dict[str, dict[int, list[dict[int, int]]]] = {}
         newest = self.last_traffic
         for effects in self.pending.values():
             for (segment, pane), counters in effects.items():
