@@ -10,11 +10,16 @@ from schemas.codec import iso, segment_key, to_ms
 from schemas.events import Kind, Observation, Severity
 
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
+QUALITY_KINDS = frozenset({"quality", "estimated-quality", "calibration"})
 DRIFT_KINDS = frozenset({"data-drift", "prediction-drift", "label-drift"})
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
-    """What of an open observation matters to incidents. `segment` is ``""`` for overall, else ``name=value``."""
+    """What of an open observation matters to incidents.
+
+    `segment` is ``""`` for overall, else ``name=value``; `importance` the feature's share of the model's, None where
+    it is not about a feature or nobody knows.
+    """
 
     observation_id: str
     version: int
@@ -30,7 +35,7 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     since_ms: int
     statistic: str = ""
-    importance: float = 0.0
+    importance: float | None = None
 
     @property
     def key(self) -> str:
@@ -55,7 +60,7 @@ def rank(severity: Severity) -> int:
 
 def crossing_of(observation: Observation) -> Crossing:
     """The crossing that an observation opens or changes."""
-    share = observation.evidence.get("importance", 0.0)
+    share = observation.evidence.get("importance")
     statistic = observation.evidence.get("statistic", "")
     return Crossing(
         observation_id=observation.observation_id,
@@ -72,5 +77,5 @@ def crossing_of(observation: Observation) -> Crossing:
         n=observation.n,
         since_ms=to_ms(observation.observed_at),
         statistic=statistic if isinstance(statistic, str) else "",
-        importance=float(share) if isinstance(share, int | float) and not isinstance(share, bool) else 0.0,
+        importance=float(share) if isinstance(share, int | float) and not isinstance(share, bool) else None,
     )

@@ -13,18 +13,18 @@ from collections.abc import Sequence
 import msgspec
 
 from agents.alerting import wording
-from agents.alerting.crossing import DRIFT_KINDS, Crossing, crossing_key, crossing_of, rank
+from agents.alerting.crossing import DRIFT_KINDS, QUALITY_KINDS, Crossing, crossing_key, crossing_of, rank
 from agents.alerting.incident import Effects, Incident
-from agents.alerting.triggers import QUALITY_KINDS, Ground, RetrainState, answered, asked, due
+from agents.alerting.triggers import Ground, RetrainState, answered, asked, due
 from agents.alerting.weight import (
     CALM,
     drift_kind,
     drift_matters,
     importance_moved,
     is_cause,
-    is_serious,
     lead_of,
     names,
+    opens,
     worst_first,
 )
 from schemas.codec import derived_id, segment_key, segment_of, to_ms, utc
@@ -202,8 +202,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         incident = self._find(kind, segment, version)
         if incident is not None:
             return self._join(incident, members, mine)
-        # A crossing of quality has passed the false-alarm budget: a reason to act, however small the loss.
-        serious = [c for c in members if kind in QUALITY_KINDS or is_serious(c)]
+        serious = [c for c in members if opens(c)]
         if not serious:
             return None
         drifts = [c for c in mine if is_cause(c)] if kind in QUALITY_KINDS else []
@@ -395,11 +394,11 @@ class AlertBook(msgspec.Struct, kw_only=True):
 
     def _drifts(self, version: int) -> list[Crossing]:
         found = [c for c in self.crossings.values() if c.version == version and is_cause(c)]
-        return sorted(found, key=lambda c: (-c.importance, c.since_ms, c.key))
+        return sorted(found, key=lambda c: (-(c.importance or 0.0), c.since_ms, c.key))
 
     def _grounds(self) -> list[Ground]:
         return [
-            Ground(incident_id=i.incident_id, kind=i.kind, title=i.title, opened_ms=i.opened_ms)
+            Ground(incident_id=i.incident_id, kind=i.kind, segment=i.segment, title=i.title, opened_ms=i.opened_ms)
             for i in self._open()
             if i.quiet_since_ms is None and (self.champion is None or i.version == self.champion)
         ]

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import msgspec
 
+from agents.alerting.crossing import DRIFT_KINDS, QUALITY_KINDS
 from schemas.codec import derived_id, utc
 from schemas.durations import format_duration
 from schemas.events import RetrainRequest
 from schemas.specification import Specification
 
-QUALITY_KINDS = frozenset({"quality", "estimated-quality", "calibration"})
 _WANTED: dict[str, frozenset[str]] = {
     "quality": QUALITY_KINDS,
-    "drift": frozenset({"data-drift", "prediction-drift", "label-drift"}),
+    "drift": DRIFT_KINDS,
     "new-segment": frozenset({"new-segment"}),
 }
 
@@ -24,6 +24,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
 
     incident_id: str
     kind: str
+    segment: str
     title: str
     opened_ms: int
 
@@ -64,8 +65,8 @@ def due(
 
     Notes
     -----
-    Incidents come before the schedule, quality before drift: the request names the strongest reason. An incident that
-    is still open when the cool-down ends leads to the next request.
+    Incidents come before the schedule, quality before drift, overall before segments: the request names the strongest
+    reason. An incident that is still open when the cool-down ends leads to the next request.
     """
     if state.origin_ms is None:
         state.origin_ms = now_ms
@@ -79,7 +80,7 @@ def due(
             continue
         fitting = sorted(
             (ground for ground in grounds if ground.kind in _WANTED[name]),
-            key=lambda ground: (ground.opened_ms, ground.incident_id),
+            key=lambda ground: (ground.segment != "", ground.opened_ms, ground.incident_id),
         )
         if fitting:
             return _request(model, name, fitting[0].title, now_ms, fitting[0].incident_id)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agents.alerting.crossing import DRIFT_KINDS, Crossing, rank
+from agents.alerting.crossing import DRIFT_KINDS, QUALITY_KINDS, Crossing, rank
 from schemas.events import Kind
 
 MATTERS = 0.5
 """Share of the model's importance that must have moved for drift alone to be an incident."""
 MATTERS_WITH_PREDICTIONS = 0.2
 """The same share when the distribution of predictions moved too."""
+NEGLIGIBLE = 0.01
+"""Share of the model's importance below which a feature explains nothing and nobody needs to act on it."""
 CALM = 0.5
 """Drift stops to matter below this part of the bound that opened it."""
 
 
 def importance_moved(drifts: Sequence[Crossing]) -> float:
     """Share of the model's importance carried by the features that moved overall, each counted once (0–1)."""
-    shares = {c.subject: c.importance for c in drifts if c.kind == "data-drift" and not c.segment}
+    shares = {c.subject: c.importance or 0.0 for c in drifts if c.kind == "data-drift" and not c.segment}
     return min(1.0, sum(shares.values()))
 
 
@@ -37,9 +39,27 @@ def is_serious(crossing: Crossing) -> bool:
     return rank(crossing.severity) >= rank("warning")
 
 
+def is_negligible(crossing: Crossing) -> bool:
+    """About a feature that the model hardly looks at."""
+    return crossing.importance is not None and crossing.importance < NEGLIGIBLE
+
+
 def is_cause(crossing: Crossing) -> bool:
-    """Serious drift: a possible cause of lost quality."""
-    return crossing.kind in DRIFT_KINDS and is_serious(crossing)
+    """Serious drift of something that matters: a possible cause of lost quality."""
+    return crossing.kind in DRIFT_KINDS and is_serious(crossing) and not is_negligible(crossing)
+
+
+def opens(crossing: Crossing) -> bool:
+    """Whether a crossing (not of drift) is a reason to act.
+
+    Notes
+    -----
+    A crossing of quality has passed the false-alarm budget: it is one, however small the loss. Everything else has to
+    be serious, and to concern a feature that the model looks at, unless it is critical.
+    """
+    if crossing.kind in QUALITY_KINDS or crossing.severity == "critical":
+        return True
+    return is_serious(crossing) and not is_negligible(crossing)
 
 
 def drift_kind(drifts: Sequence[Crossing]) -> Kind:
@@ -49,7 +69,13 @@ def drift_kind(drifts: Sequence[Crossing]) -> Kind:
 
 def worst_first(crossing: Crossing) -> tuple[int, bool, float, int, str]:
     """Sort key: severity, overall before segments, importance, age."""
-    return (-rank(crossing.severity), crossing.segment != "", -crossing.importance, crossing.since_ms, crossing.key)
+    return (
+        -rank(crossing.severity),
+        crossing.segment != "",
+        -(crossing.importance or 0.0),
+        crossing.since_ms,
+        crossing.key,
+    )
 
 
 def lead_of(members: Sequence[Crossing]) -> Crossing:

@@ -98,7 +98,7 @@ def _moved(crossing: Crossing) -> str:
     parts = [f"{crossing.statistic or 'distance'} {number(crossing.value)}"]
     if crossing.threshold is not None:
         parts.append(f"alarm above {number(crossing.threshold)}")
-    if crossing.importance > 0:
+    if crossing.importance:
         parts.append(f"{crossing.importance:.0%} of the model's importance")
     return f"{who.get(crossing.kind, feature(crossing.subject))}{_place(crossing.segment)} ({', '.join(parts)})"
 

@@ -147,6 +147,38 @@ def test_small_drift_is_no_cause() -> None:
 
 
 @pytest.mark.parametrize(
+    ("importance", "severity", "incident"),
+    [
+        (0.0, "warning", False),
+        (0.0, "critical", True),
+        (0.05, "warning", True),
+        (0.05, "info", False),
+        (None, "warning", True),
+    ],
+)
+def test_values_lost_of_a_feature_nobody_looks_at(importance: float | None, severity: str, incident: bool) -> None:
+    book = AlertBook(model="m")
+    evidence = {} if importance is None else {"importance": importance}
+    made = observation(1, "feature:wind", kind="data-quality", severity=severity, evidence=evidence)
+    assert bool(book.observed(made, spec()).alerts) is incident
+
+
+def test_drift_of_a_feature_nobody_looks_at_is_no_cause() -> None:
+    book = AlertBook(model="m")
+    book.observed(drift(1, "gusts", 0.001), spec())
+    ((_, alert),) = book.observed(observation(1), spec()).alerts
+    assert "gusts" not in alert.explanation
+
+
+def test_a_request_names_the_overall_incident_before_that_of_a_segment() -> None:
+    book = AlertBook(model="m")
+    book.observed(observation(1, segment="origin=EWR"), spec())
+    ((_, overall),) = book.observed(observation(2), spec()).alerts
+    (request,) = book.pane_closed(pane(2), spec()).requests
+    assert request.incident_id == overall.incident_id
+
+
+@pytest.mark.parametrize(
     ("made", "parts"),
     [
         (
@@ -285,7 +317,9 @@ def test_a_challenger_alerts_only_once_it_is_champion() -> None:
 
 def test_refused_artifact_raises_one_critical_incident_until_serving_recovers() -> None:
     book = AlertBook(model="m", clock_ms=START, champion=1)
-    event = ModelRefused(event_id="e", model="m", at=utc(START), version=2, reason="artifact is gone.\nmore\n", worker="0")
+    event = ModelRefused(
+        event_id="e", model="m", at=utc(START), version=2, reason="artifact is gone.\nmore\n", worker="0"
+    )
     ((_, alert),) = book.refused(event).alerts
     assert (alert.kind, alert.severity, alert.subject) == ("data-quality", "critical", "serving")
     assert alert.explanation == "Serving refused version 2: artifact is gone. The last good version goes on."
