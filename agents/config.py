@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     future_tolerance_ms: int = Field(default=86_400_000, description="event time may be this far in the future")
     commit_interval_ms: int = Field(default=100, ge=1, description="longest a hot-path batch is collected")
     batch_records: int = Field(default=20_000, ge=1, description="most records in one hot-path batch")
+    session_timeout_ms: int = Field(
+        default=10_000, ge=1_000, description="a hot-path worker that is dead for so long loses its partitions"
+    )
     provisional_interval_ms: int = Field(default=1_000, description="least time between provisional metrics")
     snapshot_interval_ms: int = Field(default=30_000, description="time between aggregation snapshots")
     archive_max_age_ms: int = Field(default=30_000, description="longest a record waits to be archived")

@@ -61,7 +61,10 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
             ),
         )
         options = ProcessorOptions(
-            batch_records=settings.batch_records, commit_interval_ms=settings.commit_interval_ms, co_partitioned=True
+            batch_records=settings.batch_records,
+            commit_interval_ms=settings.commit_interval_ms,
+            session_timeout_ms=settings.session_timeout_ms,
+            co_partitioned=True,
         )
         processors = [
             BatchProcessor(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 
 import msgspec
 
-RECORDS_PER_GENERATION = 4096
+RECORDS_PER_GENERATION = 256
+MOST_GENERATIONS = 64
+"""So a rebuild replays some 1/64 more than live state needs, and the bookkeeping stays small however much lives."""
 
 
 class Generation(msgspec.Struct, gc=False, array_like=True):
@@ -15,7 +18,7 @@ class Generation(msgspec.Struct, gc=False, array_like=True):
     Parameters
     ----------
     number : int
-        Grows by one; entries carry it.
+        Entries carry it; a generation holds the numbers from its own up to the next one's.
     starts : dict of str to int
         Offsets at which its first commit began.
     watermark_ms : int
@@ -44,18 +47,19 @@ class Generations:
 
     Notes
     -----
-    A generation takes `RECORDS_PER_GENERATION` records and its last commit whole, so that their number stays small
-    however small commits are. What is dropped from a rebuild's point of view is dropped here at once.
+    A generation takes `RECORDS_PER_GENERATION` records and its last commit whole. Where there are more than
+    `MOST_GENERATIONS`, the two neighbours that hold the fewest records become one.
     """
 
     def __init__(self, kept: list[Generation] | None = None) -> None:
-        self._kept: dict[int, Generation] = {generation.number: generation for generation in kept or []}
+        self._kept: list[Generation] = list(kept or [])
+        self._numbers: list[int] = [generation.number for generation in self._kept]
 
     def current(self) -> int:
         """Number of the generation that the next commit belongs to; changes nothing."""
-        newest = self._newest()
-        if newest is None:
+        if not self._kept:
             return 0
+        newest = self._kept[-1]
         return newest.number + 1 if newest.records >= RECORDS_PER_GENERATION else newest.number
 
     def commit(self, began: Generation, records: int, live: Mapping[int, int]) -> None:
@@ -68,30 +72,44 @@ class Generations:
         records : int
             Records read in the commit.
         live : mapping of int to int
-            Changes of live entries by generation.
+            Changes of live entries by number.
         """
-        self._kept.setdefault(began.number, began).records += records
-        for changed, count in live.items():
-            self._kept[changed].live += count
-        if not any(kept.live for kept in self._kept.values()):
-            self._kept.clear()
-            return
-        while True:
-            oldest = next(iter(self._kept.values()))
-            if oldest.live:
-                return
-            del self._kept[oldest.number]
+        if not self._kept or self._kept[-1].number < began.number:
+            self._kept.append(began)
+            self._numbers.append(began.number)
+        self._kept[-1].records += records
+        for number, count in live.items():
+            self._of(number).live += count
+        while len(self._kept) > 1 and not self._kept[0].live:
+            del self._kept[0], self._numbers[0]
+        if not self._kept[0].live:
+            self._kept, self._numbers = [], []
+        elif len(self._kept) > MOST_GENERATIONS:
+            self._merge()
 
     def oldest_after(self, began: Generation, live: Mapping[int, int]) -> Generation | None:
         """The generation a rebuild begins with once `commit` was called so; None where nothing lives then."""
-        for generation in self._kept.values():
-            if generation.live + live.get(generation.number, 0) > 0:
+        changes: dict[int, int] = {}
+        for number, count in live.items():
+            if self._kept and number < began.number:
+                number = self._of(number).number  # noqa: PLW2901 - of a merged one
+            changes[number] = changes.get(number, 0) + count
+        for generation in self._kept:
+            if generation.live + changes.get(generation.number, 0) > 0:
                 return generation
-        return began if live.get(began.number, 0) > 0 else None
-
-    def _newest(self) -> Generation | None:
-        return next(reversed(self._kept.values()), None)
+        return began if changes.get(began.number, 0) > 0 else None
 
     def kept(self) -> list[Generation]:
         """All of them, oldest first."""
-        return list(self._kept.values())
+        return list(self._kept)
+
+    def _of(self, number: int) -> Generation:
+        return self._kept[bisect_right(self._numbers, number) - 1]
+
+    def _merge(self) -> None:
+        sizes = [generation.records for generation in self._kept[:-1]]
+        at = min(range(len(sizes) - 1), key=lambda i: sizes[i] + sizes[i + 1])
+        into, gone = self._kept[at], self._kept.pop(at + 1)
+        del self._numbers[at + 1]
+        into.records += gone.records
+        into.live += gone.live

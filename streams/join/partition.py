@@ -188,6 +188,11 @@ class JoinPartition:
         return dict(self._totals)
 
     @property
+    def generations(self) -> list[Generation]:
+        """The groups of commits that live entries began in, oldest first."""
+        return self._generations.kept()
+
+    @property
     def sequence(self) -> int:
         """Number of the last commit."""
         return self._sequence

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from schemas.topics import (
 from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
-from streams.kafka.reader import read_all
+from streams.kafka.reader import Tail, read_all
 from streams.kafka.records import ERROR_HEADER
 from streams.panes import PanePlan
 from tests.support.plans import plan, prediction, reference
@@ -135,6 +136,10 @@ class Installation:
             total.update(record.totals)
         return total
 
+    def follow(self) -> Progress:
+        """Follow the journal; cheaper than `totals` where one waits."""
+        return Progress(self.kafka)
+
     def merged(self) -> dict[tuple[Any, ...], int]:
         """All contributions in `joined-deltas`, summed; zeros left out."""
         sums: Counter[tuple[Any, ...]] = Counter()
@@ -155,6 +160,45 @@ class Installation:
             at = (int(headers[ERROR_HEADER + "partition"]), int(headers[ERROR_HEADER + "offset"]))
             found.append((*at, headers[ERROR_HEADER + "reason"].decode()))
         return sorted(found)
+
+
+class Progress:
+    """The accounting as it moves."""
+
+    def __init__(self, kafka: KafkaConfig) -> None:
+        self._tail = Tail(kafka, [MONITORING_JOURNAL], from_beginning=True)
+        self.records: dict[int, list[JournalRecord]] = {}
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tail.close()
+
+    def totals(self, timeout_s: float = 0.05) -> Counter[str]:
+        """As of the newest journal records that have arrived."""
+        for record in self._tail.poll(timeout_s):
+            if journal.is_join_record(record):
+                self.records.setdefault(record.partition, []).append(journal.to_journal(record))
+        total: Counter[str] = Counter()
+        for records in self.records.values():
+            total.update(records[-1].totals)
+        return total
+
+    def read(self) -> int:
+        """Records of both topics accounted for so far."""
+        total = self.totals()
+        names = ("predictions", "predictions.duplicate", "predictions.dead", "predictions.skipped")
+        return sum(total[name] for name in names) + total["labels"] + total["heartbeats"]
+
+    def check_chain(self) -> None:
+        """Every commit follows the one before: no number twice, no gap, no record read twice."""
+        for records in self.records.values():
+            assert [record.sequence for record in records] == list(range(1, len(records) + 1))
+            for before, after in pairwise(records):
+                for topic, (start, _) in after.slices.items():
+                    assert start == before.slices[topic][1]
+                assert after.watermark_ms >= before.watermark_ms
 
 
 class Worker:

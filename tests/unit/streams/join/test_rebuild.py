@@ -119,6 +119,7 @@ class Machine(RuleBasedStateMachine):
 
 def test_rebuild_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generations, "RECORDS_PER_GENERATION", 3)
+    monkeypatch.setattr(generations, "MOST_GENERATIONS", 3)
     run_state_machine_as_test(
         Machine,
         settings=settings(
@@ -151,3 +152,17 @@ def test_low_water_moves_on_with_expiry(monkeypatch: pytest.MonkeyPatch) -> None
     assert newest.journal_low_water <= worker.journal[33][0]
     assert len(worker.join) == 7
     assert len(encode(newest)) < 1_500
+
+
+def test_bookkeeping_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "RECORDS_PER_GENERATION", 1)
+    monkeypatch.setattr(generations, "MOST_GENERATIONS", 8)
+    worker = Worker(View({("m", 1): plan(windows=("50ms",), delay="1s", horizon="1s")}), LIMITS)
+    for number in range(300):
+        worker.predict(prediction(f"p{number}", number * 10))
+        worker.step(idle={GROUND_TRUTH: True})
+    assert len(worker.join.generations) == 8
+    assert sum(generation.live for generation in worker.join.generations) == len(worker.join) == 203
+    # Lifetime is 2 s, so p97 is the oldest that lives: the low water is behind by less than a quarter of what lives.
+    assert 97 - 50 <= worker.journal[-1][1].low_water[PREDICTIONS] <= 97
+    assert worker.rebuilt().digest() == worker.join.digest()

@@ -1,0 +1,152 @@
+"""State that is lost, old or foreign: a rebuild from journal and log arrives at the same state, or says why not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from agents.artifacts import ArtifactStore
+from agents.monitoring import journal
+from agents.monitoring.agent import check_topics, join_states
+from agents.monitoring.join_state import Identity, JoinStates
+from agents.monitoring.registry_view import RegistryView
+from schemas.errors import RetentionPassedError, StateError, TopicError
+from schemas.topics import GROUND_TRUTH, MONITORING_JOURNAL, PREDICTIONS
+from streams.kafka.admin import topic_ids
+from streams.kafka.config import KafkaConfig
+from streams.kafka.producer import EventProducer
+from streams.state.store import PartitionStore
+from tests.support.monitoring import Installation, Traffic
+from tests.support.wait import eventually
+
+
+@pytest.fixture
+def house(kafka: KafkaConfig, tmp_path: Path) -> Installation:
+    """An installation whose worker read all of its traffic and stopped; days at the end of it still live."""
+    house = Installation(kafka, tmp_path, batch_records=100, commit_interval_ms=5)
+    house.register(1)
+    traffic = Traffic(3)
+    with EventProducer(kafka) as producer, house.follow() as progress, house.worker():
+        traffic.send(producer, traffic.make(1_500, days=30))
+        producer.flush()
+        eventually(lambda: progress.read() == sum(traffic.sent.values()), timeout=60)
+    return house
+
+
+@pytest.fixture
+def registry(house: Installation) -> Iterator[RegistryView]:
+    with closing(RegistryView(house.kafka, ArtifactStore.of(house.settings))) as view:
+        yield view
+
+
+def states_of(house: Installation, registry: RegistryView) -> JoinStates:
+    return join_states(house.settings, house.kafka, registry, house.partitions)
+
+
+def digests(states: JoinStates, partitions: int) -> list[tuple[str, int, dict[str, int]]]:
+    newest = states.newest({})
+    found = []
+    for number in range(partitions):
+        kept = states.open(number, newest.get(number))
+        found.append((kept.join.digest(), len(kept.join), kept.join.totals))
+        kept.store.close()
+    return found
+
+
+def delete_records(kafka: KafkaConfig, topic: str, partition: int, until: int) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    for future in admin.delete_records([TopicPartition(kafka.topic(topic), partition, until)]).values():
+        future.result(10)
+
+
+def test_lost_old_and_foreign_folders(
+    house: Installation, registry: RegistryView, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "driftline.monitoring")
+    states = states_of(house, registry)
+    folder = house.settings.state_dir / "monitoring-join-0"
+    live = digests(states, house.partitions)
+    assert not caplog.records, "the folder that the worker left is used as it is"
+    assert all(0 < entries < 1_500 // house.partitions for _, entries, _ in live)
+
+    # Everything before the low water may be gone: a rebuild does not need it.
+    newest = journal.newest(house.kafka)
+    for number, (_, record) in newest.items():
+        assert 0 < record.low_water[PREDICTIONS] < record.slices[PREDICTIONS][1]
+        for topic, offset in record.low_water.items():
+            delete_records(house.kafka, topic, number, offset)
+        delete_records(house.kafka, MONITORING_JOURNAL, number, record.journal_low_water)
+    shutil.rmtree(folder)
+    assert digests(states, house.partitions) == live
+    assert "rebuilt from" in caplog.text
+
+    # What a rebuild left is a folder like any other.
+    caplog.clear()
+    assert digests(states, house.partitions) == live
+    assert not caplog.records
+
+    # A folder that is ahead of the log, as a restored backup of the broker would make it.
+    store = PartitionStore(folder / "0")
+    meta = msgspec.msgpack.decode(store.meta("join") or b"")
+    sequence = newest[0][1].sequence
+    assert meta.count(sequence) == 1
+    store.write({}, [], {"join": msgspec.msgpack.encode([sequence + 1 if item == sequence else item for item in meta])})
+    store.close()
+    assert digests(states, house.partitions) == live
+    assert "ahead of the log" in caplog.text
+
+    # Topics made anew under the same names.
+    caplog.clear()
+    foreign = JoinStates(
+        house.kafka, registry, folder.parent / folder.name, Identity(3, {PREDICTIONS: "another"}), states._limits
+    )
+    assert digests(foreign, house.partitions) == live
+    assert "of other topics" in caplog.text
+
+
+def test_refusals(house: Installation, registry: RegistryView) -> None:
+    states = states_of(house, registry)
+    newest = states.newest({})
+
+    # Another partition count: the journal says so, and so does the folder.
+    ids = topic_ids(house.kafka, (PREDICTIONS, GROUND_TRUTH, MONITORING_JOURNAL))
+    grown = JoinStates(
+        house.kafka, registry, house.settings.state_dir / "monitoring-join-0", Identity(4, ids), states._limits
+    )
+    for last in (newest[0], None):
+        with pytest.raises(StateError, match=r"of 3 partitions, the topics have 4") as refused:
+            grown.open(0, last)
+        assert "drain" in refused.value.remedy
+    with pytest.raises(TopicError, match="should have 4"):
+        check_topics(house.settings.model_copy(update={"partitions": 4}), house.kafka)
+
+    # Offsets that the journal does not know.
+    committed = {(PREDICTIONS, 0): newest[0][1].slices[PREDICTIONS][1] - 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.monitoring.join_state._JOURNAL_WAIT_S", 0.0)
+        with pytest.raises(StateError, match="not those of the journal"):
+            states.newest(committed)
+
+    # Records that live state needs are gone.
+    end = newest[0][1].slices[PREDICTIONS][1]
+    delete_records(house.kafka, PREDICTIONS, 0, end)
+    shutil.rmtree(house.settings.state_dir)
+    with pytest.raises(RetentionPassedError, match=f"to {end} are gone"):
+        states.open(0, newest[0])
+
+    # Journal records that are missing.
+    at = replace_sequence(newest[1])
+    with pytest.raises(StateError, match="is missing"):
+        states.open(1, at)
+
+
+def replace_sequence(newest: tuple[int, journal.JournalRecord]) -> tuple[int, journal.JournalRecord]:
+    offset, record = newest
+    return offset, msgspec.structs.replace(record, sequence=record.sequence + 1)
