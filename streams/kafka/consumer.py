@@ -303,12 +303,14 @@ class GroupConsumer:
         """Go back to the committed positions; everything since comes again."""
         self._next = dict(self._start)
         self._drained = dict.fromkeys(self._start, False)
-        for tp, offset in self._start.items():
-            try:
+        try:
+            for tp, offset in self._start.items():
                 self._consumer.seek(*self.kafka_partitions({tp: offset}))
-            except KafkaException as error:
-                # Not assigned any more: the rebalance that is under way hands out the committed offsets.
-                log.info("seek of %s-%d to %d refused: %s", *tp, offset, error.args[0])
+        except KafkaException as error:
+            # A partition that is only just starting cannot seek: start all of them again instead. Should they be lost
+            # already, the rebalance that follows starts them at the committed offsets.
+            log.info("group %s: seek refused (%s), assigning again", self.group, error.args[0])
+            self._consumer.assign(self.kafka_partitions(self._start))
 
     def kafka_partitions(self, offsets: Mapping[TopicPartition, int], metadata: str = "") -> list[KafkaPartition]:
         """Offsets as the client library wants them."""

@@ -6,18 +6,21 @@ import enum
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from schemas.errors import BrokerError, FencedError, TopicError
+from streams.kafka.bounded import BoundedCalls, CallHungError
 from streams.kafka.config import KafkaConfig
 from streams.kafka.failpoints import failpoint
 from streams.kafka.records import Output
 
 log = logging.getLogger(__name__)
 
+_GRACE_S = 3.0
+"""How much longer than its own time-out a call of the library may take before it counts as hung."""
 _FENCED = frozenset(
     {
         KafkaError._FENCED,
@@ -65,10 +68,13 @@ class TransactionalWriter:
         self._id = transactional_id
         self._transaction_timeout_ms = transaction_timeout_ms
         self._timeout_s = operation_timeout_ms / 1000
+        # After the transaction's own time-out there is nothing left to wait for.
+        self._transaction_s = transaction_timeout_ms / 1000
         self._worker = uuid.uuid4().hex[:12]
         self._sequence = 0
         self._is_open = False
         self._known_topics: set[str] = set()
+        self._calls = BoundedCalls()
         self._producer = self._make()
 
     def next_tag(self) -> str:
@@ -91,12 +97,12 @@ class TransactionalWriter:
             for output in outputs:
                 self._produce(producer, output)
             failpoint("after-produce")
-            left = producer.flush(self._timeout_s)
+            left = producer.flush(self._transaction_s)
             failpoint("after-flush")
         except KafkaException as error:
             raise self._translated(error) from error
         if left:
-            raise TransactionAbortedError(f"{left} outputs were not delivered in {self._timeout_s:.0f} s")
+            raise TransactionAbortedError(f"{left} outputs were not delivered in {self._transaction_s:.0f} s")
 
     def send_offsets(self, offsets: list[KafkaPartition], group_metadata: bytes) -> None:
         """Add the offsets of the batch to the transaction.
@@ -105,11 +111,13 @@ class TransactionalWriter:
         ------
         TransactionAbortedError, FencedError
         """
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self._transaction_s
         while True:
             try:
-                self._producer.send_offsets_to_transaction(offsets, group_metadata, self._timeout_s)
+                self._bounded(self._producer.send_offsets_to_transaction, offsets, group_metadata, self._transaction_s)
                 return
+            except CallHungError as error:
+                raise TransactionAbortedError(str(error)) from error
             except KafkaException as error:
                 reason: KafkaError = error.args[0]
                 if reason.retriable() and time.monotonic() < deadline:
@@ -124,12 +132,15 @@ class TransactionalWriter:
         ------
         FencedError
         """
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self._transaction_s
         while True:
             try:
-                self._producer.commit_transaction(self._timeout_s)
+                self._bounded(self._producer.commit_transaction, self._transaction_s)
                 self._is_open = False
                 return Outcome.COMMITTED
+            except CallHungError as error:
+                log.warning("%s: %s", self._id, error)
+                return Outcome.UNKNOWN
             except KafkaException as error:
                 reason: KafkaError = error.args[0]
                 log.warning("%s: commit: %s", self._id, reason)
@@ -152,8 +163,14 @@ class TransactionalWriter:
         if not self._is_open:
             return
         self._is_open = False
+        if self._calls.hung:
+            self.renew()
+            return
         try:
-            self._producer.abort_transaction(self._timeout_s)
+            self._bounded(self._producer.abort_transaction, self._transaction_s)
+        except CallHungError as error:
+            log.warning("%s: %s", self._id, error)
+            self.renew()
         except KafkaException as error:
             log.warning("%s: abort: %s", self._id, error.args[0])
             if error.args[0].code() in _FENCED:
@@ -168,15 +185,25 @@ class TransactionalWriter:
         FencedError, BrokerError
         """
         self._is_open = False
-        self._producer.purge(blocking=False)
+        if self._calls.hung:
+            # The call that never returns keeps its thread and its producer; both are left behind.
+            self._calls = BoundedCalls()
+        else:
+            self._producer.purge(blocking=False)
         self._producer = self._make()
 
     def close(self) -> None:
         """Abort what is open; harmless when the broker is away (the transaction then times out)."""
         try:
-            self.abort()
-        except BrokerError as error:
+            if self._is_open and not self._calls.hung:
+                self._is_open = False
+                self._bounded(self._producer.abort_transaction, self._transaction_s)
+        except (KafkaException, CallHungError) as error:
             log.warning("%s: close: %s", self._id, error)
+        self._calls.close()
+
+    def _bounded(self, call: Callable[..., object], *args: object) -> None:
+        self._calls.run(call, args, self._transaction_s + _GRACE_S)
 
     def _make(self) -> Producer:
         properties = self._config.producer(self._id)
@@ -186,8 +213,13 @@ class TransactionalWriter:
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                producer.init_transactions(self._timeout_s)
+                self._calls.run(producer.init_transactions, (self._timeout_s,), self._timeout_s + _GRACE_S)
                 return producer
+            except CallHungError as error:
+                raise BrokerError(
+                    f"the transactional id {self._id!r} could not be initialised: {error}",
+                    where=self._config.bootstrap_servers,
+                ) from error
             except KafkaException as error:
                 reason: KafkaError = error.args[0]
                 if reason.code() in _FENCED:

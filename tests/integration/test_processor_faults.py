@@ -12,6 +12,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from schemas.errors import BrokerError, FencedError, RetentionPassedError, StateError, TopicError
 from streams.kafka.admin import ensure_topics
+from streams.kafka.bounded import BoundedCalls
 from streams.kafka.config import KafkaConfig
 from streams.kafka.consumer import GroupConsumer, GroupMetadata
 from streams.kafka.lag import committed_offsets
@@ -230,7 +231,7 @@ def test_answers_to_a_commit(error: KafkaError, expected: type[Exception] | Outc
             raise KafkaException(error)
 
     writer = TransactionalWriter.__new__(TransactionalWriter)
-    writer.__dict__.update(_producer=Stub(), _timeout_s=0.1, _id="x", _is_open=True)
+    writer.__dict__.update(_producer=Stub(), _transaction_s=0.1, _id="x", _is_open=True, _calls=BoundedCalls())
     if isinstance(expected, Outcome):
         assert writer.commit() is expected
     else:
