@@ -87,7 +87,7 @@ def expected(
     for identity, prediction in first.items():
         if prediction.prediction_id in current:
             result.state[identity] = "labelled"
-        elif watermark_ms >= prediction.event_time_ms + max_label_delay_ms:
+        elif watermark_ms > prediction.event_time_ms + max_label_delay_ms:
             result.state[identity] = "expired"
         else:
             result.state[identity] = "pending"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from agents.demo.world import Watcher
+from agents.demo.world import WATCHED, Watcher
 from schemas.codec import encode
 from schemas.errors import DriftlineError
 from schemas.events import Heartbeat
@@ -41,7 +41,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("notifying", (ALERTS,)),
     ("archiving", (PREDICTIONS, GROUND_TRUTH, QUALITY_METRICS, DRIFT_METRICS, ALERTS)),
 )
-POLL_S = 0.02
+POLL_S = 0.015
 
 
 class BarrierError(DriftlineError):
@@ -79,7 +79,7 @@ class Barrier:
         self.lags: dict[str, int] = {}
 
     def _behind(self, group: str, topics: tuple[str, ...]) -> int:
-        total = self._probe.gap(group, topics)
+        total = self._probe.gap(group, topics, self._watcher.last_records)
         self.lags[group] = total
         return total
 
@@ -102,6 +102,14 @@ class Barrier:
 
     def wait_rest(self, clock_ms: int, *, awaiting_person: Callable[[], bool] = lambda: False) -> None:
         """Until two rounds in a row find no agent behind, no open run and no unserved promotion."""
+        # First down the stream, each stage once: a stage that was waited for needs no more questions until the end.
+        for group, topics in STAGES:
+            self.until(
+                lambda g=group, t=topics: self._caught_up(g, t, clock_ms),  # type: ignore[misc]
+                group,
+                clock_ms,
+                patient=awaiting_person,
+            )
         quiet = 0
 
         def rested() -> bool:
@@ -111,13 +119,18 @@ class Barrier:
 
         self.until(rested, "the agents", clock_ms, patient=awaiting_person)
 
+    def _caught_up(self, group: str, topics: tuple[str, ...], clock_ms: int) -> bool:
+        # Watched topics are read to their end first, so that "behind the last record" can be told from markers.
+        if any(topic in WATCHED for topic in topics):
+            self._watcher.catch_up(clock_ms)
+        return self._behind(group, topics) == 0
+
     def _at_rest(self, clock_ms: int) -> bool:
-        for group, topics in STAGES:
-            if self._behind(group, topics):
-                return False
         self._watcher.catch_up(clock_ms)
         world = self._watcher.world
-        return not self._pending_work() and not world.open_runs and world.champion == world.served
+        if self._pending_work() or world.open_runs or world.champion != world.served:
+            return False
+        return all(self._caught_up(group, topics, clock_ms) for group, topics in STAGES)
 
     def until(
         self, done: Callable[[], bool], who: str, clock_ms: int, patient: Callable[[], bool] = lambda: False

@@ -25,6 +25,7 @@ from schemas.events import (
 )
 from schemas.topics import (
     ALERTS,
+    OBSERVATIONS,
     PREDICTIONS,
     QUALITY_METRICS,
     REGISTRY_EVENTS,
@@ -35,7 +36,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.reader import Tail
 from streams.kafka.records import Record
 
-WATCHED = (PREDICTIONS, QUALITY_METRICS, ALERTS, TRAINING_EVENTS, REGISTRY_EVENTS, SERVING_EVENTS)
+WATCHED = (PREDICTIONS, QUALITY_METRICS, OBSERVATIONS, ALERTS, TRAINING_EVENTS, REGISTRY_EVENTS, SERVING_EVENTS)
 
 
 @dataclass
@@ -109,18 +110,22 @@ class Watcher:
 
     def __init__(self, kafka: KafkaConfig) -> None:
         self.world = World()
+        self.last_records: dict[tuple[str, int], int] = {}
         self._tail = Tail(kafka, WATCHED, from_beginning=True)
 
     def poll(self, clock_ms: int, timeout_s: float = 0.0) -> int:
         """Take in what there is; returns the number of records."""
         records = self._tail.poll(timeout_s)
-        for record in records:
-            self.world.apply(record, clock_ms)
+        self._take(records, clock_ms)
         return len(records)
 
     def catch_up(self, clock_ms: int, timeout_s: float = 30.0) -> None:
         """Take in everything up to the present end of the topics."""
-        for record in self._tail.read_to_end(timeout_s):
+        self._take(self._tail.read_to_end(timeout_s), clock_ms)
+
+    def _take(self, records: list[Record], clock_ms: int) -> None:
+        for record in records:
+            self.last_records[record.topic, record.partition] = record.offset + 1
             self.world.apply(record, clock_ms)
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -15,6 +16,7 @@ from streams.kafka.offsets import OffsetClient, Partition
 from streams.kafka.reader import Tail
 
 EXACT_UP_TO = 1_000
+STANDS_STILL_S = 0.25
 _TIMEOUT_S = 10.0
 
 
@@ -35,7 +37,7 @@ class LagProbe:
         self._offsets = OffsetClient(config)
         self._partitions: dict[str, list[int]] = {}
         self._markers_only: dict[Partition, tuple[int, int]] = {}
-        self._looked_at: dict[tuple[str, Partition], tuple[int, int]] = {}
+        self._stood_since: dict[tuple[str, Partition], tuple[tuple[int, int], float]] = {}
 
     def lag(self, group: str, topics: Iterable[str]) -> dict[Partition, int]:
         """Records of each partition that `group` has not committed; 0 means it has worked through everything.
@@ -78,11 +80,20 @@ class LagProbe:
                 lags[partition] = end - start
         return lags
 
-    def gap(self, group: str, topics: Iterable[str]) -> int:
+    def gap(self, group: str, topics: Iterable[str], last_records: Mapping[Partition, int] | None = None) -> int:
         """0 if and only if `lag` would be 0 everywhere; else the number of offsets between the group and the ends.
 
-        For who polls until a group has caught up. A gap is read for its records only when it stood still since the
-        last call: while a group moves it is behind anyway, and reading costs a connection.
+        For who polls until a group has caught up.
+
+        Parameters
+        ----------
+        last_records : mapping of (topic, partition) to int, optional
+            Offset behind the last record, for partitions that the caller follows itself: markers are no gap there.
+
+        Notes
+        -----
+        Elsewhere a gap is read for its records only when it stood still for a moment: a group that moves is behind
+        anyway, groups of transactional processors commit past markers by themselves, and reading costs a connection.
 
         Raises
         ------
@@ -96,17 +107,23 @@ class LagProbe:
             committed |= self._offsets.earliest(unknown, _TIMEOUT_S) if unknown else {}
         except KafkaException as error:
             raise broker_error(self._config, error) from error
-        ends = self._offsets.ends(partitions, _TIMEOUT_S, undecided=True)
+        known = {p: last_records[p] for p in partitions if p in last_records} if last_records else {}
+        ends = self._offsets.ends([p for p in partitions if p not in known], _TIMEOUT_S, undecided=True) | known
         gaps = {p: (committed[p], ends[p]) for p in partitions if ends[p] > committed[p]}
         gaps = {p: gap for p, gap in gaps.items() if not self._known_markers(p, *gap)}
-        still = [
-            p for p, gap in gaps.items() if self._looked_at.get((group, p)) == gap and gap[1] - gap[0] <= EXACT_UP_TO
-        ]
-        self._looked_at.update({(group, p): gap for p, gap in gaps.items()})
+        still = [p for p, gap in gaps.items() if p not in known and self._stands_still(group, p, gap)]
         for partition, count in (self._count(still, gaps) if still else {}).items():
             if not count:
                 self._markers_only[partition] = gaps.pop(partition)
         return sum(end - start for start, end in gaps.values())
+
+    def _stands_still(self, group: str, partition: Partition, gap: tuple[int, int]) -> bool:
+        now = time.monotonic()
+        seen, since = self._stood_since.get((group, partition), (None, now))
+        if seen != gap:
+            self._stood_since[group, partition] = (gap, now)
+            return False
+        return now - since > STANDS_STILL_S and gap[1] - gap[0] <= EXACT_UP_TO
 
     def _partitions_of(self, topics: list[str]) -> list[Partition]:
         unknown = [topic for topic in topics if topic not in self._partitions]
