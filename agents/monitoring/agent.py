@@ -17,7 +17,7 @@ from agents.monitoring.join_state import Identity, JoinStates
 from agents.monitoring.registry_view import RegistryView
 from agents.runtime import mark_ready
 from schemas.topics import CATALOGUE, GROUND_TRUTH, JOINED_DELTAS, MONITORING_JOURNAL, PREDICTIONS, REGISTRY_STATE
-from streams.join.partition import JoinLimits
+from streams.join.batch import JoinLimits
 from streams.kafka import admin
 from streams.kafka.config import KafkaConfig
 from streams.kafka.processor import BatchProcessor, ProcessorOptions

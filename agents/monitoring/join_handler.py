@@ -12,7 +12,8 @@ from agents.monitoring.registry_view import BatchView, RegistryView
 from schemas.codec import encode
 from schemas.events import JoinedDelta, PartitionWatermark, WatermarkUpdate
 from schemas.topics import JOINED_DELTAS, MAX_MESSAGE_BYTES
-from streams.join.partition import TOPICS, JoinOutcome, Slice
+from streams.join.batch import JoinOutcome, Slice
+from streams.join.partition import TOPICS
 from streams.kafka.positions import Positions, TopicPartition
 from streams.kafka.records import Output, Record, dead_letter
 

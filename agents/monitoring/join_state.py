@@ -17,7 +17,8 @@ from agents.monitoring.registry_view import RegistryView
 from schemas.errors import StateError
 from schemas.events import JournalRecord
 from schemas.topics import MONITORING_JOURNAL
-from streams.join.partition import JoinLimits, JoinPartition, Slice
+from streams.join.batch import JoinLimits, Slice
+from streams.join.partition import JoinPartition
 from streams.kafka.config import KafkaConfig
 from streams.state.store import PartitionStore
 

@@ -3,104 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
 
-from schemas.codec import decode_ground_truth, decode_heartbeat, decode_prediction, is_heartbeat
+from schemas.codec import decode_heartbeat, decode_prediction, is_heartbeat
 from schemas.errors import DecodeError, StateError
-from schemas.events import JoinedDelta, JournalRecord, Prediction
+from schemas.events import JournalRecord, Prediction
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.join import rules
 from streams.join import totals as t
+from streams.join.batch import DeadLetter, JoinLimits, JoinOutcome, Overlay, PlanView, Slice
 from streams.join.deadlines import Deadlines
 from streams.join.deltas import Deltas
-from streams.join.entries import TOMBSTONE_REVISION, Entry, WaitingLabel
+from streams.join.entries import TOMBSTONE_REVISION, Entry
 from streams.join.generations import Generation, Generations
+from streams.join.intake import check_future, decode_label
 from streams.join.watermarks import NO_WATERMARK, combined
 from streams.kafka.records import Record
 from streams.panes import PanePlan
 
 TOPICS: Final = (PREDICTIONS, GROUND_TRUTH)
 STATE_VERSION: Final = 1
-
-
-class PlanView(Protocol):
-    """What is registered, as one batch sees it."""
-
-    @property
-    def epoch(self) -> int:
-        """Epoch of the registry up to which this view knows versions."""
-
-    @property
-    def label_horizon_ms(self) -> int:
-        """How long a label waits for its prediction: the longest revision_horizon of any version."""
-
-    def plan(self, model: str, version: int) -> PanePlan | None:
-        """Plan of a version; None: not registered."""
-
-
-@dataclass(frozen=True)
-class JoinLimits:
-    """Limits of time.
-
-    Parameters
-    ----------
-    grace_ms : int
-        Disorder of event time tolerated: a topic's watermark stays behind its newest event by it.
-    future_tolerance_ms : int
-        A record whose event time is later than its timestamp by more is quarantined.
-    """
-
-    grace_ms: int = 60_000
-    future_tolerance_ms: int = 86_400_000
-
-
-@dataclass(frozen=True)
-class Slice:
-    """What one batch read of one partition.
-
-    Parameters
-    ----------
-    records : mapping of str to sequence of Record
-        By topic, in the log's order.
-    starts, ends : mapping of str to int
-        By topic: offset at which the batch begins, and at which the next will.
-    idle : mapping of str to bool
-        By topic: drained to the last stable offset.
-    now_ms : int
-        Stands in for the timestamp of records that have none.
-    """
-
-    records: Mapping[str, Sequence[Record]]
-    starts: Mapping[str, int]
-    ends: Mapping[str, int]
-    idle: Mapping[str, bool]
-    now_ms: int
-
-
-@dataclass
-class DeadLetter:
-    """A record that could not be used, and why."""
-
-    record: Record
-    reason: str
-    message: str
-
-
-@dataclass
-class JoinOutcome:
-    """What a batch comes to. It counts once `JoinPartition.commit` is called."""
-
-    deltas: list[JoinedDelta] = field(default_factory=list)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-    watermark_ms: int = NO_WATERMARK
-    idle: bool = False
-    watermark_moved: bool = False
-    """The watermark or the idle flag of the partition changed."""
 
 
 class JoinMeta(msgspec.Struct, gc=False, array_like=True):
@@ -114,32 +39,6 @@ class JoinMeta(msgspec.Struct, gc=False, array_like=True):
     journal_next: int
     sequence: int
     generations: list[Generation]
-
-
-class _Batch:
-    """The overlay of one batch; also the `rules.Effects` of its records."""
-
-    def __init__(self, partition: int, deltas: Deltas | None, began: Generation) -> None:
-        self.partition = partition
-        self.deltas = deltas
-        self.began = began
-        self.entries: dict[str, Entry | None] = {}
-        self.totals: Counter[str] = Counter()
-        self.live: Counter[int] = Counter()
-        self.records = 0
-        self.dead_letters: list[DeadLetter] = []
-        self.topic_watermarks: dict[str, int] = {}
-        self.watermark_ms = NO_WATERMARK
-        self.idle: dict[str, bool] = {}
-
-    def count(self, name: str, by: int = 1) -> None:
-        self.totals[name] += by
-
-    def refuse(self, label: WaitingLabel, reason: str, message: str) -> None:
-        record = Record(
-            GROUND_TRUTH, self.partition, label.offset, label.key, label.value, label.headers, label.timestamp_ms
-        )
-        self.dead_letters.append(DeadLetter(record, reason, message))
 
 
 class JoinPartition:
@@ -168,7 +67,7 @@ class JoinPartition:
         self._totals = t.zero()
         self._journal_next = 0
         self._sequence = 0
-        self._batch: _Batch | None = None
+        self._batch: Overlay | None = None
 
     # ------------------------------------------------------------------------------------------- reading
 
@@ -316,22 +215,22 @@ class JoinPartition:
 
     # -------------------------------------------------------------------------------------------- inside
 
-    def _overlay(self) -> _Batch:
+    def _overlay(self) -> Overlay:
         if self._batch is None:
             raise StateError("no batch is open", where=f"partition {self.partition}", remedy="call process first")
         return self._batch
 
-    def _begin(self, batch: Slice, deltas: Deltas | None) -> _Batch:
+    def _begin(self, batch: Slice, deltas: Deltas | None) -> Overlay:
         if self._batch is not None:
             raise StateError("the last batch is neither committed nor aborted", where=f"partition {self.partition}")
         began = Generation(
             self._generations.current(), dict(batch.starts), self._watermark_ms, self._journal_next, self._sequence + 1
         )
-        overlay = self._batch = _Batch(self.partition, deltas, began)
+        overlay = self._batch = Overlay(self.partition, deltas, began)
         overlay.idle = {topic: bool(batch.idle.get(topic, False)) for topic in TOPICS}
         return overlay
 
-    def _read(self, batch: Slice, view: PlanView, overlay: _Batch) -> None:
+    def _read(self, batch: Slice, view: PlanView, overlay: Overlay) -> None:
         for record in batch.records.get(PREDICTIONS, ()):
             self._prediction(record, view, overlay, batch.now_ms)
         # Asked for after the predictions: they may have made the view read on.
@@ -340,12 +239,12 @@ class JoinPartition:
             self._label(record, view, overlay, batch.now_ms, horizon_ms)
         overlay.records = sum(map(len, batch.records.values()))
 
-    def _entry(self, key: str, overlay: _Batch) -> Entry | None:
+    def _entry(self, key: str, overlay: Overlay) -> Entry | None:
         if key in overlay.entries:
             return overlay.entries[key]
         return self._entries.get(key)
 
-    def _put(self, key: str, before: Entry | None, after: Entry, overlay: _Batch) -> None:
+    def _put(self, key: str, before: Entry | None, after: Entry, overlay: Overlay) -> None:
         overlay.entries[key] = after
         wake_ms = after.wake_ms
         if before is None:
@@ -355,13 +254,13 @@ class JoinPartition:
             # Where it is later, the earlier call finds nothing to do and asks for the next.
             self._deadlines.add(wake_ms, key)
 
-    def _prediction(self, record: Record, view: PlanView, overlay: _Batch, now_ms: int) -> None:
+    def _prediction(self, record: Record, view: PlanView, overlay: Overlay, now_ms: int) -> None:
         try:
             if record.headers and is_heartbeat(record.headers):
                 self._heartbeat(record, overlay, now_ms)
                 return
             prediction = decode_prediction(record.value or b"")
-            self._check_future(record, prediction.event_time_ms, now_ms)
+            check_future(record, prediction.event_time_ms, now_ms, self.limits.future_tolerance_ms)
         except DecodeError as error:
             overlay.totals[t.PREDICTIONS_DEAD] += 1
             overlay.dead_letters.append(DeadLetter(record, error.reason, error.what))
@@ -377,7 +276,7 @@ class JoinPartition:
         self._saw(PREDICTIONS, prediction.event_time_ms - self.limits.grace_ms, overlay)
 
     def _join(
-        self, prediction: Prediction, value: bytes, plan: PanePlan, view: PlanView, overlay: _Batch
+        self, prediction: Prediction, value: bytes, plan: PanePlan, view: PlanView, overlay: Overlay
     ) -> tuple[str, str] | None:
         """Put a prediction into its entry; (reason, message) where it is refused."""
         key = prediction.prediction_id
@@ -410,13 +309,13 @@ class JoinPartition:
         self._put(key, before, after, overlay)
         return None
 
-    def _label(self, record: Record, view: PlanView, overlay: _Batch, now_ms: int, horizon_ms: int) -> None:
+    def _label(self, record: Record, view: PlanView, overlay: Overlay, now_ms: int, horizon_ms: int) -> None:
         try:
             if record.headers and is_heartbeat(record.headers):
                 self._heartbeat(record, overlay, now_ms)
                 return
-            key, label = _decode_label(record, horizon_ms)
-            self._check_future(record, label.event_time_ms, now_ms)
+            key, label = decode_label(record, horizon_ms)
+            check_future(record, label.event_time_ms, now_ms, self.limits.future_tolerance_ms)
         except DecodeError as error:
             overlay.totals[t.LABELS] += 1
             overlay.totals[t.LABELS_DEAD] += 1
@@ -454,27 +353,18 @@ class JoinPartition:
         if not tombstone:
             self._saw(GROUND_TRUTH, label.event_time_ms - self.limits.grace_ms, overlay)
 
-    def _heartbeat(self, record: Record, overlay: _Batch, now_ms: int) -> None:
+    def _heartbeat(self, record: Record, overlay: Overlay, now_ms: int) -> None:
         heartbeat = decode_heartbeat(record.value or b"")
-        self._check_future(record, heartbeat.event_time_ms, now_ms)
+        check_future(record, heartbeat.event_time_ms, now_ms, self.limits.future_tolerance_ms)
         overlay.totals[t.HEARTBEATS] += 1
         self._saw(record.topic, heartbeat.event_time_ms, overlay)
 
-    def _check_future(self, record: Record, event_time_ms: int, now_ms: int) -> None:
-        at_ms = record.timestamp_ms if record.timestamp_ms > 0 else now_ms
-        if event_time_ms > at_ms + self.limits.future_tolerance_ms:
-            raise DecodeError(
-                f"event time {event_time_ms} is after the record's timestamp {at_ms} by more than "
-                f"{self.limits.future_tolerance_ms} ms",
-                reason=rules.FUTURE,
-            )
-
     @staticmethod
-    def _saw(topic: str, watermark_ms: int, overlay: _Batch) -> None:
+    def _saw(topic: str, watermark_ms: int, overlay: Overlay) -> None:
         if watermark_ms > overlay.topic_watermarks.get(topic, NO_WATERMARK):
             overlay.topic_watermarks[topic] = watermark_ms
 
-    def _advance(self, view: PlanView, overlay: _Batch) -> None:
+    def _advance(self, view: PlanView, overlay: Overlay) -> None:
         """Let the watermark pass: expire, orphan and forget what is due."""
         watermark_ms = overlay.watermark_ms
         for key in dict.fromkeys(self._deadlines.take(watermark_ms)):
@@ -491,7 +381,7 @@ class JoinPartition:
                 overlay.entries[key] = entry
             self._deadlines.add(entry.wake_ms, key)
 
-    def _totals_after(self, overlay: _Batch) -> dict[str, int]:
+    def _totals_after(self, overlay: Overlay) -> dict[str, int]:
         return {name: count + overlay.totals.get(name, 0) for name, count in self._totals.items()}
 
     # -------------------------------------------------------------------------------------------- keeping
@@ -587,35 +477,6 @@ class JoinPartition:
             )
         )
         return digest.hexdigest()
-
-
-def _decode_label(record: Record, horizon_ms: int) -> tuple[str, WaitingLabel]:
-    headers = tuple(record.headers) if record.headers else None
-    if record.value is None:
-        if not record.key:
-            raise DecodeError("a tombstone needs the prediction_id as its key", reason="empty")
-        try:
-            key = record.key.decode()
-        except UnicodeDecodeError as error:
-            raise DecodeError("the key of the tombstone is not UTF-8", reason="schema") from error
-        # It has no event time; 0 is never in the future and never moves a watermark.
-        return key, WaitingLabel(
-            0, TOMBSTONE_REVISION, None, record.offset, record.timestamp_ms, record.key, None, headers
-        )
-    truth = decode_ground_truth(record.value)
-    if truth.revision <= TOMBSTONE_REVISION:
-        raise DecodeError(f"revision {truth.revision} is out of range", reason="schema")
-    return truth.prediction_id, WaitingLabel(
-        truth.event_time_ms,
-        truth.revision,
-        truth.label,
-        record.offset,
-        record.timestamp_ms,
-        record.key,
-        record.value,
-        headers,
-        truth.event_time_ms + horizon_ms + 1,
-    )
 
 
 _entry_encoder = msgspec.msgpack.Encoder()

@@ -10,7 +10,8 @@ from typing import Any
 from schemas.codec import encode
 from schemas.events import GroundTruth, Heartbeat, JournalRecord, Prediction
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
-from streams.join.partition import TOPICS, DeadLetter, JoinLimits, JoinPartition, Slice
+from streams.join.batch import DeadLetter, JoinLimits, Slice
+from streams.join.partition import TOPICS, JoinPartition
 from streams.kafka.records import Record
 from streams.panes import PanePlan
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.events import GroundTruth, Prediction
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
-from streams.join.partition import JoinLimits
+from streams.join.batch import JoinLimits
 from tests.support.joins import View, Worker
 from tests.support.plans import plan, prediction
 from tests.unit.streams.join.reference import expected

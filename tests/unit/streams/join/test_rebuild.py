@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from schemas.codec import encode
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.join import generations
-from streams.join.partition import TOPICS, JoinLimits, JoinPartition
+from streams.join.batch import JoinLimits
+from streams.join.partition import TOPICS, JoinPartition
 from tests.support.joins import NOW_MS, View, Worker
 from tests.support.plans import plan, prediction
 
