@@ -114,15 +114,18 @@ def judge(entry: Entry, label: WaitingLabel, plan_of: PlanOf, effects: Effects) 
         effects.count(t.LABELS_DEAD)
         effects.refuse(label, LABEL_TYPE, f"a {plan.task} model takes no label {fact.label!r}")
         return entry
-    if first.expired or fact.event_time_ms > first.until_ms:
+    # A tombstone has no event time, so how far the watermark is must not decide about it; where its prediction has
+    # expired, no label is left that it could take back.
+    tombstone = fact.revision == TOMBSTONE_REVISION
+    if not tombstone and (first.expired or fact.event_time_ms > first.until_ms):
         effects.count(t.LABELS_LATE)
         effects.refuse(label, LATE, _lateness(first, fact))
         return entry
     effects.count(t.LABELS_MATCHED)
     if top is not None:
         effects.count(t.LABELS_REVISED)
-    predictions = [apply(first, plan, fact, effects)]
-    for joined in entry.predictions[1:]:
+    predictions = []
+    for joined in entry.predictions:
         plan = known(plan_of, joined)
         predictions.append(apply(joined, plan, fact, effects) if _takes(joined, plan, fact) else joined)
     return msgspec.structs.replace(entry, predictions=tuple(predictions), labels=(*entry.labels, fact))
@@ -146,7 +149,7 @@ def apply(joined: JoinedPrediction, plan: PanePlan, fact: LabelFact, effects: Ef
     old, new = joined.label, fact.label
     if effects.deltas is not None and (old is not None or new is not None):
         _contribute(joined, plan, effects.deltas, old, new, first_ms - joined.event_time_ms, effect_ms)
-    revised = joined.revised or joined.first_label_ms is not None
+    revised = joined.revised or (joined.first_label_ms is not None and old != new)
     if revised and not joined.revised:
         effects.count(t.REVISED)
     if old is None and new is not None:

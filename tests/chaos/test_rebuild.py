@@ -34,7 +34,7 @@ def house(kafka: KafkaConfig, tmp_path: Path) -> Installation:
     house.register(1)
     traffic = Traffic(3)
     with EventProducer(kafka) as producer, house.follow() as progress, house.worker():
-        traffic.send(producer, traffic.make(1_500, days=30))
+        traffic.send(producer, traffic.make(1_500, days=60))
         producer.flush()
         eventually(lambda: progress.read() == sum(traffic.sent.values()), timeout=60)
     return house

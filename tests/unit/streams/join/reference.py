@@ -105,13 +105,8 @@ def _contribute(
     for segment in compact.segments:
         for position, n in plan.traffic(p, segment).items():
             deltas[p.model, p.version, segment, pane, pane, position] += n
-    current, first_ms, until, effect, changes = (
-        None,
-        None,
-        p.event_time_ms + plan.max_label_delay_ms,
-        p.event_time_ms,
-        0,
-    )
+    current, first_ms, until, effect = None, None, p.event_time_ms + plan.max_label_delay_ms, p.event_time_ms
+    seen = revised = False
     for at, _, label in taken:
         if at > until or (label is not None and not plan.accepts(label)):
             continue
@@ -123,8 +118,9 @@ def _contribute(
         if label is not None:
             put(effect, plan.labelled(compact, label, delay))
         total["withdrawn"] += current is not None and label is None
-        current, changes = label, changes + 1
-    total["revised"] += changes > 1
+        revised |= seen and current != label
+        current, seen = label, True
+    total["revised"] += revised
     total["labelled"] += current is not None
     total["expired"] += current is None
     if current is None:
