@@ -204,7 +204,7 @@ class JoinStates:
             }
             journal_end = at + 1 if sequence <= last.sequence else journal_low
             records = stack.enter_context(
-                closing(Span(self._kafka, MONITORING_JOURNAL, partition, journal_low, journal_end))
+                closing(Span(self._kafka, MONITORING_JOURNAL, partition, journal_low, journal_end, exact=False))
             )
             for record in records:
                 if not journal.is_join_record(record):

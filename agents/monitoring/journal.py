@@ -58,17 +58,27 @@ class Span:
     topic, partition : str, int
     start, end : int
         First offset, and the one after the last.
+    exact : bool
+        Whether `start` itself is needed; else it is a lower bound, and the reader tells what is missing.
     timeout_s : float
         Longest wait for the next record.
 
     Raises
     ------
     RetentionPassedError
-        `start` is gone.
+        `start` is needed and gone.
     """
 
     def __init__(
-        self, kafka: KafkaConfig, topic: str, partition: int, start: int, end: int, *, timeout_s: float = 30.0
+        self,
+        kafka: KafkaConfig,
+        topic: str,
+        partition: int,
+        start: int,
+        end: int,
+        *,
+        exact: bool = True,
+        timeout_s: float = 30.0,
     ) -> None:
         self._where = f"topic {kafka.topic(topic)}[{partition}] on {kafka.bootstrap_servers}"
         self._at = (topic, partition)
@@ -79,7 +89,7 @@ class Span:
         if start < end:
             self._tail = Tail(kafka, [], from_beginning=False, offsets={self._at: start})
             first = self._tail.positions[self._at]
-            if first > start:
+            if exact and first > start:
                 self._tail.close()
                 raise RetentionPassedError(
                     f"records {start} to {first} are gone, and state that lives needs them",
@@ -91,28 +101,38 @@ class Span:
 
     def until(self, offset: int) -> list[Record]:
         """The next records, up to but not including `offset`."""
-        deadline = time.monotonic() + self._timeout_s
         offset = min(offset, self._end)
         while self._tail is not None and self._tail.positions[self._at] < offset:
-            arrived = self._tail.poll(0.2)
-            if arrived:
-                self._waiting += arrived
-                deadline = time.monotonic() + self._timeout_s
-            elif time.monotonic() > deadline:
-                raise BrokerError(
-                    f"offset {offset} was not reached within {self._timeout_s:.0f} s: {self._tail.positions[self._at]}",
-                    where=self._where,
-                )
+            self._waiting += self._poll()
         cut = next((i for i, record in enumerate(self._waiting) if record.offset >= offset), len(self._waiting))
         taken, self._waiting = self._waiting[:cut], self._waiting[cut:]
         return taken
 
     def __iter__(self) -> Iterator[Record]:
-        """All of it, in pieces as they arrive."""
-        while self._tail is not None and (self._waiting or self._tail.positions[self._at] < self._end):
-            step = self._waiting or self._tail.poll(0.2)
-            self._waiting = []
-            yield from (record for record in step if record.offset < self._end)
+        """All of it, as it arrives."""
+        while self._tail is not None and self._tail.positions[self._at] < self._end:
+            yield from (record for record in self._poll() if record.offset < self._end)
+
+    def _poll(self) -> list[Record]:
+        """What arrives next: records, or at least a position that moved.
+
+        Raises
+        ------
+        BrokerError
+            Nothing did for long.
+        """
+        assert self._tail is not None
+        deadline = time.monotonic() + self._timeout_s
+        before = self._tail.positions[self._at]
+        while True:
+            arrived = self._tail.poll(0.2)
+            if arrived or self._tail.positions[self._at] > before:
+                return arrived
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"nothing after offset {before} arrived within {self._timeout_s:.0f} s, wanted is {self._end}",
+                    where=self._where,
+                )
 
     def close(self) -> None:
         """Let go of the connection."""
