@@ -56,6 +56,9 @@ _TRANSIENT = frozenset(
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
         KafkaError._TRANSPORT,
         KafkaError._TIMED_OUT,
     }
@@ -280,6 +283,7 @@ class GroupConsumer:
         """
         wanted = self.kafka_partitions(dict.fromkeys(partitions, OFFSET_INVALID))
         deadline = time.monotonic() + timeout_s
+        told = False
         while True:
             try:
                 found = self._consumer.committed(wanted, timeout=max(1.0, deadline - time.monotonic()))
@@ -288,10 +292,13 @@ class GroupConsumer:
                 failed = error.args[0]
             if failed is None:
                 break
+            if not told:
+                told = True
+                log.warning("group %s: committed offsets cannot be read yet: %s", self.group, failed)
             if time.monotonic() >= deadline:
                 raise BrokerError(
                     f"the committed offsets of group {self.group!r} could not be read: {failed}",
-                    remedy="check the broker, and that no transaction of another worker hangs",
+                    remedy="check the broker; `kafka-transactions.sh find-hanging` names a transaction that holds them",
                 )
             time.sleep(0.05)
         return {
