@@ -111,7 +111,7 @@ class Watcher:
     def __init__(self, kafka: KafkaConfig) -> None:
         self.world = World()
         self.last_records: dict[tuple[str, int], int] = {}
-        self._tail = Tail(kafka, WATCHED, from_beginning=True)
+        self._tail = Tail(kafka, WATCHED, from_beginning=True, fetch_wait_ms=15)
 
     def poll(self, clock_ms: int, timeout_s: float = 0.0) -> int:
         """Take in what there is; returns the number of records."""

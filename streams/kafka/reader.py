@@ -16,6 +16,7 @@ from streams.kafka.offsets import OffsetClient
 from streams.kafka.records import Record, RecordHeaders
 
 _BATCH = 10_000
+FETCH_WAIT_MS = 100
 _GROUP = "driftline-reader"  # librdkafka wants a name; with assign() and no commits it never reaches the broker
 _TRANSIENT = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE)
 _FIRST_PROBE = 64
@@ -34,6 +35,8 @@ class Tail:
         Else from the end as of construction: whatever is committed after it is seen.
     offsets : mapping of (topic, partition) to int, optional
         Where to start instead, for the partitions named. Without topics: follow these partitions only.
+    fetch_wait_ms : int
+        How long an empty fetch waits: the end behind a transaction marker is known that much later.
 
     Raises
     ------
@@ -54,10 +57,16 @@ class Tail:
         *,
         offsets: Mapping[tuple[str, int], int] | None = None,
         timeout_s: float = admin.TIMEOUT_S,
+        fetch_wait_ms: int = FETCH_WAIT_MS,
     ) -> None:
         self._config = config
         self._consumer = Consumer(
-            config.consumer(_GROUP, queued_max_messages_kbytes=32_768, queued_min_messages=100_000)
+            config.consumer(
+                _GROUP,
+                queued_max_messages_kbytes=32_768,
+                queued_min_messages=100_000,
+                fetch_wait_max_ms=fetch_wait_ms,
+            )
         )
         self._offsets = OffsetClient(config)
         self._positions: dict[tuple[str, int], int] = {}
