@@ -108,11 +108,8 @@ class Tail:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            messages = self._consumer.consume(1, max(0.0, deadline - time.monotonic()))
-            if messages:
-                messages += self._consumer.consume(_BATCH - 1, 0)
-            records = [record for message in messages if (record := self._take(message)) is not None]
-            if records or not messages:
+            records, any_news = self._step(max(0.0, deadline - time.monotonic()))
+            if records or not any_news:
                 return records
 
     def caught_up(self) -> bool:
@@ -140,9 +137,16 @@ class Tail:
                     f"end not reached within {timeout_s:.0f} s: {self._positions[behind[0]]} of {targets[behind[0]]}",
                     where=f"topic {self._config.topic(topic)}[{number}] on {self._config.bootstrap_servers}",
                 )
-            # Short waits: a partition's end may be told by an event that carries no record.
-            records += self.poll(min(left, 0.2))
+            # One step, not `poll`: a partition's end is told by an event that carries no record.
+            records += self._step(min(left, 0.2))[0]
         return records
+
+    def _step(self, timeout_s: float) -> tuple[list[Record], bool]:
+        """What one wait brought: records, and whether anything at all, ends of partitions included."""
+        messages = self._consumer.consume(1, timeout_s)
+        if messages:
+            messages += self._consumer.consume(_BATCH - 1, 0)
+        return [record for message in messages if (record := self._take(message)) is not None], bool(messages)
 
     def close(self) -> None:
         """Let go of the connection."""
