@@ -480,7 +480,8 @@ class JournalRecord(Wire, frozen=True, gc=False, kw_only=True):
     still needs (the end of the slice where nothing is live). `journal_low_water`: offset of the journal record from
     which a rebuild has to replay (it may stand a little before it), `low_water_sequence` its number and
     `low_water_watermark_ms` the watermark before it. `sequence` counts the partition's commits from 1, without a gap.
-    `totals` are the accounting counters after the commit. Key: ``join-<partition>`` (the aggregation's snapshots share the topic under keys of their own).
+    `totals` are the accounting counters after the commit. Key:
+    ``join-<partition>`` (the aggregation's snapshots share the topic under keys of their own).
     """
 
     partition: int

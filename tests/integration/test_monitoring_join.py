@@ -35,4 +35,6 @@ def test_joins_what_was_sent(kafka: KafkaConfig, tmp_path: Path) -> None:
     late = house.dead(GROUND_TRUTH)
     assert len(late) == total["labels.late"] > 0
     assert {reason for *_, reason in late} == {"late"}
-    assert traffic.sent[PREDICTIONS] == total["predictions"] + total["predictions.dead"] + total["predictions.duplicate"]
+    assert (
+        traffic.sent[PREDICTIONS] == total["predictions"] + total["predictions.dead"] + total["predictions.duplicate"]
+    )
