@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agents.config import Settings, load_settings
 from agents.demo.barrier import Barrier
@@ -26,9 +26,6 @@ from schemas.errors import ConfigurationError
 from schemas.specification import load
 from schemas.topics import DAY_MS, INFERENCE_REQUESTS
 from streams.kafka.producer import EventProducer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SHOWN_DAYS = 28
 MIN_LABELS_SHOWN = 200
@@ -162,7 +159,6 @@ class Demo:
         self.barrier = Barrier(self.kafka, self.watcher, self._pending_work, self._tick)
         self.progress.lags = self.barrier.lags
         self.frozen_model = self._load_frozen(registered)
-        self._frame = frame
         say(f"Version {registered['version']} registered: {registered.get('decision', '')}")
         if self.options.manual:
             self._say_how_to_approve()
@@ -217,7 +213,6 @@ class Demo:
         recent: deque[list[str]] = deque(maxlen=SHOWN_DAYS)
         kill_on = total // 2 if self.options.disturb and total >= 4 else -1
         spoil_on = total * 3 // 5 if self.options.spoil else -1
-        position = 0
         began = time.monotonic()
         for number, (end_ms, events) in enumerate(days if days is not None else self.traffic.days()):
             self.progress.clock_ms = end_ms
@@ -230,10 +225,9 @@ class Demo:
                 self._send(events[half:])
             else:
                 self._send(events)
-            position = self._score_frozen(position, end_ms)
-            recent.append(self.traffic.ids[position - self._scored_today : position])
             if self.options.lockstep:
                 self._close_day(end_ms)
+            recent.append(self._score_frozen())
             if number == spoil_on or (days is None and number == 200 and self.options.spoil):
                 self._submit_spoiled(end_ms)
                 if self.options.lockstep:
@@ -276,24 +270,18 @@ class Demo:
         self.view.say("Disturbance: a candidate trained on shuffled labels asks to be promoted")
         submit_spoiled(self.settings, self.settings.home / "project", self.spec.name, end_ms, self.producer)
 
-    def _score_frozen(self, position: int, end_ms: int) -> int:
-        last = position
-        while last < len(self.traffic) and self.traffic.times[last] < end_ms:
-            last += 1
-        self._scored_today = last - position
-        if last > position:
-            rows = self._frame.iloc[position:last]
-            frozen = self._probabilities(rows)
-            self.book.frozen.update(zip(self.traffic.ids[position:last], frozen, strict=True))
-        return last
-
-    def _probabilities(self, rows: pd.DataFrame) -> list[float]:
+    def _score_frozen(self) -> list[str]:
+        """Ask the frozen first version about what the log holds since the last call; returns the ids."""
         from agents.features import feature_frame
 
-        classes = list(self.frozen_model.classes_)
-        frame = feature_frame(self.spec, {name: rows[name] for name in self.spec.columns()}, rows=len(rows))
-        scores = self.frozen_model.predict_proba(frame)[:, classes.index(self.spec.model.positive)]
-        return [float(score) for score in scores]
+        taken, self.watcher.world.to_score = self.watcher.world.to_score, []
+        ids = [prediction.prediction_id for prediction in taken]
+        if taken:
+            columns = {name: [p.features.get(name) for p in taken] for name in self.spec.columns()}
+            scores = self.frozen_model.predict_proba(feature_frame(self.spec, columns, rows=len(taken)))
+            positive = list(self.frozen_model.classes_).index(self.spec.model.positive)
+            self.book.frozen.update(zip(ids, (float(score) for score in scores[:, positive]), strict=True))
+        return ids
 
     def _measure(self, ids: list[str]) -> None:
         self.book.live = self.watcher.world.scores
@@ -331,6 +319,7 @@ class Demo:
 
         end_ms = self.progress.clock_ms
         self.watcher.catch_up(end_ms)
+        self._score_frozen()
         proof, predictions = prove(self.kafka, self.spec, acknowledged=self.acknowledged, watermark_ms=end_ms)
         self.book.live = {}
         for prediction in predictions:

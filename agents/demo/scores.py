@@ -39,8 +39,6 @@ class ScoreBook:
     threshold: float
     live: dict[str, float] = field(default_factory=dict)
     frozen: dict[str, float] = field(default_factory=dict)
-    version: dict[str, int] = field(default_factory=dict)
-    day: dict[str, int] = field(default_factory=dict)
 
     def metrics(self, labels: Mapping[str, object], ids: list[str] | None = None) -> tuple[Metrics, Metrics, int]:
         """(live, frozen, n) over the labelled ids, both on exactly the same rows."""

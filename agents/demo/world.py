@@ -44,7 +44,8 @@ class World:
     """The state of the loop as its topics tell it."""
 
     scores: dict[str, float] = field(default_factory=dict)
-    versions: dict[str, int] = field(default_factory=dict)
+    to_score: list[Prediction] = field(default_factory=list)
+    """First predictions of their ids since somebody last took them: what a frozen version is asked about, too."""
     incidents: dict[str, Alert] = field(default_factory=dict)
     runs: dict[str, RunStarted | RunFinished | RunFailed] = field(default_factory=dict)
     skipped_runs: list[RunSkipped] = field(default_factory=list)
@@ -75,9 +76,9 @@ class World:
     def _apply(self, topic: str, value: bytes, clock_ms: int) -> None:
         if topic == PREDICTIONS:
             prediction = decode(value, Prediction)
-            if isinstance(prediction.probability, float | int):
-                self.scores.setdefault(prediction.prediction_id, float(prediction.probability))
-                self.versions.setdefault(prediction.prediction_id, prediction.version)
+            if isinstance(prediction.probability, float | int) and prediction.prediction_id not in self.scores:
+                self.to_score.append(prediction)
+                self.scores[prediction.prediction_id] = float(prediction.probability)
             self.predictions += 1
         elif topic == QUALITY_METRICS:
             metric = decode(value, QualityMetric)
