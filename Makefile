@@ -15,9 +15,9 @@ demo: ## a year of flights through the whole loop (about five minutes)
 	@scripts/setup.sh runtime
 	@.venv/bin/driftline demo $(ARGS)
 
-test: ## the test suite
+test: ## the test suite (ARGS="-n 0" for one process)
 	@scripts/setup.sh dev
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: ## format, lint, types, layers, locks
 	@scripts/setup.sh dev

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         [*command, "--home", str(folder / "home"), "--report", str(folder / "report")],
         capture_output=True,
         text=True,
-        timeout=220,
+        env={**os.environ, "DRIFTLINE_PORT": "0"},
+        timeout=230,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
