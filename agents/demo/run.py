@@ -207,18 +207,18 @@ class Demo:
     # ------------------------------------------------------------------------------------------ replay
 
     def _replay(self) -> None:
-        days = list(self.traffic.days()) if self.options.lockstep else None
-        total = len(days) if days is not None else 0
+        days = list(self.traffic.days())
+        total = len(days)
         self.progress.days_total = total
         recent: deque[list[str]] = deque(maxlen=SHOWN_DAYS)
         kill_on = total // 2 if self.options.disturb and total >= 4 else -1
         spoil_on = total * 3 // 5 if self.options.spoil else -1
         began = time.monotonic()
-        for number, (end_ms, events) in enumerate(days if days is not None else self.traffic.days()):
+        for number, (end_ms, events) in enumerate(days):
             self.progress.clock_ms = end_ms
-            if days is None and self.options.speed > 0:
+            if self.options.speed > 0:
                 self._pace(began, end_ms)
-            if number == kill_on or (days is None and number == 160 and self.options.disturb):
+            if number == kill_on:
                 half = len(events) // 2
                 self._send(events[:half])
                 self._kill("monitoring")
@@ -228,7 +228,7 @@ class Demo:
             if self.options.lockstep:
                 self._close_day(end_ms)
             recent.append(self._score_frozen())
-            if number == spoil_on or (days is None and number == 200 and self.options.spoil):
+            if number == spoil_on:
                 self._submit_spoiled(end_ms)
                 if self.options.lockstep:
                     self.barrier.wait_rest(end_ms, awaiting_person=self._awaiting_person)
@@ -240,6 +240,19 @@ class Demo:
             self._close_day(self.progress.clock_ms)
 
     def _send(self, events: list[Event]) -> None:
+        """Send in event time; without the barrier, labels only when what they are about has been answered.
+
+        Nobody can report an arrival before its departure was predicted: at days of event time per second, labels would
+        otherwise overtake the predictions by more than any horizon.
+        """
+        if self.options.lockstep:
+            self._produce(events)
+            return
+        self._produce([event for event in events if event.topic == INFERENCE_REQUESTS])
+        self.barrier.wait_served(self.progress.clock_ms)
+        self._produce([event for event in events if event.topic != INFERENCE_REQUESTS])
+
+    def _produce(self, events: list[Event]) -> None:
         for event in events:
             self.producer.send(event.topic, event.value, event.key)
         self.producer.flush(60.0)
