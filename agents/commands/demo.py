@@ -106,7 +106,10 @@ def _say(summary: dict[str, object]) -> None:
     say("")
     table(
         ["swap", "pause ms", "first offsets answered"],
-        [(f"v{s['from']} → v{s['to']}", f"{s['pause_ms']:.1f}", s["offsets"]) for s in data["swaps"]],
+        [
+            (("–" if s["from"] is None else f"v{s['from']}") + f" → v{s['to']}", f"{s['pause_ms']:.1f}", s["offsets"])
+            for s in data["swaps"]
+        ],
     )
     say("")
     table(["disturbance", "count"], data["disturbance"].items())

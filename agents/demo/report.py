@@ -62,7 +62,7 @@ def render(
         The last alert of each incident.
     """
     swaps = summary["swaps"]
-    marks = [(swap["at_ms"], f"v{swap['from']} → v{swap['to']}") for swap in swaps if swap.get("at_ms")]
+    marks = [(swap["at_ms"], f"v{swap['from'] or '–'} → v{swap['to']}") for swap in swaps if swap.get("at_ms")]
     months = []
     if series:
         first, last = (datetime.fromtimestamp(series[k]["at_ms"] / 1000, UTC) for k in (0, -1))

@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -17,11 +16,12 @@ from typing import Any
 from agents.config import Settings, load_settings
 from agents.demo.barrier import Barrier
 from agents.demo.options import DemoOptions
+from agents.demo.progress import Progress
 from agents.demo.proof import prove
-from agents.demo.scores import Metrics, ScoreBook
+from agents.demo.scores import ScoreBook
 from agents.demo.traffic import Event, Rates, Traffic
 from agents.demo.view import View
-from agents.demo.world import Watcher, World
+from agents.demo.world import Watcher
 from schemas.errors import ConfigurationError
 from schemas.specification import load
 from schemas.topics import DAY_MS, INFERENCE_REQUESTS
@@ -29,27 +29,6 @@ from streams.kafka.producer import EventProducer
 
 SHOWN_DAYS = 28
 MIN_LABELS_SHOWN = 200
-
-
-@dataclass
-class Progress:
-    """What the view shows."""
-
-    world: World
-    total: int
-    days_total: int
-    started: float
-    clock_ms: int = 0
-    sent: int = 0
-    days_done: int = 0
-    live: Metrics = field(default_factory=dict)
-    frozen: Metrics = field(default_factory=dict)
-    lags: dict[str, int] = field(default_factory=dict)
-    note: str = ""
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self.started
 
 
 def load_flights(project: Path) -> ModuleType:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from agents.demo.run import Progress
+from agents.demo.progress import Progress
 
 PLAIN_EVERY_DAYS = 14
 
@@ -97,7 +95,7 @@ def _screen(progress: Progress) -> Panel:
     lags.add_column("", justify="right")
     for group, value in progress.lags.items():
         lags.add_row(group, f"{value:,}")
-    runs = Table(title="runs", title_justify="left", box=None)
+    runs = Table(title="runs", title_justify="left", box=None, min_width=40)
     for column in ("trigger", "version", "decision", "reason"):
         runs.add_column(column, max_width=44, no_wrap=True)
     for run in list(world.runs.values())[-6:]:
@@ -107,12 +105,19 @@ def _screen(progress: Progress) -> Panel:
             getattr(run, "decision", "running" if type(run).__name__ == "RunStarted" else "failed"),
             getattr(run, "reason", ""),
         )
-    incidents = Table(title=f"incidents ({len(world.open_incidents)} open)", title_justify="left", box=None)
-    incidents.add_column("", no_wrap=True, max_width=100)
+    incidents = Table(
+        title=f"incidents ({len(world.open_incidents)} open)", title_justify="left", box=None, min_width=40
+    )
+    incidents.add_column("", no_wrap=True, min_width=40, max_width=100)
     for alert in list(world.incidents.values())[-5:]:
         incidents.add_row(f"{alert.status:7} {alert.severity:8} {alert.title}")
-    swaps = Table(title=f"swaps (champion v{world.champion}, served v{world.served})", title_justify="left", box=None)
-    swaps.add_column("")
+    swaps = Table(
+        title=f"swaps (v{world.served or '–'} serves)",
+        title_justify="left",
+        box=None,
+        min_width=32,
+    )
+    swaps.add_column("", min_width=32)
     for event, at_ms in world.swaps[-5:]:
         source = "–" if event.from_version is None else f"v{event.from_version}"
         swaps.add_row(f"{_clock(at_ms)[:10]}  {source} → v{event.to_version}  pause {event.pause_ms:.1f} ms")
