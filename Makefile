@@ -17,7 +17,7 @@ demo: ## a year of flights through the whole loop (about five minutes)
 
 test: ## the test suite (ARGS="-n 0" for one process)
 	@scripts/setup.sh dev
-	@$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: ## format, lint, types, layers, locks
 	@scripts/setup.sh dev

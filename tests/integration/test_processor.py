@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable
 
 import pytest
@@ -143,19 +142,15 @@ def test_opens_no_transaction_for_a_batch_without_outputs_and_offsets(kafka: Kaf
 
 
 def test_a_quiet_topic_costs_no_waiting(kafka: KafkaConfig) -> None:
-    """A barrier: from one record produced to its copy committed, with a commit interval that would be far too long."""
+    """A drained topic is committed at once: waiting out the commit interval would miss the deadline."""
     ensure_topics(kafka, 4, TOPICS)
     handler = Copier()
-    worker = processor(kafka, handler, commit_interval_ms=5_000)
-    took = []
+    worker = processor(kafka, handler, commit_interval_ms=120_000)
     try:
         with EventProducer(kafka) as producer:
             for i in range(8):
                 producer.send("orders", b"v", str(i).encode())
                 producer.flush(10)
-                began = time.monotonic()
                 eventually(lambda n=i: worker.step(0.05) and len(handler.values()) == n + 1, timeout=20, interval=0)
-                took.append(time.monotonic() - began)
     finally:
         worker.close()
-    assert sorted(took)[len(took) // 2] < 0.5, took

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -28,10 +27,8 @@ def test_returns_and_raises_what_the_call_does() -> None:
 def test_a_call_that_never_returns_is_given_up() -> None:
     calls = BoundedCalls()
     forever = threading.Event()
-    began = time.monotonic()
     with pytest.raises(CallHungError, match="wait did not return"):
         calls.run(forever.wait, (), 0.05)
-    assert time.monotonic() - began < 2
     assert calls.hung
     with pytest.raises(CallHungError, match="earlier"):
         calls.run(divmod, (7, 2), 5)
