@@ -20,11 +20,12 @@ import msgspec
 from schemas.events import Label, Prediction, Scalar
 from schemas.reference import NumericReference, ReferenceStatistics
 from schemas.specification import Specification
+from streams.metrics.delay import delay_bin
 
 Counters = Mapping[int, int]
 """Position in the layout → signed integer."""
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 FINE: Final = 1 << 20
 """Fixed point of losses, delays in seconds and ratios (one event moves a mean by 1e-6 / n at most)."""
 COARSE: Final = 1 << 16
@@ -34,7 +35,6 @@ CLIP: Final = 256.0
 _CLIP_FIXED: Final = CLIP * COARSE
 SMALLEST_PROBABILITY: Final = 2.0**-52
 CALIBRATION_BINS: Final = 15
-DELAY_BINS: Final = 24
 MAX_SEGMENT_LENGTH: Final = 128
 _LOGIT_EDGES: Final = tuple(1.0 / (1.0 + math.exp(-step / 8)) for step in range(-110, 111))
 
@@ -138,6 +138,8 @@ class PanePlan:
     Attributes
     ----------
     pane_ms, max_label_delay_ms, revision_horizon_ms : int
+    delay_bins : int
+        Bins of the label delay (`streams.metrics.delay`), up to the longest.
     layout : str
         Hash of the layout; deltas carry it, so that positions are never read with another plan.
     size, segment_size : int
@@ -159,6 +161,7 @@ class PanePlan:
         self.pane_ms = spec.pane_ms
         self.max_label_delay_ms = spec.max_label_delay_ms
         self.revision_horizon_ms = spec.revision_horizon_ms
+        self.delay_bins = delay_bin(spec.max_label_delay_ms // 1000) + 1
         self.positive = class_key(spec.model.positive)
         self.classes = self._classes()
         self.class_index: dict[str, int] = {key: index for index, key in enumerate(self.classes)}
@@ -203,7 +206,7 @@ class PanePlan:
         scores = len(self.score_edges) + 1
         for name in ("predicted", "labelled", "expired", "delay_total", "score_missing"):
             self._take(name)
-        self._take("delay", DELAY_BINS)
+        self._take("delay", self.delay_bins)
         self._take("scores", scores)
         if self.task == "regression":
             self._take("labels", len(self.label_edges) + 1)
@@ -431,7 +434,7 @@ class PanePlan:
         """
         at = self._at
         delay_s = max(delay_ms, 0) // 1000
-        out = {at["labelled"]: 1, at["delay"] + min(delay_s.bit_length(), DELAY_BINS - 1): 1}
+        out = {at["labelled"]: 1, at["delay"] + min(delay_bin(delay_s), self.delay_bins - 1): 1}
         if delay_s:
             out[at["delay_total"]] = delay_s
         if self.task == "regression":
