@@ -92,14 +92,14 @@ class PaneDelta(msgspec.Struct, frozen=True, gc=False, array_like=True):
         Start of the pane of the event that caused the contribution (the prediction itself, its label, its expiry);
         never before `pane_start_ms`. The aggregation applies effects in this order, so that what a window holds when it
         closes does not depend on how partitions were interleaved.
-    counters : dict of int to int
-        Position in the layout (`streams.panes`) to signed contribution.
+    counters : bytes
+        Position in the layout (`streams.panes`) to signed contribution, packed (`streams.packed`).
     """
 
     segment: str
     pane_start_ms: int
     effect_start_ms: int
-    counters: dict[int, int]
+    counters: bytes
 
 
 class PartitionWatermark(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -111,7 +111,10 @@ class PartitionWatermark(msgspec.Struct, frozen=True, gc=False, array_like=True)
 
 
 class JoinedDelta(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="delta"):
-    """All of one commit's contributions to one (model, version) from one stage-1 partition; key = model."""
+    """All of one commit's contributions to one (model, version) from one stage-1 partition; key = model.
+
+    The one topic that is not JSON: msgpack, by `streams.packed`.
+    """
 
     model: str
     version: int

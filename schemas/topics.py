@@ -48,6 +48,8 @@ class Topic:
     compacted : bool
     purpose : str
         One sentence for ``driftline topics --plan`` and the reference.
+    content_type : str
+        How values are written: JSON, except where both ends are ours and the rate is that of traffic.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Topic:
     retention_ms: int
     compacted: bool
     purpose: str
+    content_type: str = "application/json"
 
     def partitions(self, traffic: int) -> int:
         """Partition count, given the configured count of traffic topics."""
@@ -71,8 +74,8 @@ class Topic:
         }
 
 
-def _traffic(name: str, key: str, purpose: str, days: int = 90) -> Topic:
-    return Topic(name, key, "traffic", days * DAY_MS, False, purpose)
+def _traffic(name: str, key: str, purpose: str, days: int = 90, content_type: str = "application/json") -> Topic:
+    return Topic(name, key, "traffic", days * DAY_MS, False, purpose, content_type)
 
 
 def _control(name: str, key: str, purpose: str, *, compacted: bool = False) -> Topic:
@@ -83,7 +86,12 @@ _TOPICS = (
     _traffic(INFERENCE_REQUESTS, "prediction_id", "requests for inference, keyed by request_id", 30),
     _traffic(PREDICTIONS, "prediction_id", "what models predicted; co-partitioned with ground-truth"),
     _traffic(GROUND_TRUTH, "prediction_id", "what turned out to be true; corrections carry a higher revision"),
-    _traffic(JOINED_DELTAS, "model", "mergeable pane contributions from the join to the aggregation"),
+    _traffic(
+        JOINED_DELTAS,
+        "model",
+        "mergeable pane contributions from the join to the aggregation",
+        content_type="application/msgpack",
+    ),
     _traffic(MONITORING_JOURNAL, "partition", "one record per commit and partition; what a rebuild replays"),
     _control(QUALITY_METRICS, "model", "the series of quality metrics per window and segment"),
     _control(DRIFT_METRICS, "model", "the series of drift statistics per window and subject"),

@@ -14,8 +14,9 @@ from agents.config import Settings
 from schemas import events
 from schemas.codec import json_schema
 from schemas.durations import format_duration
+from schemas.metrics import METRICS
 from schemas.reference import ReferenceStatistics
-from schemas.specification import METRICS, TRIGGERS
+from schemas.specification import TRIGGERS
 from schemas.topics import CATALOGUE
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -49,14 +50,17 @@ def topics_page() -> str:
         "Traffic topics have the configured partition count (`DRIFTLINE_PARTITIONS`, 12 by default) and murmur2",
         "partitioning; the others have one partition.",
         "",
-        "| topic | key | partitions | retention | clean-up | what it carries |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| topic | key | partitions | retention | clean-up | values | what it carries |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for topic in CATALOGUE.values():
         retention = "for ever" if topic.retention_ms < 0 else format_duration(topic.retention_ms)
         partitions = "configured" if topic.scale == "traffic" else "1"
         policy = "compact" if topic.compacted else "delete"
-        lines.append(f"| `{topic.name}` | {topic.key} | {partitions} | {retention} | {policy} | {topic.purpose} |")
+        values = topic.content_type.removeprefix("application/")
+        lines.append(
+            f"| `{topic.name}` | {topic.key} | {partitions} | {retention} | {policy} | {values} | {topic.purpose} |"
+        )
     return "\n".join(lines) + "\n"
 
 

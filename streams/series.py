@@ -15,6 +15,7 @@ from schemas.events import DriftMetric, Observation, PaneDelta, QualityMetric, W
 from streams.detectors import Detectors, DetectorState
 from streams.drift.subjects import observed, statistics
 from streams.metrics.compute import compute
+from streams.packed import unpack_counters
 from streams.panes import PanePlan
 from streams.windows import Window, lookback_ms, windows_ending
 
@@ -95,7 +96,8 @@ class Series:
         """Put a contribution aside until its effect's pane is complete."""
         effect = delta.effect_start_ms if self.frontier is None else max(delta.effect_start_ms, self.frontier)
         waiting = self.pending.setdefault(effect, {}).setdefault((delta.segment, delta.pane_start_ms), {})
-        for position, count in delta.counters.items():
+        positions, counts = unpack_counters(delta.counters)
+        for position, count in zip(positions.tolist(), counts.tolist(), strict=True):
             waiting[position] = waiting.get(position, 0) + count
         self.dirty = True
 

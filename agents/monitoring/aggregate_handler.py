@@ -9,25 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
 from agents.monitoring.aggregate_snapshots import Snapshot, SnapshotSource, pack_snapshot
-from schemas.codec import cloudevent_headers, decode, derived_id, encode, segment_key, to_ms
+from schemas.codec import cloudevent_headers, derived_id, encode, segment_key, to_ms
 from schemas.errors import DecodeError, StateError
-from schemas.events import DeltaRecord, DriftMetric, Observation, PaneClosed, QualityMetric
+from schemas.events import DriftMetric, Observation, PaneClosed, QualityMetric
 from schemas.topics import DRIFT_METRICS, JOINED_DELTAS, OBSERVATIONS, QUALITY_METRICS
 from streams.aggregate import AggregateEvent, AggregatePartition, PlanOf
 from streams.kafka.positions import Positions, TopicPartition
 from streams.kafka.records import Output, Record
+from streams.packed import decode_delta
 
 SOURCE: Final = "/driftline/monitoring"
 MOST_KEPT_BYTES: Final = 16_000_000
 """Committed deltas kept in memory for an abort; more are folded into a snapshot in memory."""
 
 _log = logging.getLogger("driftline.monitoring")
-_DELTA: Final = cast("type[DeltaRecord]", DeltaRecord)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class AggregateHandler:
     @staticmethod
     def _merge(live: AggregatePartition, value: bytes) -> list[AggregateEvent]:
         try:
-            delta = decode(value, _DELTA)
+            delta = decode_delta(value)
         except DecodeError as error:
             # Only a foreign program can have written it: it must not stop the metrics of every model for ever.
             _log.error("a record of %s is not a delta and was skipped: %s", JOINED_DELTAS, error)

@@ -9,16 +9,16 @@ from agents.monitoring.join_state import JoinStates, Kept
 from agents.monitoring.journal import journal_output
 from agents.monitoring.key_check import KeyCheck
 from agents.monitoring.registry_view import BatchView, RegistryView
-from schemas.codec import encode
 from schemas.events import JoinedDelta, PartitionWatermark, WatermarkUpdate
 from schemas.topics import JOINED_DELTAS, MAX_MESSAGE_BYTES
 from streams.join.batch import JoinOutcome, Slice
 from streams.join.partition import TOPICS
 from streams.kafka.positions import Positions, TopicPartition
 from streams.kafka.records import Output, Record, dead_letter
+from streams.packed import CONTENT_TYPE, encode_delta
 
 GROUP: Final = "monitoring-join"
-_JSON: Final = ("content-type", b"application/json")
+_PACKED: Final = ("content-type", CONTENT_TYPE)
 
 
 class JoinHandler:
@@ -105,8 +105,8 @@ class JoinHandler:
                 watermarks.append(PartitionWatermark(partition, outcome.watermark_ms, outcome.idle))
             journal.append(journal_output(kept.join.journal(batch, view.epoch, self._partitions)))
         if watermarks:
-            value = encode(WatermarkUpdate(watermarks))
-            outputs += [Output(JOINED_DELTAS, value, None, [_JSON], number) for number in range(self._partitions)]
+            value = encode_delta(WatermarkUpdate(watermarks))
+            outputs += [Output(JOINED_DELTAS, value, None, [_PACKED], number) for number in range(self._partitions)]
         return outputs + journal
 
     def _outputs(self, batch: Slice, outcome: JoinOutcome, view: BatchView) -> Iterator[Output]:
@@ -163,10 +163,10 @@ def _slice(partition: int, records: Mapping[str, Sequence[Record]], positions: P
 
 def _packed(delta: JoinedDelta) -> Iterator[Output]:
     """A delta as a record; in halves where it is too large for one."""
-    value = encode(delta)
+    value = encode_delta(delta)
     if len(value) > MAX_MESSAGE_BYTES * 9 // 10 and len(delta.panes) > 1:
         middle = len(delta.panes) // 2
         for panes in (delta.panes[:middle], delta.panes[middle:]):
             yield from _packed(JoinedDelta(delta.model, delta.version, delta.layout, delta.partition, panes))
         return
-    yield Output(JOINED_DELTAS, value, delta.model.encode(), [_JSON])
+    yield Output(JOINED_DELTAS, value, delta.model.encode(), [_PACKED])

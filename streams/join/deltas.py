@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 
 from schemas.events import JoinedDelta, PaneDelta
+from streams.packed import pack_many
 
 MAX_COUNTERS = 30_000
-"""Counters in one record at most: some 500 kB of JSON, well under the message limit."""
+"""Counters in one pane's contribution at most: 450 kB where every one takes the most bytes."""
+MAX_BYTES = 400_000
+"""Packed counters in one record, if one pane holds no more: well under the message limit."""
+_PANE_BYTES = 40
+"""What a pane costs besides its counters and its segment's name."""
 
 PaneKey = tuple[str, int, int]
 """(segment, pane start, effect start)."""
@@ -29,16 +35,25 @@ class Deltas:
 
     def pack(self, partition: int) -> Iterator[JoinedDelta]:
         """Records for `joined-deltas`, in a stable order; contributions that cancelled out are left out."""
-        for model, version, layout in sorted(self._versions):
+        parts = [
+            (of_version, key, counters)
+            for of_version in sorted(self._versions)
+            for key, sums in sorted(self._versions[of_version].items())
+            for counters in _split(sums)
+        ]
+        packed = zip(parts, pack_many([counters for _, _, counters in parts]), strict=True)
+        for (model, version, layout), group in groupby(packed, key=lambda item: item[0][0]):
             panes: list[PaneDelta] = []
-            size = 0
-            for (segment, pane, effect), sums in sorted(self._versions[model, version, layout].items()):
-                for counters in _split({position: n for position, n in sums.items() if n}):
-                    if size and size + len(counters) > MAX_COUNTERS:
-                        yield JoinedDelta(model, version, layout, partition, panes)
-                        panes, size = [], 0
-                    panes.append(PaneDelta(segment, pane, effect, counters))
-                    size += len(counters) + 3
+            filled = 0
+            for (_, (segment, pane, effect), _), counters in group:
+                if not counters:
+                    continue
+                size = len(counters) + len(segment.encode()) + _PANE_BYTES
+                if panes and filled + size > MAX_BYTES:
+                    yield JoinedDelta(model, version, layout, partition, panes)
+                    panes, filled = [], 0
+                panes.append(PaneDelta(segment, pane, effect, counters))
+                filled += size
             if panes:
                 yield JoinedDelta(model, version, layout, partition, panes)
 
@@ -53,8 +68,6 @@ def add(panes: dict[PaneKey, dict[int, int]], key: PaneKey, contribution: Mappin
 
 
 def _split(counters: dict[int, int]) -> Iterator[dict[int, int]]:
-    if not counters:
-        return
     if len(counters) <= MAX_COUNTERS:
         yield counters
         return

@@ -7,7 +7,7 @@ from collections import Counter
 
 from agents.monitoring.aggregate_handler import AggregateHandler, AggregateOptions
 from agents.monitoring.aggregate_snapshots import JournalSnapshots, snapshot_key
-from schemas.codec import decode, encode
+from schemas.codec import decode
 from schemas.events import DeltaRecord, QualityMetric
 from schemas.topics import (
     CATALOGUE,
@@ -22,6 +22,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.processor import BatchProcessor, ProcessorOptions
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
+from streams.packed import encode_delta
 from tests.support.plans import plan, prediction
 from tests.support.replay import DAY, Event, deltas, watermark
 from tests.support.wait import eventually
@@ -44,7 +45,7 @@ def _send(kafka: KafkaConfig, days: range) -> None:
     with EventProducer(kafka) as producer:
         for day in days:
             for record in _day(day):
-                producer.send(JOINED_DELTAS, encode(record), b"m", partition=0)
+                producer.send(JOINED_DELTAS, encode_delta(record), b"m", partition=0)
         producer.flush(20)
 
 

@@ -28,7 +28,6 @@ from schemas.events import (
     ModelState,
     Prediction,
     VersionState,
-    WatermarkUpdate,
 )
 from schemas.topics import (
     DEAD_LETTER_PREFIX,
@@ -43,6 +42,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import Tail, read_all
 from streams.kafka.records import ERROR_HEADER
+from streams.packed import decode_delta, unpack_counters
 from streams.panes import PanePlan
 from tests.support.plans import plan, prediction, reference
 from tests.support.wait import eventually
@@ -144,10 +144,11 @@ class Installation:
         """All contributions in `joined-deltas`, summed; zeros left out."""
         sums: Counter[tuple[Any, ...]] = Counter()
         for record in read_all(self.kafka, JOINED_DELTAS):
-            delta = msgspec.json.decode(record.value or b"", type=JoinedDelta | WatermarkUpdate)
+            delta = decode_delta(record.value or b"")
             if isinstance(delta, JoinedDelta):
                 for pane in delta.panes:
-                    for position, n in pane.counters.items():
+                    positions, counts = unpack_counters(pane.counters)
+                    for position, n in zip(positions.tolist(), counts.tolist(), strict=True):
                         at = (pane.segment, pane.pane_start_ms, pane.effect_start_ms, position)
                         sums[delta.model, delta.version, *at] += n
         return {key: n for key, n in sums.items() if n}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from schemas.events import DeltaRecord, JoinedDelta, PaneDelta, PartitionWatermark, Prediction, WatermarkUpdate
+from streams.packed import pack_counters, pack_dense
 from streams.panes import PanePlan
 
 DAY = 86_400_000
@@ -41,7 +42,10 @@ def deltas(plan: PanePlan, events: Iterable[Event], *, partition: int = 0, versi
             contribution = plan.labelled(compact, event.label, event.delay_ms)
             for segment in compact.segments:
                 add(segment, pane, at // plan.pane_ms * plan.pane_ms, contribution)
-    panes = [PaneDelta(segment, pane, effect, total) for (segment, pane, effect), total in sorted(sums.items())]
+    panes = [
+        PaneDelta(segment, pane, effect, pack_counters(total))
+        for (segment, pane, effect), total in sorted(sums.items())
+    ]
     return JoinedDelta("m", version, plan.layout, partition, panes)
 
 
@@ -52,8 +56,7 @@ def watermark(at_ms: int, *, partition: int = 0, idle: bool = False) -> Watermar
 
 def pane_delta(plan: PanePlan, segment: str, pane: int, effect: int, counts: np.ndarray) -> PaneDelta:
     """A delta from an array of counters."""
-    filled = np.flatnonzero(counts)
-    return PaneDelta(segment, pane, effect, dict(zip(filled.tolist(), counts[filled].tolist(), strict=True)))
+    return PaneDelta(segment, pane, effect, pack_dense(counts))
 
 
 def split(record: JoinedDelta, parts: int) -> Iterator[DeltaRecord]:

@@ -12,6 +12,7 @@ from schemas.reference import NumericReference
 from schemas.specification import Specification
 from streams.aggregate import AggregatePartition
 from streams.metrics.batch import label_counters
+from streams.packed import pack_dense
 from streams.panes import PanePlan
 from streams.reference import compile_reference
 from tests.support.plans import specification
@@ -101,9 +102,8 @@ def record_of(plan: PanePlan, rows: Day, day: int) -> JoinedDelta:
         counts[where] = np.bincount(bins, minlength=where.stop - where.start)
         if not segment:
             _features(plan, rows, counts)
-        filled = np.flatnonzero(counts[: plan.segment_size] if segment else counts)
-        counters = dict(zip(filled.tolist(), counts[filled].tolist(), strict=True))
-        panes.append(PaneDelta(segment, day * DAY, day * DAY, counters))
+        packed = pack_dense(counts[: plan.segment_size] if segment else counts)
+        panes.append(PaneDelta(segment, day * DAY, day * DAY, packed))
     return JoinedDelta("m", 1, plan.layout, 0, panes)
 
 

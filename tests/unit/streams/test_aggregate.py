@@ -23,6 +23,7 @@ from schemas.events import (
     WatermarkUpdate,
 )
 from streams.aggregate import AggregateEvent, AggregatePartition
+from streams.packed import pack_counters
 from streams.panes import PanePlan, negated
 from tests.support.plans import plan, prediction
 from tests.support.replay import DAY, Event, deltas, split, watermark
@@ -111,7 +112,7 @@ def test_correction_revises_every_window_that_holds_the_pane() -> None:
     effect = 8 * DAY
     taken = negated(p.labelled(compact, wrong.label, wrong.delay_ms))  # type: ignore[arg-type]
     given_ = p.labelled(compact, 1 - int(wrong.label), 8 * DAY)  # type: ignore[arg-type]
-    correction = [PaneDelta(s, 0, effect, c) for s in compact.segments for c in (taken, given_)]
+    correction = [PaneDelta(s, 0, effect, pack_counters(c)) for s in compact.segments for c in (taken, given_)]
     record = JoinedDelta("m", 1, p.layout, 0, correction)
     assert _feed(aggregate, [record, watermark(9 * DAY - 1)]) == []  # the pane of the effect is not over
     revised = _quality(_feed(aggregate, [watermark(9 * DAY)]), state="revised")
@@ -121,9 +122,8 @@ def test_correction_revises_every_window_that_holds_the_pane() -> None:
     old = _quality(before, window="1d", segment=None)[0]
     new = next(m for m in revised if m.segment is None and m.window == "1d")
     assert abs(new.metrics["accuracy"] - old.metrics["accuracy"]) == pytest.approx(1 / 40)  # type: ignore[operator]
-    back = JoinedDelta(
-        "m", 1, p.layout, 0, [msgspec.structs.replace(d, counters=negated(d.counters)) for d in correction]
-    )
+    undo = [PaneDelta(s, 0, effect, pack_counters(negated(c))) for s in compact.segments for c in (taken, given_)]
+    back = JoinedDelta("m", 1, p.layout, 0, undo)
     again = _quality(_feed(aggregate, [back, watermark(10 * DAY)]), state="revised", window="1d", segment=None)
     assert [(m.revision, m.metrics) for m in again] == [(2, old.metrics)]
 
@@ -240,7 +240,7 @@ def test_effects_too_old_to_matter_are_counted_and_ignored() -> None:
     aggregate = AggregatePartition(1, lambda model, version: p)
     _feed(aggregate, [deltas(p, _events(0, 5)), deltas(p, _events(60, 5)), watermark(61 * DAY)])
     before = aggregate.snapshot()
-    late = [PaneDelta("", 0, 0, {0: 1})]
+    late = [PaneDelta("", 0, 0, pack_counters({0: 1}))]
     assert _feed(aggregate, [JoinedDelta("m", 1, p.layout, 0, late), watermark(62 * DAY)]) is not None
     assert aggregate.models["m"].series[1].ignored == 1
     assert aggregate.snapshot() != before
