@@ -150,7 +150,7 @@ def compare(
                 except Exception as error:
                     if contender.name == baseline:
                         raise
-                    reasons[contender.name] = f"round {number + 1}: {error}"
+                    reasons[contender.name] = f"failed in round {number + 1}: {str(error)[-600:]}"
                     note(f"{bench} round {number + 1}/{rounds}: {contender.name} failed: {error}")
                     continue
                 runs[contender.name][number] = run

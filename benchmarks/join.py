@@ -1,40 +1,80 @@
-"""`driftline bench join`: the real monitoring worker on 1 M predictions and 1 M labels, next to raw consume.
+"""`driftline bench join`: the real monitoring worker on 1 M predictions and 1 M labels, next to its peers.
 
-Both read the same records from the same embedded broker, in turn. Raw consume is the limit: the hot path's consumer,
-with the same settings, that does nothing with what it gets. The worker is the process that `driftline agent monitoring`
-starts, with exactly-once, quality metrics, one segment and drift on; it is measured from its first commit to the commit
-of the last record, start-up apart.
+All read the same records from the same embedded broker on the same cores, in turn, and are measured by one yardstick:
+the group's committed offsets seen from outside, from the first commit that moves to the one that holds the last record,
+start-up apart. Raw consume, which commits nothing, measures itself from its first batch on. What came out (pairs and
+confusion counts) must be equal to what the traffic comes to.
+
+The worker runs with exactly-once, quality metrics, one segment and drift on. Peers do less: they join, and count
+confusion and score histograms per model and window. Slow peers get a part of the traffic.
 """
 
 from __future__ import annotations
 
-import resource
-import statistics
-import subprocess
+import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from agents.config import Settings, load_settings
-from benchmarks import traffic
-from benchmarks.machine import machine
+from benchmarks import outcome, traffic
+from benchmarks.harness import Contender, Measurement, Note, UnavailableError, UnequalError, compare, skipped
+from benchmarks.model import register
+from benchmarks.peers.base import Job, Peer, read_counts
+from benchmarks.peers.catalogue import PEERS
+from benchmarks.processes import Child, cores
+from benchmarks.progress import Ends, Progress
+from benchmarks.worker import TOPICS, Worker, check_totals
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
-from streams.kafka.admin import end_offsets, ensure_topics
+from streams.kafka.admin import delete_topics, end_offsets, ensure_topics
 from streams.kafka.config import KafkaConfig
-from streams.kafka.consumer import GroupConsumer
 from streams.kafka.embedded import EmbeddedKafka
-from streams.kafka.lag import committed_offsets
 from streams.kafka.producer import EventProducer
 
-TOPICS = (PREDICTIONS, GROUND_TRUTH)
 PARTITIONS = 4
-DEADLINE_S = 900.0
+COMMIT_INTERVAL_MS = 200
+HORIZON_MS = 86_400_000
+"""`max_label_delay` of the benchmark's model."""
+SMALL_EVENTS = 100_000
+"""Predictions, and labels, that slow peers get and others warm up on."""
+CACHE = Path(__file__).parent.parent / ".bench"
 
 
-def run(*, events: int = 1_000_000, rounds: int = 5, note: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Traffic:
+    """Loaded topics under a prefix of their own."""
+
+    settings: Settings
+    kafka: KafkaConfig
+    events: int
+    ends: Ends
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round works on."""
+
+    number: int
+    full: Traffic
+    small: Traffic | None
+
+
+def run(
+    *,
+    events: int = 1_000_000,
+    rounds: int = 5,
+    peers: Sequence[str] | None = None,
+    core_count: int | None = 2,
+    cache: Path = CACHE,
+    small_events: int = SMALL_EVENTS,
+    note: Note = lambda _: None,
+) -> dict[str, Any]:
     """Measure; returns the document of ``driftline bench join --json``.
 
     Parameters
@@ -42,152 +82,163 @@ def run(*, events: int = 1_000_000, rounds: int = 5, note: Callable[[str], None]
     events : int
         Predictions, and as many labels.
     rounds : int
-        Pairs of runs, alternating.
+        Rounds of all contenders, alternating.
+    peers : sequence of str, optional
+        Names from `benchmarks.peers.catalogue.PEERS`; default: all of them.
+    core_count : int, optional
+        Cores for everything, the broker included.
+    cache : Path
+        Where the peers' environments are built and kept.
+    small_events : int
+        For slow peers, and to warm up.
     note : callable
-        Gets a line of progress.
+        Gets lines of progress.
     """
-    ours: list[float] = []
-    raw: list[float] = []
-    cpu: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="driftline-bench-") as folder:
-        home = Path(folder)
-        with EmbeddedKafka(home) as broker:
-            servers = broker.start()
-            for number in range(rounds):
-                settings = load_settings(
-                    home=home / f"round-{number}",
-                    bootstrap_servers=servers,
-                    partitions=PARTITIONS,
-                    prefix=f"r{number}-",
-                    database_url="",
-                    artifacts_url="",
-                    archive_url="",
-                    commit_interval_ms=200,
-                )
-                settings.home.mkdir()
-                kafka = KafkaConfig(servers, prefix=settings.prefix)
-                _load(kafka, settings, events)
-                measures = [lambda k=kafka: _raw(k), lambda s=settings, k=kafka: _worker(s, k, events)]
-                for measure in measures if number % 2 == 0 else reversed(measures):
-                    rate, seconds = measure()
-                    (ours if seconds is not None else raw).append(rate)
-                    if seconds is not None:
-                        cpu.append(seconds)
-                note(f"round {number + 1}/{rounds}: driftline {ours[-1]:,.0f}/s, raw consume {raw[-1]:,.0f}/s")
-    ratios = [a / b for a, b in zip(ours, raw, strict=True)]
-    return {
-        "bench": "join",
-        "machine": machine(),
-        "rounds": rounds,
-        "settings": {"partitions": PARTITIONS, "predictions": events, "labels": events, "commit_interval_ms": 200},
-        "rows": [
-            _row("driftline", ours, cpu_seconds=round(statistics.median(cpu), 2)),
-            _row("raw_consume", raw),
-        ],
-        "ratios": {"driftline/raw_consume": round(statistics.median(ratios), 4)},
-        "ratio_range": {"driftline/raw_consume": [round(min(ratios), 4), round(max(ratios), 4)]},
-    }
+    wanted = list(PEERS if peers is None else peers)
+    small_events = min(small_events, events)
+    with cores(core_count) as chosen:
+        ready = _prepared(wanted, cache, events, small_events, note)
+        contenders = [
+            Contender("driftline", version("driftline"), _worker, about={"events": 2 * events}),
+            Contender("raw_consume", version("confluent-kafka"), _raw, about={"events": 2 * events}),
+            *ready,
+        ]
+        with tempfile.TemporaryDirectory(prefix="driftline-bench-") as folder, EmbeddedKafka(Path(folder)) as broker:
+            home, servers = Path(folder), broker.start()
+            peers_run = any(not contender.skipped for contender in ready)
+            small = _load(home, servers, "small-", small_events) if peers_run else None
+
+            @contextmanager
+            def prepare(number: int) -> Iterator[Round]:
+                full = _load(home, servers, f"r{number}-", events)
+                yield Round(number, full, small)
+                delete_topics(full.kafka)
+
+            return compare(
+                "join",
+                contenders,
+                rounds,
+                prepare,
+                settings={
+                    "partitions": PARTITIONS,
+                    "predictions": events,
+                    "labels": events,
+                    "commit_interval_ms": COMMIT_INTERVAL_MS,
+                    "max_label_delay_ms": HORIZON_MS,
+                    "segments": 1,
+                    "features": 4,
+                    "cores": chosen,
+                },
+                note=note,
+            )
 
 
-def _row(name: str, rates: list[float], **more: object) -> dict[str, Any]:
-    from importlib.metadata import version
+def _prepared(wanted: Sequence[str], cache: Path, events: int, small_events: int, note: Note) -> list[Contender[Round]]:
+    """Every peer's contender; what cannot be built here says so."""
+    cache.mkdir(parents=True, exist_ok=True)
+    contenders: list[Contender[Round]] = []
+    for name in wanted:
+        peer = PEERS[name]
+        note(f"join: preparing {name}")
+        try:
+            number = peer.prepare(cache)
+        except UnavailableError as error:
+            contenders.append(skipped(name, str(error)))
+            continue
+        about = {"events": 2 * (events if peer.full else small_events), **peer.about()}
+        contenders.append(Contender(name, number, _measure_of(peer), about=about))
+    return contenders
 
-    return {
-        "name": name,
-        "version": version("driftline" if name == "driftline" else "confluent-kafka"),
-        "value": round(statistics.median(rates)),
-        "unit": "events/s",
-        "spread": [round(min(rates)), round(max(rates))],
-        **more,
-    }
 
-
-def _load(kafka: KafkaConfig, settings: Settings, events: int) -> None:
+def _load(home: Path, servers: str, prefix: str, events: int) -> Traffic:
     """Create the topics, register the model and fill both topics."""
-    from benchmarks.model import register
-
-    ensure_topics(kafka, settings.partitions)
+    settings = load_settings(
+        home=home / f"home-{prefix}",
+        bootstrap_servers=servers,
+        partitions=PARTITIONS,
+        prefix=prefix,
+        database_url="",
+        artifacts_url="",
+        archive_url="",
+        commit_interval_ms=COMMIT_INTERVAL_MS,
+    )
+    settings.home.mkdir()
+    kafka = KafkaConfig(servers, prefix=prefix)
+    ensure_topics(kafka, PARTITIONS)
     register(kafka, settings)
     with EventProducer(kafka) as producer:
         for topic, records in ((PREDICTIONS, traffic.predictions(events)), (GROUND_TRUTH, traffic.labels(events))):
             for key, value in records:
                 producer.send(topic, value, key)
-
-
-def _raw(kafka: KafkaConfig) -> tuple[float, float | None]:
-    """Events/s of consuming everything and doing nothing with it."""
-    total = sum(end_offsets(kafka, TOPICS).values())
-    consumer = GroupConsumer(kafka, "bench-raw", TOPICS)
-    try:
-        seen = 0
-        began = 0.0
-        deadline = time.monotonic() + DEADLINE_S
-        while seen < total and time.monotonic() < deadline:
-            records = consumer.poll_batch(20_000, 1.0)
-            if records and not began:
-                # The group's assembly is not what is compared: time runs from the first batch on.
-                began = time.monotonic()
-                total -= len(records)
-                continue
-            seen += len(records)
-        return seen / (time.monotonic() - began), None
-    finally:
-        consumer.close()
-
-
-def _worker(settings: Settings, kafka: KafkaConfig, events: int) -> tuple[float, float | None]:
-    """Events/s of the monitoring worker, and its CPU seconds."""
-    from agents.monitoring.totals import newest_totals
-
     ends = {partition: end for partition, end in end_offsets(kafka, TOPICS).items() if end}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    log = settings.home / "monitoring.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "agents.cli", "agent", "monitoring"],
-            env=settings.environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
+    if sum(ends.values()) != 2 * events:
+        raise AssertionError(f"{2 * events} records were sent, the topics hold {sum(ends.values())}")
+    return Traffic(settings, kafka, events, ends)
+
+
+def _worker(data: Round) -> Measurement:
+    """The monitoring worker."""
+    full = data.full
+    with Worker(full.settings) as worker:
+        span = worker.work_off(full.ends)
+    check_totals(full.kafka, predictions=full.events, labelled=full.events, labels_matched=full.events)
+    found = outcome.of_worker(full.kafka, full.settings)
+    _check("driftline", found, full.events)
+    return Measurement.of(span, found)
+
+
+def _raw(data: Round) -> Measurement:
+    """Consuming everything and doing nothing with it."""
+    full = data.full
+    total = sum(full.ends.values())
+    command = [sys.executable, "-m", "benchmarks.peers.raw_consume", full.kafka.bootstrap_servers, full.kafka.prefix]
+    log = full.settings.home / "raw-consume.log"
+    with Child([*command, f"raw-{data.number}", str(total)], log, folder=CACHE.parent) as child:
+        if child.process.wait(900):
+            raise RuntimeError(child.tail())
+        told = json.loads(child.tail().strip().splitlines()[-1])
+    return Measurement(
+        told["events"] / told["seconds"],
+        told["cpu_seconds"],
+        child.peak_rss_bytes / 2**20,
+        details={"seconds": told["seconds"], "cpu_us_per_event": told["cpu_seconds"] / told["events"] * 1e6},
+    )
+
+
+def _measure_of(peer: Peer) -> Any:
+    def measure(data: Round) -> Measurement:
+        data_of_peer = data.full if peer.full else data.small
+        assert data_of_peer is not None
+        assert data.small is not None
+        job = Job(
+            kafka=data_of_peer.kafka,
+            warm_up=data.small.kafka,
+            warm_up_events=data.small.events,
+            group=f"{peer.name.replace('_', '-')}-{data.number}",
+            folder=data.full.settings.home / peer.name,
+            commit_interval_ms=COMMIT_INTERVAL_MS,
+            horizon_ms=HORIZON_MS,
+            partitions=PARTITIONS,
+            events=data_of_peer.events,
         )
-        try:
-            began, at_start = _first_commit(process, kafka, ends, log)
-            while _behind(kafka, ends) > 0:
-                _check(process, log)
-                time.sleep(0.02)
-            rate = (sum(ends.values()) - at_start) / (time.monotonic() - began)
-        finally:
-            process.terminate()
-            process.wait(30)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    totals = newest_totals(kafka)
-    wrong = {n: totals.get(n) for n in ("predictions", "labelled", "labels.matched") if totals.get(n) != events}
-    if wrong:
-        raise AssertionError(f"expected {events} of each, counted {wrong}")
-    return rate, (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+        job.folder.mkdir(parents=True)
+        job.create_outputs()
+        with peer.start(job) as child:
+            span = Progress(job.kafka, job.group).follow(child, data_of_peer.ends)
+            found = read_counts(job, data_of_peer.events)
+        _check(peer.name, found, data_of_peer.events)
+        return Measurement.of(span, found if peer.full else None)
+
+    return measure
 
 
-def _committed(kafka: KafkaConfig, ends: dict[tuple[str, int], int]) -> int:
-    committed = committed_offsets(kafka, "monitoring-join")
-    return sum(min(committed.get(partition, 0), end) for partition, end in ends.items())
+def _check(name: str, found: Mapping[str, int], events: int) -> None:
+    """Equal to what the traffic comes to, and so to everybody else's.
 
-
-def _behind(kafka: KafkaConfig, ends: dict[tuple[str, int], int]) -> int:
-    return sum(ends.values()) - _committed(kafka, ends)
-
-
-def _first_commit(
-    process: subprocess.Popen[bytes], kafka: KafkaConfig, ends: dict[tuple[str, int], int], log: Path
-) -> tuple[float, int]:
-    """When the first commit was seen, and how much it held: what came before is start-up."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        _check(process, log)
-        if held := _committed(kafka, ends):
-            return time.monotonic(), held
-        time.sleep(0.02)
-    raise TimeoutError(f"no commit within 120 s; see {log}")
-
-
-def _check(process: subprocess.Popen[bytes], log: Path) -> None:
-    if process.poll() is not None:
-        raise RuntimeError(f"the worker ended with {process.returncode}:\n{log.read_text(encoding='utf-8')[-2000:]}")
+    Raises
+    ------
+    UnequalError
+    """
+    wanted = outcome.expected(events)
+    if dict(found) != wanted:
+        raise UnequalError(f"{name} found {dict(found)}, the traffic comes to {wanted} ({time.strftime('%H:%M:%S')})")

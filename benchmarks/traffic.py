@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.codec import encode
 from schemas.events import GroundTruth, Prediction
@@ -13,6 +14,12 @@ START_MS = 1_760_000_000_000
 """Event time of the first prediction: a fixed moment of the past, so that runs are equal."""
 
 CARRIERS = ("AA", "B6", "DL", "EV", "UA")
+
+
+def scores_and_truths(count: int, seed: int = 1) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Scores of `predictions(count, seed=seed)` and the truth of each; scores are calibrated."""
+    scores = np.round(np.random.default_rng(seed).beta(2, 5, count), 4)
+    return scores, np.random.default_rng(seed + 1).random(count) < scores
 
 
 def predictions(
@@ -55,9 +62,7 @@ def labels(
     count: int, *, seed: int = 1, span_ms: int = 3_600_000, delay_ms: int = 60_000
 ) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of the labels of `predictions(count, seed=seed)`, each `delay_ms` later."""
-    rng = np.random.default_rng(seed)
-    scores = np.round(rng.beta(2, 5, count), 4)
-    truths = np.random.default_rng(seed + 1).random(count) < scores
+    _, truths = scores_and_truths(count, seed)
     for i in range(count):
         key = f"p{seed:02d}{i:09d}"
         value = GroundTruth(
