@@ -28,6 +28,7 @@ from schemas.topics import MAX_MESSAGE_BYTES
 T = TypeVar("T")
 Headers = list[tuple[str, bytes]]
 SUPPORTED_SCHEMA_VERSION = 1
+_INTEGERS = 1 << 63
 
 _encoder = msgspec.json.Encoder()
 
@@ -76,6 +77,11 @@ def _check_time(event_time_ms: int) -> None:
         raise DecodeError(f"event_time_ms {event_time_ms} is out of range", reason="schema")
 
 
+def _check_integer(name: str, value: int) -> None:
+    if not -_INTEGERS <= value < _INTEGERS:
+        raise DecodeError(f"{name} does not fit into 64 bits with sign", reason="schema")
+
+
 def decode_request(data: bytes) -> InferenceRequest:
     """Decode an inference request. Raises `DecodeError`."""
     request = decode(data, InferenceRequest)
@@ -104,12 +110,16 @@ def decode_prediction(data: bytes) -> Prediction:
 
 
 def decode_ground_truth(data: bytes) -> GroundTruth:
-    """Decode a label. Raises `DecodeError`."""
+    """Decode a label; integers must fit into 64 bits with sign. Raises `DecodeError`."""
     truth = decode(data, GroundTruth)
     _check_version(truth.schema_version)
     _check_time(truth.event_time_ms)
     if not truth.prediction_id:
         raise DecodeError("prediction_id is empty", reason="schema")
+    # JSON knows integers of any length; state and archive, which keep these two, do not.
+    _check_integer("revision", truth.revision)
+    if isinstance(truth.label, int):
+        _check_integer("label", truth.label)
     return truth
 
 

@@ -1,14 +1,16 @@
-"""A log, a journal and a worker in memory, to drive `JoinPartition` the way the real ones do."""
+"""A log, a journal and a worker in memory, to drive `JoinPartition` and its twins the way the real ones do."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from schemas.codec import encode
-from schemas.events import GroundTruth, Heartbeat, JournalRecord, Prediction
+from schemas.events import GroundTruth, Heartbeat, JoinedDelta, JournalRecord, Prediction
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.join.batch import DeadLetter, JoinLimits, Slice
 from streams.join.partition import TOPICS, JoinPartition
@@ -19,6 +21,58 @@ NOW_MS = 4_000_000_000_000
 """Timestamp of every record: late enough that nothing of a test is in the future."""
 
 HEARTBEAT = [("ce_type", b"Heartbeat")]
+
+Contributions = Counter[tuple[Any, ...]]
+"""(model, version, layout, segment, pane, effect, position) → sum."""
+
+
+# ------------------------------------------------------------------------------------------- implementations
+
+
+def _simple() -> type[JoinPartition]:
+    return JoinPartition
+
+
+def _native() -> type[Any]:
+    from streams.native.partition import NativeJoinPartition  # type: ignore[import-not-found, unused-ignore]
+
+    return NativeJoinPartition  # type: ignore[no-any-return, unused-ignore]
+
+
+IMPLEMENTATIONS: dict[str, Callable[[], type[Any]]] = {"simple": _simple, "native": _native}
+"""Everything that joins, by name: the class, or an ImportError or OSError that says why it is not there."""
+
+
+def implementation(name: str) -> type[Any]:
+    """The class of that name; skips the test where it was not built."""
+    try:
+        return IMPLEMENTATIONS[name]()
+    except (ImportError, OSError) as error:
+        pytest.skip(f"join implementation {name!r} is not built: {error}")
+
+
+def contributions(deltas: Iterable[JoinedDelta]) -> Contributions:
+    """What the deltas of a batch add up to."""
+    sums: Contributions = Counter()
+    for delta in deltas:
+        for pane in delta.panes:
+            for position, count in counters_of(pane.counters).items():
+                where = (pane.segment, pane.pane_start_ms, pane.effect_start_ms, position)
+                sums[delta.model, delta.version, delta.layout, *where] += count
+    return sums
+
+
+def counters_of(counters: Mapping[int, int] | bytes) -> Mapping[int, int]:
+    """Counters by position, packed or not."""
+    if isinstance(counters, Mapping):
+        return counters
+    from streams.packed import unpack_counters  # type: ignore[import-not-found, unused-ignore]
+
+    positions, counts = unpack_counters(counters)
+    return dict(zip(positions.tolist(), counts.tolist(), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------- a worker
 
 
 class View:
@@ -48,6 +102,7 @@ class Worker:
     view: View
     limits: JoinLimits = field(default_factory=JoinLimits)
     partition: int = 0
+    joins: type[Any] = JoinPartition
     log: dict[str, list[Record]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
     at: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOPICS, 0))
     journal: list[tuple[int, JournalRecord]] = field(default_factory=list)
@@ -56,7 +111,7 @@ class Worker:
     sums: list[tuple[int, bool]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.join = JoinPartition(self.partition, self.limits)
+        self.join: JoinPartition = self.joins(self.partition, self.limits)
 
     # ------------------------------------------------------------------------------------------ the log
 
@@ -108,11 +163,8 @@ class Worker:
         offset = self.journal[-1][0] + 2 + (len(self.journal) % 3) if self.journal else 0
         self.journal.append((offset, record))
         self.at = dict(batch.ends)
-        for delta in outcome.deltas:
-            for pane in delta.panes:
-                for position, count in pane.counters.items():
-                    key = (delta.model, delta.version, pane.segment, pane.pane_start_ms, pane.effect_start_ms, position)
-                    self.deltas[key] += count
+        for (model, version, _, *where), count in contributions(outcome.deltas).items():
+            self.deltas[model, version, *where] += count
         self.dead += outcome.dead_letters
         self.sums.append((outcome.watermark_ms, outcome.idle))
         return outcome.dead_letters
@@ -135,7 +187,7 @@ class Worker:
         """
         offset, newest = self.journal[-1]
         by_epoch = {view.epoch: view for view in views}
-        join = JoinPartition(self.partition, self.limits)
+        join: JoinPartition = self.joins(self.partition, self.limits)
         join.begin_rebuild(newest)
         for at, record in self.journal:
             if at < newest.journal_low_water or record.sequence < newest.low_water_sequence:

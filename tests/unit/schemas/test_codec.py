@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
@@ -178,3 +179,14 @@ def test_events_write_times_as_iso_and_segments_as_objects() -> None:
     assert document["opened_at"] == "2013-02-01T00:00:00Z"
     assert document["segment"] == {"origin": "JFK"}
     assert document["closed_at"] is None
+
+
+@pytest.mark.parametrize("field", ["label", "revision"])
+def test_integers_of_labels_fit_into_64_bits(field: str) -> None:
+    record = {"prediction_id": "a", "event_time_ms": 1, "label": 1}
+    for fits in (2**63 - 1, -(2**63)):
+        assert getattr(decode_ground_truth(encode(record | {field: fits})), field) == fits
+    for too_long in (2**63, -(2**63) - 1, 10**30):
+        with pytest.raises(DecodeError, match=f"{field} does not fit"):
+            decode_ground_truth(json.dumps(record | {field: too_long}).encode())
+    assert decode_ground_truth(encode(record | {"label": 1e30})).label == 1e30
