@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -25,9 +26,15 @@ SEED = 20_131
 LOAD = {"batch_records": 40, "commit_interval_ms": 5, "snapshot_interval_ms": 500, "session_timeout_ms": 2_000}
 
 
-def check_result(house: Installation, traffic: Traffic, progress: Progress) -> None:
-    """Input and output sets are equal: totals, contributions, dead letters and windows."""
+def check_result(
+    house: Installation, traffic: Traffic, progress: Progress, dirt: Mapping[str, int] | None = None
+) -> None:
+    """Input and output sets are equal: totals, contributions, dead letters and windows.
+
+    `dirt`: what records beside the traffic count as.
+    """
     deltas, total = expected({("m", 1): house.plan}, traffic.predictions, traffic.truths)
+    total.update(dirt or {})
     found = progress.totals()
     assert {name: n for name, n in found.items() if n and name != "heartbeats"} == dict(total)
     progress.check_chain()
