@@ -16,30 +16,12 @@ import msgspec
 
 from schemas.durations import parse_count, parse_duration, parse_rate
 from schemas.errors import SpecificationError
+from schemas.metrics import accepted, better, problem
 
 FILE_NAME = "driftline.toml"
 Task = Literal["binary", "multiclass", "regression"]
 FeatureKind = Literal["numeric", "categorical", "boolean"]
 
-METRICS: Mapping[str, tuple[str, ...]] = {
-    "binary": (
-        "roc_auc",
-        "pr_auc",
-        "log_loss",
-        "brier",
-        "accuracy",
-        "precision",
-        "recall",
-        "f1",
-        "calibration_error",
-        "cost",
-    ),
-    "multiclass": ("accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_weighted", "log_loss"),
-    "regression": ("mae", "rmse", "mape", "bias", "r2"),
-}
-"""Metrics that can be watched, by task."""
-
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error", "cost", "mae", "rmse", "mape"})
 TRIGGERS = ("quality", "drift", "schedule", "data", "code", "new-segment")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
@@ -141,6 +123,11 @@ class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
         return list(dict.fromkeys([self.metrics.primary, *self.metrics.watch]))
 
     @property
+    def judged(self) -> list[str]:
+        """Watched metrics that are compared with the reference: those of which one side is better."""
+        return [name for name in self.watched if better(name)]
+
+    @property
     def time_windows(self) -> dict[str, int]:
         """Time windows by name, in milliseconds, in the order written."""
         return {text: parse_duration(text) for text in self.metrics.windows if parse_count(text) is None}
@@ -192,6 +179,21 @@ def _known(file: str, key: str, values: list[str], accepted: Mapping[str, Any] |
             )
 
 
+def _check_metrics(spec: Specification, file: str) -> None:
+    for key, names in (("metrics.primary", [spec.metrics.primary]), ("metrics.watch", spec.metrics.watch)):
+        for name in names:
+            if wrong := problem(spec.task, name):
+                raise SpecificationError(
+                    wrong, where=_where(file, key), remedy="accepted: " + ", ".join(accepted(spec.task))
+                )
+    if better(spec.metrics.primary) is None:
+        raise SpecificationError(
+            f"{spec.metrics.primary!r} describes, no value of it is better than another",
+            where=_where(file, "metrics.primary"),
+            remedy="accepted: " + ", ".join(name for name in accepted(spec.task) if better(name)),
+        )
+
+
 def _check(spec: Specification, file: str) -> None:
     if not _NAME.match(spec.model.name) and "{" not in spec.model.name:
         raise SpecificationError(
@@ -210,9 +212,7 @@ def _check(spec: Specification, file: str) -> None:
     parse_duration(spec.data.max_label_delay, where=_where(file, "data.max_label_delay"))
     if spec.data.revision_horizon is not None:
         parse_duration(spec.data.revision_horizon, where=_where(file, "data.revision_horizon"))
-    accepted = METRICS[spec.task]
-    _known(file, "metrics.primary", [spec.metrics.primary], accepted)
-    _known(file, "metrics.watch", spec.metrics.watch, accepted)
+    _check_metrics(spec, file)
     _known(file, "metrics.cost", list(spec.metrics.cost), ("false_negative", "false_positive"))
     if "cost" in spec.watched and not spec.metrics.cost:
         raise SpecificationError(
@@ -220,6 +220,11 @@ def _check(spec: Specification, file: str) -> None:
             where=_where(file, "metrics.cost"),
             remedy="cost = { false_negative = 5.0, false_positive = 1.0 }",
         )
+    for key, price in spec.metrics.cost.items():
+        if not math.isfinite(price):
+            raise SpecificationError(
+                f"{price} is no price", where=_where(file, f"metrics.cost.{key}"), remedy="write a finite number"
+            )
     if not spec.metrics.windows:
         raise SpecificationError("no window", where=_where(file, "metrics.windows"), remedy='windows = ["1d", "7d"]')
     for window in spec.metrics.windows:

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 from scipy import special
 
 from schemas.events import Severity
+from schemas.metrics import better, split
 from schemas.reference import MetricReference
-from schemas.specification import LOWER_IS_BETTER
 from streams.drift.distances import psi_noise
 from streams.drift.scatter import drift_key
 from streams.drift.subjects import Subject
@@ -38,7 +38,8 @@ MINIMUM_TRAFFIC: Final = 100
 BOUNDED: Final = frozenset(
     {
         "roc_auc", "pr_auc", "accuracy", "precision", "recall", "f1", "calibration_error", "precision_macro",
-        "recall_macro", "f1_macro", "f1_weighted", "r2",
+        "recall_macro", "f1_macro", "precision_weighted", "recall_weighted", "f1_weighted", "precision[CLASS]",
+        "recall[CLASS]", "f1[CLASS]", "top_K_accuracy", "r2",
     }
 )  # fmt: skip
 """Metrics on a scale of 0–1: their losses are judged in points, all others relative to the reference."""
@@ -108,7 +109,7 @@ class Allowance:
         spec = plan.spec
         budget = spec.budget_per_ms * plan.pane_ms
         windows = len(spec.metrics.windows)
-        others = len(spec.watched) - 1
+        others = len(spec.judged) - 1
         # Weights: the primary metric overall 4, each other metric overall 2, each metric of a segment 1.
         weight = windows * (4 + 2 * others + segments * (1 + others))
         timed = max(len(spec.time_windows), 1)
@@ -163,15 +164,15 @@ def quality_bound(name: str, level: MetricReference, *, n: int, panes: int, p: f
     variance = between + chance
     error = math.sqrt(variance)
     freedom = (level.panes + PRIOR_PANES) * (variance / between) ** 2 if between > 0 else math.inf
-    both = name == "bias"
+    both = better(name) == "zero"
     quantile = _student(p / 2 if both else p, freedom)
     if variance > 0:
         skew = SKEW * (between / variance) ** 1.5 / math.sqrt(independent)
         skew += SKEW * (chance / variance) ** 1.5 / math.sqrt(max(n, 1))
         quantile += (quantile**2 - 1) / 6 * skew
-    least = LEAST_LOSS if name in BOUNDED else LEAST_RELATIVE_LOSS * (level.scale if both else abs(reference))
+    least = LEAST_LOSS if split(name)[0] in BOUNDED else LEAST_RELATIVE_LOSS * (level.scale if both else abs(reference))
     distance = max(quantile * error, least)
-    upper = both or name in LOWER_IS_BETTER
+    upper = both or better(name) == "lower"
     return Bound(reference, reference + distance if upper else reference - distance, error, upper, both)
 
 
@@ -241,7 +242,7 @@ def cusum_limit(p: float, allowance: float) -> float:
 def quality_severity(name: str, bound: Bound, value: float) -> Severity:
     """Severity by the size of the loss: points for metrics on 0–1, relative to the reference for all others."""
     loss = abs(value - bound.reference)
-    if name in BOUNDED:
+    if split(name)[0] in BOUNDED:
         return _severity(loss, (0.03, 0.10))
     return _severity(loss / abs(bound.reference) if bound.reference else math.inf, (0.07, 0.30))
 

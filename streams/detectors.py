@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.events import Kind, Observation, QualityMetric, Severity
+from schemas.metrics import lower_is_better, split
 from schemas.reference import MetricReference
 from streams import calibration as cal
 from streams.detection import Finding, Key, Open, Watches
 from streams.drift.sequential import AdaptiveWindow, PageState, page_test
 from streams.drift.subjects import Subject, observed, statistics, subjects
-from streams.metrics.compute import METRICS, View
+from streams.metrics.compute import compute
 from streams.metrics.probability import calibration_noise
+from streams.metrics.view import View
 from streams.panes import PanePlan
 from streams.windows import Window
 
@@ -85,8 +87,8 @@ class Detectors:
         if metric.n < cal.MINIMUM_LABELLED or metric.coverage < THIN * self.usual_coverage() or not levels:
             return
         view = View(self.plan, total)
-        for name in self.plan.spec.watched:
-            value, level = metric.metrics[name], levels.get(name)
+        for name in self.plan.spec.judged:
+            value, level = metric.metrics.get(name), levels.get(name)
             if value is None or level is None or not self._enough_of_each(name, view):
                 continue
             p = self._quality_p(name, segment)
@@ -119,6 +121,10 @@ class Detectors:
         return self.allowance.primary if name == self.plan.spec.metrics.primary else self.allowance.other
 
     def _enough_of_each(self, name: str, view: View) -> bool:
+        family, argument = split(name)
+        if family in {"precision[CLASS]", "recall[CLASS]", "f1[CLASS]"}:
+            counts = view.many("decided" if family == "precision[CLASS]" else "truth")
+            return bool(counts[self.plan.class_index[argument]] >= cal.MINIMUM_CLASS)
         if self.plan.task != "binary" or name in {"accuracy", "brier", "log_loss", "cost", "calibration_error"}:
             return True
         matrix = view.matrix
@@ -161,7 +167,7 @@ class Detectors:
         """The metric whose mean is watched pane by pane, as a loss (higher is worse)."""
         for name in _LOSS[self.plan.task]:
             level = self.plan.reference.metrics.get(name)
-            value = METRICS[self.plan.task][name](view)
+            value = compute(self.plan, view.counts, [name]).get(name)
             if level is not None and value is not None:
                 return name, value, level
         return None
@@ -171,7 +177,7 @@ class Detectors:
         if found is None:
             return
         name, value, level = found
-        sign = -1.0 if name == "accuracy" else 1.0
+        sign = 1.0 if lower_is_better(name) else -1.0
         reference = level.value if level.pane_value is None else level.pane_value
         own = math.sqrt(cal.upper_spread(level) ** 2 + level.scale**2 / n)
         unsure = math.sqrt(

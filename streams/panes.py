@@ -27,11 +27,19 @@ Counters = Mapping[int, int]
 
 LAYOUT_VERSION: Final = 2
 FINE: Final = 1 << 20
-"""Fixed point of losses, delays in seconds and ratios (one event moves a mean by 1e-6 / n at most)."""
+"""Fixed point of losses, ratios and standardised labels: each is rounded to 2^-20, a mean is off by 2^-21 at most."""
 COARSE: Final = 1 << 16
-"""Fixed point of standardised squares: 2^16 · 2^16 · 1e9 events still fits in 63 bits."""
+"""Fixed point of standardised features and of regression errors."""
 CLIP: Final = 256.0
-"""Standardised values beyond are cut (and counted as clipped): an absurd label must not overflow the sums."""
+"""Standardised features beyond are cut: an absurd value must not overflow the sums."""
+LIMB_BITS: Final = 32
+LIMB: Final = (1 << LIMB_BITS) - 1
+"""Largest fixed-point error or label (larger ones are cut, and counted as clipped): the limbs of its square, and sums
+of a billion of either, fit in 63 bits."""
+MOST_APE: Final = 4096.0
+"""Largest error in proportion to the label; larger ones are cut."""
+LEAST_ERROR_SCALE: Final = 2.0**-16
+"""Smallest unit of errors, in standard deviations of the label: a reference without errors must not cut all others."""
 _CLIP_FIXED: Final = CLIP * COARSE
 SMALLEST_PROBABILITY: Final = 2.0**-52
 CALIBRATION_BINS: Final = 15
@@ -151,7 +159,7 @@ class PanePlan:
     score_edges : tuple of float
         Inner edges of the score bins.
     error_scale : float
-        Unit of regression errors (the reference's RMSE).
+        Unit of regression errors: the reference's RMSE, unless that is (next to) nothing.
     """
 
     def __init__(self, spec: Specification, reference: ReferenceStatistics) -> None:
@@ -165,10 +173,11 @@ class PanePlan:
         self.positive = class_key(spec.model.positive)
         self.classes = self._classes()
         self.class_index: dict[str, int] = {key: index for index, key in enumerate(self.classes)}
-        self.label_mean = reference.label_mean
-        self.label_std = reference.label_std if reference.label_std > 0 else 1.0
+        self.label_mean = reference.label_mean if is_finite(reference.label_mean) else 0.0
+        self.label_std = reference.label_std if 0 < reference.label_std < math.inf else 1.0
         rmse = reference.metrics.get("rmse")
-        self.error_scale = rmse.value if rmse is not None and rmse.value > 0 else self.label_std
+        known = rmse.value if rmse is not None and 0 < rmse.value < math.inf else self.label_std
+        self.error_scale = max(known, self.label_std * LEAST_ERROR_SCALE)
         self.score_edges = self._score_edges()
         self.label_edges: tuple[float, ...] = (
             tuple(reference.labels.edges) if isinstance(reference.labels, NumericReference) else ()
@@ -210,17 +219,25 @@ class PanePlan:
         self._take("scores", scores)
         if self.task == "regression":
             self._take("labels", len(self.label_edges) + 1)
-            for name in ("error", "error_abs", "error_square", "ape", "ape_n", "label_total", "label_square"):
+            for name in ("scored", "clipped", "error", "error_abs", "error_square_high", "error_square_low"):
                 self._take(name)
-            self._take("clipped")
+            for name in ("ape", "ape_n", "label_total", "label_square_high", "label_square_low"):
+                self._take(name)
         else:
             classes = len(self.classes) + 1
             self._take("predictions", classes)
-            self._take("confusion", classes * classes)
+            if self.task == "binary":
+                self._take("confusion", classes * classes)
+            else:  # what the metrics need; a matrix would grow with the square of the classes
+                self._take("truth", classes)
+                self._take("decided", classes)
+                self._take("hits", classes - 1)
+                self._take("ranks", classes - 1)
             for name in ("scored", "brier", "log_loss"):
                 self._take(name)
-            self._take("positives", scores)
-            self._take("negatives", scores)
+            if self.task == "binary":
+                self._take("positives", scores)
+                self._take("negatives", scores)
             for name in ("calibration_n", "calibration_hits", "calibration_total"):
                 self._take(name, CALIBRATION_BINS)
         self.segment_size = self.size
@@ -439,55 +456,83 @@ class PanePlan:
             out[at["delay_total"]] = delay_s
         if self.task == "regression":
             self._regression(out, compact, float(label))
+            return out
+        truth = self._class_of(label)
+        if self.task == "binary":
+            self._binary(out, compact, min(truth, 1) if truth < len(self.classes) else 0)
         else:
-            truth = self._class_of(label)
-            if truth == len(self.classes) and self.task == "binary":
-                truth = 0
-            self._classification(out, compact, truth)
+            self._multiclass(out, compact, truth)
         return out
 
-    def _classification(self, out: dict[int, int], c: Compact, truth: int) -> None:
+    def _binary(self, out: dict[int, int], c: Compact, truth: int) -> None:
         at = self._at
-        out[at["confusion"] + truth * (len(self.classes) + 1) + c.predicted] = 1
+        out[at["confusion"] + truth * 3 + c.predicted] = 1
         score = c.score
         if score is None:
             return
-        hit = truth == (1 if self.task == "binary" else c.predicted)
-        out[at["positives" if hit else "negatives"] + bisect_right(self._edges, score)] = 1
+        out[at["positives" if truth else "negatives"] + bisect_right(self._edges, score)] = 1
+        self._confidence(out, score, truth == 1)
+        _put(out, at["brier"], round((truth - score) ** 2 * FINE))
+        out[at["scored"]] = 1
+        _put(out, at["log_loss"], _surprise(score if truth else 1.0 - score))
+
+    def _multiclass(self, out: dict[int, int], c: Compact, truth: int) -> None:
+        at = self._at
+        out[at["truth"] + truth] = 1
+        out[at["decided"] + c.predicted] = 1
+        hit = truth == c.predicted < len(self.classes)
+        if hit:
+            out[at["hits"] + truth] = 1
+        if c.score is not None:
+            self._confidence(out, c.score, hit)
+        if not c.probabilities:
+            return
+        out[at["scored"]] = 1
+        known = truth < len(c.probabilities)
+        of_truth = c.probabilities[truth] if known else 0.0
+        _put(out, at["log_loss"], _surprise(of_truth))
+        # In integers from here on: sums of floats depend on the order.
+        squares = 0 if known else FINE * FINE
+        rank = 0
+        for index, value in enumerate(c.probabilities):
+            fixed = round(value * FINE) - (FINE if index == truth else 0)
+            squares += fixed * fixed
+            rank += value > of_truth or (value == of_truth and index > truth)
+        _put(out, at["brier"], (squares + FINE // 2) // FINE)
+        if known:
+            out[at["ranks"] + rank] = 1
+
+    def _confidence(self, out: dict[int, int], score: float, hit: bool) -> None:
+        at = self._at
         bin_ = min(int(score * CALIBRATION_BINS), CALIBRATION_BINS - 1)
         out[at["calibration_n"] + bin_] = 1
         if hit:
             out[at["calibration_hits"] + bin_] = 1
         _put(out, at["calibration_total"] + bin_, round(score * FINE))
-        _put(out, at["brier"], round((hit - score) ** 2 * FINE))
-        if self.task == "binary":
-            of_truth = score if hit else 1.0 - score
-        elif c.probabilities:
-            of_truth = c.probabilities[truth] if truth < len(c.probabilities) else 0.0
-        else:
-            return
-        out[at["scored"]] = 1
-        _put(out, at["log_loss"], round(-math.log(max(of_truth, SMALLEST_PROBABILITY)) * FINE))
 
     def _regression(self, out: dict[int, int], c: Compact, label: float) -> None:
         at = self._at
         out[at["labels"] + bisect_right(self.label_edges, label)] = 1
-        standard = (label - self.label_mean) / self.label_std
-        kept = _clip(standard)
-        _put(out, at["label_total"], round(kept * FINE))
-        _put(out, at["label_square"], round(kept * kept * COARSE))
         if c.score is None:
             return
-        miss = (c.score - label) / self.error_scale
-        error = _clip(miss)
-        if error != miss or kept != standard:
+        out[at["scored"]] = 1
+        miss = c.score - label
+        error = _fixed(miss / self.error_scale, COARSE)
+        value = _fixed((label - self.label_mean) / self.label_std, FINE)
+        if abs(error) == LIMB or abs(value) == LIMB:
             out[at["clipped"]] = 1
-        _put(out, at["error"], round(error * FINE))
-        _put(out, at["error_abs"], round(abs(error) * FINE))
-        _put(out, at["error_square"], round(error * error * COARSE))
+        _put(out, at["error"], error)
+        _put(out, at["error_abs"], abs(error))
+        self._square(out, "error_square", error)
+        _put(out, at["label_total"], value)
+        self._square(out, "label_square", value)
         if label != 0.0:
-            _put(out, at["ape"], round(min(abs((c.score - label) / label), CLIP) * FINE))
+            _put(out, at["ape"], round(min(abs(miss / label), MOST_APE) * FINE))
             out[at["ape_n"]] = 1
+
+    def _square(self, out: dict[int, int], name: str, value: int) -> None:
+        _put(out, self._at[f"{name}_high"], value * value >> LIMB_BITS)
+        _put(out, self._at[f"{name}_low"], value * value & LIMB)
 
     def expired(self, compact: Compact) -> dict[int, int]:
         """Contribution of a prediction that no label came for in time."""
@@ -499,8 +544,15 @@ def _put(out: dict[int, int], position: int, amount: int) -> None:
         out[position] = amount
 
 
-def _clip(value: float) -> float:
-    return CLIP if value > CLIP else -CLIP if value < -CLIP else value
+def _fixed(value: float, unit: int) -> int:
+    """A number in fixed point, cut to what a limb holds."""
+    scaled = value * unit
+    return round(scaled) if -LIMB < scaled < LIMB else LIMB if scaled > 0 else -LIMB
+
+
+def _surprise(probability: float) -> int:
+    """Fixed-point loss of the probability that was given to the truth."""
+    return round(-math.log(max(probability, SMALLEST_PROBABILITY)) * FINE)
 
 
 def negated(contribution: Counters) -> dict[int, int]:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from agents.alerting.crossing import Crossing
 from schemas.codec import iso
-from schemas.specification import LOWER_IS_BETTER
+from schemas.metrics import lower_is_better
 
 _KINDS = {
     "quality": "quality",
@@ -90,7 +90,7 @@ def measured(crossing: Crossing) -> str:
 def _higher_is_worse(crossing: Crossing) -> bool:
     if crossing.threshold is not None and crossing.reference is not None and crossing.threshold != crossing.reference:
         return crossing.threshold > crossing.reference
-    return crossing.subject in LOWER_IS_BETTER or crossing.kind not in {"quality", "estimated-quality", "coverage"}
+    return lower_is_better(crossing.subject) or crossing.kind not in {"quality", "estimated-quality", "coverage"}
 
 
 def _moved(crossing: Crossing) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from agents.retraining.scoring import score
-from schemas.specification import LOWER_IS_BETTER, Specification
+from schemas.metrics import loss
+from schemas.specification import Specification
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,6 @@ def permutation_importances(
     whole = metric_of(spec, name, labels, score(spec, estimator, features))
     if whole is None:
         return {}
-    sign = -1.0 if name in LOWER_IS_BETTER else 1.0
     # One call for all features: the rows once more for each, with that feature shuffled.
     order = rng.permutation(len(rows))
     stacked = _stack(features, order)
@@ -44,7 +44,7 @@ def permutation_importances(
     for number, feature in enumerate(features.columns):
         part = np.arange(number * len(rows), (number + 1) * len(rows))
         value = metric_of(spec, name, labels, scored.at(part))
-        found[str(feature)] = max(sign * (whole - value), 0.0) if value is not None else 0.0
+        found[str(feature)] = max(loss(name, value) - loss(name, whole), 0.0) if value is not None else 0.0
     return found
 
 

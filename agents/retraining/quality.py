@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.retraining.scoring import Scored
-from schemas.specification import LOWER_IS_BETTER, Specification
+from schemas.metrics import loss, split
+from schemas.specification import Specification
 from streams.columns import class_keys
 from streams.metrics.batch import evaluate
-from streams.panes import class_key
+from streams.panes import SMALLEST_PROBABILITY, class_key
 
 Floats = NDArray[np.float64]
 RESAMPLES: Final = 400
 SLOW_RESAMPLES: Final = 100
 LEAST_BLOCKS: Final = 10
 CONFIDENCE: Final = 0.90
-_TINY: Final = 1e-15
 
 
 def metric_of(spec: Specification, name: str, labels: Any, scored: Scored) -> float | None:
@@ -50,9 +50,7 @@ def metrics_of(spec: Specification, labels: Any, scored: Scored, names: list[str
 
 def gain(name: str, candidate: float, champion: float) -> float:
     """By how much the candidate is better; negative where it is worse."""
-    if name == "bias":
-        return abs(champion) - abs(candidate)
-    return champion - candidate if name in LOWER_IS_BETTER else candidate - champion
+    return loss(name, champion) - loss(name, candidate)
 
 
 @dataclass(frozen=True)
@@ -160,30 +158,38 @@ def _weighted(spec: Specification, name: str, labels: NDArray[Any]) -> Weighted 
         return lambda scored, weights: _ratio(counted.of(scored), weights)
     losses = {
         "brier": lambda scored: (scored.scores - truth) ** 2,
-        "log_loss": lambda scored: -np.log(np.maximum(np.where(truth, scored.scores, 1 - scored.scores), _TINY)),
+        "log_loss": lambda scored: (
+            -np.log(np.maximum(np.where(truth, scored.scores, 1 - scored.scores), SMALLEST_PROBABILITY))
+        ),
         "cost": lambda scored: _costs(spec, scored, truth),
     }
     if name not in losses:
         return None
-    loss = _Cached(losses[name])
-    return lambda scored, weights: _mean(loss.of(scored), weights)
+    of_rows = _Cached(losses[name])
+    return lambda scored, weights: _mean(of_rows.of(scored), weights)
 
 
 def _weighted_regression(name: str, labels: Floats) -> Weighted | None:
+    family, argument = split(name)
     losses: dict[str, Callable[[Scored], Floats]] = {
         "mae": lambda scored: np.abs(scored.predictions - labels),
         "rmse": lambda scored: (scored.predictions - labels) ** 2,
         "bias": lambda scored: scored.predictions - labels,
+        "quantile_loss[Q]": lambda scored: _pinball(labels - scored.predictions, float(argument)),
     }
-    if name not in losses:
+    if family not in losses:
         return None
-    loss = _Cached(losses[name])
+    of_rows = _Cached(losses[family])
 
     def of(scored: Scored, weights: Floats) -> float | None:
-        value = _mean(loss.of(scored), weights)
+        value = _mean(of_rows.of(scored), weights)
         return float(np.sqrt(value)) if value is not None and name == "rmse" else value
 
     return of
+
+
+def _pinball(short: Floats, quantile: float) -> Floats:
+    return np.maximum(quantile * short, (quantile - 1.0) * short)
 
 
 class _Cached:

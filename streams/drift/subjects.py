@@ -133,6 +133,8 @@ def observed(plan: PanePlan, subject: Subject, counts: Counts) -> Counts:
         return np.bincount(subject.groups, weights=fine, minlength=len(subject.reference)).astype(np.int64)
     if plan.task == "regression":
         return counts[plan.slots["labels"]]
+    if plan.task == "multiclass":
+        return counts[plan.slots["truth"]]
     side = len(plan.classes) + 1
     return np.asarray(counts[plan.slots["confusion"]].reshape(side, side).sum(axis=1), dtype=np.int64)
 

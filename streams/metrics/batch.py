@@ -7,13 +7,25 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from schemas.metrics import split
 from schemas.reference import CategoricalReference, MetricReference, ReferenceStatistics
-from schemas.specification import METRICS as METRIC_NAMES
 from schemas.specification import Specification
 from streams.columns import Floats, Indexes, class_keys, unique_scalars
-from streams.metrics.compute import Dense, compute
+from streams.metrics.catalogue import judged_names
+from streams.metrics.compute import compute
 from streams.metrics.ranking import average_precision, roc_auc
-from streams.panes import CALIBRATION_BINS, CLIP, COARSE, FINE, SMALLEST_PROBABILITY, PanePlan, class_key
+from streams.metrics.view import Dense
+from streams.panes import (
+    CALIBRATION_BINS,
+    COARSE,
+    FINE,
+    LIMB,
+    LIMB_BITS,
+    MOST_APE,
+    SMALLEST_PROBABILITY,
+    PanePlan,
+    class_key,
+)
 
 
 def class_indexes(plan: PanePlan, values: ArrayLike) -> Indexes:
@@ -50,81 +62,134 @@ def label_counters(
     -------
     array of int64, shape (group_count, plan.size)
     """
-    at = {name: where.start for name, where in plan.slots.items()}
     n = len(np.asarray(labels))
     group = np.zeros(n, dtype=np.int64) if groups is None else groups
-    out = np.zeros(group_count * plan.size, dtype=np.int64)
+    sums = _Sums(plan, group, group_count)
+    sums.add("labelled")
+    if plan.task == "regression":
+        _regression(sums, np.asarray(labels, dtype=np.float64), np.asarray(predictions, dtype=np.float64))
+        return sums.total
+    truth = class_indexes(plan, labels)
+    predicted = class_indexes(plan, predictions)
+    score = np.full(n, np.nan) if scores is None else np.asarray(scores, dtype=np.float64)
+    if plan.task == "binary":
+        _binary(sums, np.where(truth == len(plan.classes), 0, truth), predicted, score)
+    else:
+        _multiclass(sums, truth, predicted, score, probabilities)
+    return sums.total
 
-    def add(positions: Indexes | int, amounts: Indexes | None, where: NDArray[np.bool_] | None = None) -> None:
-        flat = group * plan.size + positions
+
+class _Sums:
+    """Counters by group that events are added to."""
+
+    def __init__(self, plan: PanePlan, group: Indexes, count: int) -> None:
+        self.plan = plan
+        self._base = group * plan.size
+        self._flat = np.zeros(count * plan.size, dtype=np.int64)
+        self._count = count
+
+    @property
+    def total(self) -> Dense:
+        return self._flat.reshape(self._count, self.plan.size)
+
+    def add(
+        self,
+        name: str,
+        offsets: Indexes | int = 0,
+        amounts: Indexes | None = None,
+        where: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Add to a slot: 1, or `amounts`, of the events `where`."""
+        flat = self._base + (self.plan.slots[name].start + offsets)
         if where is not None:
             flat = flat[where]
             amounts = amounts[where] if amounts is not None else None
         if amounts is None:
-            out[:] += np.bincount(flat, minlength=len(out))
+            self._flat += np.bincount(flat, minlength=len(self._flat))
         else:
-            np.add.at(out, flat, amounts)
+            np.add.at(self._flat, flat, amounts)
 
-    add(at["labelled"], None)
-    if plan.task == "regression":
-        y = np.asarray(labels, dtype=np.float64)
-        guess = np.asarray(predictions, dtype=np.float64)
-        add(at["labels"] + np.searchsorted(np.asarray(plan.label_edges), y, side="right"), None)
-        standard = (y - plan.label_mean) / plan.label_std
-        kept = np.clip(standard, -CLIP, CLIP)
-        add(at["label_total"], _fixed(kept, FINE))
-        add(at["label_square"], _fixed(kept * kept, COARSE))
-        miss = (guess - y) / plan.error_scale
-        error = np.clip(miss, -CLIP, CLIP)
-        add(at["clipped"], None, (error != miss) | (kept != standard))
-        add(at["error"], _fixed(error, FINE))
-        add(at["error_abs"], _fixed(np.abs(error), FINE))
-        add(at["error_square"], _fixed(error * error, COARSE))
+    def add_square(self, name: str, values: Indexes) -> None:
+        """Add the limbs of the squares of fixed-point values."""
+        squares = values.astype(np.uint64) ** 2  # of a negative one, too: modulo 2^64 it has the same square
+        self.add(f"{name}_high", 0, (squares >> np.uint64(LIMB_BITS)).astype(np.int64))
+        self.add(f"{name}_low", 0, (squares & np.uint64(LIMB)).astype(np.int64))
+
+
+def _regression(sums: _Sums, y: Floats, guess: Floats) -> None:
+    plan = sums.plan
+    sums.add("labels", np.searchsorted(np.asarray(plan.label_edges), y, side="right"))
+    sums.add("scored")
+    with np.errstate(over="ignore"):
+        miss = guess - y
+        error = _limited(miss / plan.error_scale * COARSE)
+        value = _limited((y - plan.label_mean) / plan.label_std * FINE)
         some = y != 0.0
-        ape = np.abs(np.divide(guess - y, y, out=np.zeros_like(y), where=some))
-        add(at["ape"], _fixed(np.minimum(ape, CLIP), FINE), some)
-        add(at["ape_n"], None, some)
-        return out.reshape(group_count, plan.size)
+        ape = np.abs(np.divide(miss, y, out=np.zeros_like(y), where=some))
+    sums.add("clipped", where=(np.abs(error) == LIMB) | (np.abs(value) == LIMB))
+    sums.add("error", 0, error)
+    sums.add("error_abs", 0, np.abs(error))
+    sums.add_square("error_square", error)
+    sums.add("label_total", 0, value)
+    sums.add_square("label_square", value)
+    sums.add("ape", 0, _fixed(np.minimum(ape, MOST_APE), FINE), some)
+    sums.add("ape_n", where=some)
 
-    truth = class_indexes(plan, labels)
-    predicted = class_indexes(plan, predictions)
-    if plan.task == "binary":
-        truth = np.where(truth == len(plan.classes), 0, truth)
-    add(at["confusion"] + truth * (len(plan.classes) + 1) + predicted, None)
-    if scores is None:
-        return out.reshape(group_count, plan.size)
-    score = np.asarray(scores, dtype=np.float64)
+
+def _binary(sums: _Sums, truth: Indexes, predicted: Indexes, score: Floats) -> None:
+    sums.add("confusion", truth * 3 + predicted)
     scored = np.isfinite(score)
     score = np.where(scored, score, 0.0)
-    hit = truth == (1 if plan.task == "binary" else predicted)
-    bins = np.searchsorted(np.asarray(plan.score_edges), score, side="right")
-    add(at["positives"] + bins, None, scored & hit)
-    add(at["negatives"] + bins, None, scored & ~hit)
-    coarse = np.minimum((score * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    add(at["calibration_n"] + coarse, None, scored)
-    add(at["calibration_hits"] + coarse, None, scored & hit)
-    add(at["calibration_total"] + coarse, _fixed(score, FINE), scored)
-    add(at["brier"], _fixed((hit - score) ** 2, FINE), scored)
-    of_truth = _probability_of_truth(plan, truth, hit, score, probabilities)
-    if of_truth is not None:
-        add(at["scored"], None, scored)
-        add(at["log_loss"], _fixed(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)), FINE), scored)
-    return out.reshape(group_count, plan.size)
+    hit = truth == 1
+    bins = np.searchsorted(np.asarray(sums.plan.score_edges), score, side="right")
+    sums.add("positives", bins, where=scored & hit)
+    sums.add("negatives", bins, where=scored & ~hit)
+    _confidence(sums, score, hit, scored)
+    sums.add("brier", 0, _fixed((hit - score) ** 2, FINE), scored)
+    sums.add("scored", where=scored)
+    sums.add("log_loss", 0, _surprise(np.where(hit, score, 1.0 - score)), scored)
 
 
-def _probability_of_truth(
-    plan: PanePlan, truth: Indexes, hit: NDArray[np.bool_], score: Floats, probabilities: Floats | None
-) -> Floats | None:
-    if plan.task == "binary":
-        return np.where(hit, score, 1.0 - score)
-    if probabilities is None:
-        return None
-    padded = np.hstack([probabilities, np.zeros((len(probabilities), 1))])
-    return np.asarray(padded[np.arange(len(truth)), truth], dtype=np.float64)
+def _multiclass(sums: _Sums, truth: Indexes, predicted: Indexes, score: Floats, probabilities: Floats | None) -> None:
+    classes = len(sums.plan.classes)
+    hit = (truth == predicted) & (truth < classes)
+    sums.add("truth", truth)
+    sums.add("decided", predicted)
+    sums.add("hits", truth, where=hit)
+    scored = np.isfinite(score)
+    _confidence(sums, np.where(scored, score, 0.0), hit, scored)
+    if probabilities is None or not len(truth):
+        return
+    known = truth < classes
+    rows = np.arange(len(truth))
+    of_truth = np.hstack([probabilities, np.zeros((len(truth), 1))])[rows, truth]
+    fixed = np.hstack([_fixed(probabilities, FINE), np.full((len(truth), 1), 0)])
+    fixed[rows, truth] -= FINE
+    above = probabilities > of_truth[:, None]
+    tied = (probabilities == of_truth[:, None]) & (np.arange(classes) > truth[:, None])
+    sums.add("scored")
+    sums.add("brier", 0, ((fixed * fixed).sum(axis=1) + FINE // 2) // FINE)
+    sums.add("log_loss", 0, _surprise(of_truth))
+    sums.add("ranks", (above | tied).sum(axis=1), where=known)
+
+
+def _confidence(sums: _Sums, score: Floats, hit: NDArray[np.bool_], scored: NDArray[np.bool_]) -> None:
+    bins = np.minimum((score * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    sums.add("calibration_n", bins, where=scored)
+    sums.add("calibration_hits", bins, where=scored & hit)
+    sums.add("calibration_total", bins, _fixed(score, FINE), scored)
+
+
+def _surprise(probability: Floats) -> Indexes:
+    return _fixed(-np.log(np.maximum(probability, SMALLEST_PROBABILITY)), FINE)
 
 
 def _fixed(values: Floats, unit: int) -> Indexes:
     return np.rint(values * unit).astype(np.int64)
+
+
+def _limited(values: Floats) -> Indexes:
+    return np.rint(np.clip(values, -float(LIMB), float(LIMB))).astype(np.int64)
 
 
 def bare_plan(spec: Specification, *, classes: Sequence[str] = (), mean: float = 0.0, std: float = 1.0) -> PanePlan:
@@ -158,7 +223,7 @@ def evaluate(
     classes: Sequence[object] = (),
     names: Iterable[str] | None = None,
 ) -> dict[str, float | None]:
-    """Metrics of arrays, with the definitions that monitoring uses; ranking metrics are exact (no bins).
+    """Metrics of arrays, with the definitions that monitoring uses; exact where those have bins or round.
 
     Parameters
     ----------
@@ -169,7 +234,7 @@ def evaluate(
     probabilities : array of float, shape (n, classes), optional
         Multiclass, columns in the order of `classes`.
     names : iterable of str, optional
-        Default: every metric of the task (cost only where the specification prices it).
+        Default: every metric of the task (cost only where the specification prices it), and what is watched besides.
 
     Returns
     -------
@@ -177,16 +242,13 @@ def evaluate(
         None where not defined; never NaN.
     """
     truth = np.asarray(labels)
-    if names is None:
-        names = [name for name in METRIC_NAMES[spec.task] if name != "cost" or spec.metrics.cost]
-    wanted = list(names)
+    wanted = list(names) if names is not None else judged_names(spec)
     if len(truth) == 0:
         return dict.fromkeys(wanted)
     if spec.task == "regression":
         y = truth.astype(np.float64)
         miss = np.asarray(predictions, dtype=np.float64) - y
-        unit = float(np.sqrt(np.mean(miss * miss))) or 1.0
-        return _exact_regression(y, miss, unit, wanted)
+        return {name: _finite(_exact_regression(y, miss, name)) for name in wanted}
     if spec.task == "binary":
         keys = [class_key(spec.model.positive)]
         keys = [*[key for key in dict.fromkeys(class_keys(truth).tolist()) if key not in keys][:1], *keys]
@@ -196,7 +258,8 @@ def evaluate(
             keys = sorted(set(class_keys(truth).tolist()) | set(class_keys(predictions).tolist()))
     plan = bare_plan(spec, classes=keys)
     counts = label_counters(plan, truth, predictions, scores, probabilities=probabilities)[0]
-    out = compute(plan, counts, wanted)
+    computed = compute(plan, counts, wanted)
+    out = {name: computed.get(name) for name in wanted}
     if spec.task == "binary" and scores is not None and ({"roc_auc", "pr_auc"} & set(wanted)):
         positives, negatives = _exact_histograms(class_indexes(plan, truth) == 1, np.asarray(scores, dtype=np.float64))
         exact = {"roc_auc": roc_auc(positives, negatives), "pr_auc": average_precision(positives, negatives)}
@@ -215,14 +278,26 @@ def _exact_histograms(positive: NDArray[np.bool_], scores: Floats) -> tuple[Inde
     )
 
 
-def _exact_regression(y: Floats, miss: Floats, unit: float, names: Sequence[str]) -> dict[str, float | None]:
-    some = y != 0.0
-    variance = float(np.var(y))
-    values: dict[str, float | None] = {
-        "mae": float(np.mean(np.abs(miss))),
-        "rmse": unit if np.any(miss) else 0.0,
-        "bias": float(np.mean(miss)),
-        "mape": float(np.mean(np.abs(miss[some] / y[some]))) if some.any() else None,
-        "r2": 1.0 - float(np.mean(miss * miss)) / variance if variance > 0 and len(y) > 1 else None,
-    }
-    return {name: value if (value := values[name]) is not None and np.isfinite(value) else None for name in names}
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _exact_regression(y: Floats, miss: Floats, name: str) -> float | None:
+    family, argument = split(name)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if family == "mae":
+            return float(np.mean(np.abs(miss)))
+        if family == "rmse":
+            return float(np.sqrt(np.mean(miss * miss)))
+        if family == "bias":
+            return float(np.mean(miss))
+        if family == "quantile_loss[Q]":
+            quantile = float(argument)
+            return float(np.mean(np.maximum(-quantile * miss, (1.0 - quantile) * miss)))
+        if family == "mape":
+            some = y != 0.0
+            return float(np.mean(np.minimum(np.abs(miss[some] / y[some]), MOST_APE))) if some.any() else None
+        if family == "r2":
+            variance = float(np.var(y))
+            return 1.0 - float(np.mean(miss * miss)) / variance if variance > 0 and len(y) > 1 else None
+    return None  # describes what only a stream has

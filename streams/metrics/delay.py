@@ -11,7 +11,6 @@ Counts = NDArray[np.int64]
 
 _BITS: Final = 3
 BINS_PER_OCTAVE: Final = 1 << _BITS
-LABEL_DELAY_METRICS: Final = ("label_delay_mean_s", "label_delay_p50_s", "label_delay_p90_s", "label_delay_p99_s")
 _QUANTILES: Final = {"label_delay_p50_s": 0.50, "label_delay_p90_s": 0.90, "label_delay_p99_s": 0.99}
 
 
@@ -48,8 +47,8 @@ def label_delays(counts: Counts, total_s: int, longest_s: int) -> dict[str, floa
     Notes
     -----
     The mean is off by less than a second. A quantile (inverted distribution function, straight inside the bin) lies in
-    the bin of the true one: it is off by at most an eighth of it or a second, whichever is more, and where delays spread
-    over several bins by a small part of that.
+    the bin of the true one: it is off by at most an eighth of it or a second, whichever is more. Where delays spread
+    over several bins, by a small part of that.
     """
     counts = np.maximum(counts, 0)
     cumulative = np.cumsum(counts)

@@ -8,11 +8,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from schemas.metrics import lower_is_better, split
 from schemas.reference import MetricReference
-from schemas.specification import LOWER_IS_BETTER, METRICS
 from streams.columns import Floats, Indexes, Mask, Values
 from streams.metrics.batch import label_counters
-from streams.metrics.compute import Dense, compute
+from streams.metrics.catalogue import judged_names
+from streams.metrics.compute import compute
+from streams.metrics.view import Dense
 from streams.panes import PanePlan
 
 JACKKNIFE_GROUPS: Final = 50
@@ -21,6 +23,7 @@ MOST_PANES: Final = 1000
 PRIOR_PANES: Final = 3
 """Weight, in panes, of the spread that is assumed where the reference cannot tell."""
 PRIOR_SPREAD: Final = 0.02
+UNBOUNDED: Final = frozenset({"log_loss", "mae", "rmse", "mape", "cost", "quantile_loss[Q]"})
 
 
 class Outcomes(NamedTuple):
@@ -56,7 +59,7 @@ class Levels:
         n = int(rows.sum())
         if n < least:
             return {}
-        names = [name for name in METRICS[self.plan.task] if name != "cost" or self.plan.spec.metrics.cost]
+        names = judged_names(self.plan.spec)
         # Seeded: compiling twice gives the same reference.
         shuffled = np.random.default_rng(0).permutation(n) % JACKKNIFE_GROUPS
         by_group = self._counters(rows, shuffled.astype(np.int64), JACKKNIFE_GROUPS)
@@ -80,12 +83,12 @@ class Levels:
         ]
         out = {}
         for name in names:
-            value = whole[name]
-            left_out = np.array([v for part in parts if (v := part[name]) is not None])
+            value = whole.get(name)
+            left_out = np.array([v for part in parts if (v := part.get(name)) is not None])
             if value is None or len(left_out) < 2:
                 continue
             scale = math.sqrt(n * (len(left_out) - 1) * float(np.var(left_out)))
-            seen = [(v, size) for of_pane, size in panes if (v := of_pane[name]) is not None]
+            seen = [(v, size) for of_pane, size in panes if (v := of_pane.get(name)) is not None]
             out[name] = _level(name, value, scale, seen, n)
         return out
 
@@ -97,8 +100,8 @@ def _level(name: str, value: float, scale: float, panes: Sequence[tuple[float, i
     ----------
     DerSimonian and Laird (1986), Meta-analysis in clinical trials: variance between panes beyond sampling.
     """
-    unbounded = name in {"log_loss", "mae", "rmse", "mape", "cost"}
-    prior = PRIOR_SPREAD * abs(value) * 2 if unbounded else PRIOR_SPREAD * (0.5 if name in LOWER_IS_BETTER else 1.0)
+    unbounded = split(name)[0] in UNBOUNDED
+    prior = PRIOR_SPREAD * abs(value) * 2 if unbounded else PRIOR_SPREAD * (0.5 if lower_is_better(name) else 1.0)
     if name == "bias":
         prior = PRIOR_SPREAD * scale
     k = len(panes)

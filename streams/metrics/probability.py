@@ -14,7 +14,7 @@ Counts = NDArray[np.int64]
 
 def mean_fixed(total: int, n: int) -> float | None:
     """Mean of a fixed-point sum; None of nothing."""
-    return total / FINE / n if n else None
+    return total / FINE / n if n > 0 else None
 
 
 def calibration_error(n: Counts, hits: Counts, total: Counts) -> float | None:
@@ -30,13 +30,29 @@ def calibration_error(n: Counts, hits: Counts, total: Counts) -> float | None:
     Naeini, Cooper and Hauskrecht (2015), Obtaining well calibrated probabilities using Bayesian binning.
     """
     events = int(n.sum())
-    return float(np.abs(hits - total / FINE).sum() / events) if events else None
+    return float(np.abs(hits - total / FINE).sum() / events) if events > 0 else None
+
+
+def top_k_accuracy(ranks: Counts, k: int, n: int) -> float | None:
+    """Share of the events whose truth is among the `k` most probable classes.
+
+    Parameters
+    ----------
+    ranks : array of int
+        Events by how many classes come before the truth; of equally probable ones the later class does (as in
+        scikit-learn).
+    k : int
+        From 1 on.
+    n : int
+        Events with probabilities; a truth that the model does not know is in no rank.
+    """
+    return int(ranks[:k].sum()) / n if n > 0 else None
 
 
 def calibration_noise(n: Counts, total: Counts) -> float:
     """Calibration error that a perfectly calibrated model shows on so many events by chance alone."""
     events = int(n.sum())
-    if not events:
+    if events <= 0:
         return 0.0
     promised = np.divide(total / FINE, n, out=np.zeros(len(n)), where=n > 0)
     spread = np.sqrt(np.clip(promised * (1 - promised), 0.0, None) * n)

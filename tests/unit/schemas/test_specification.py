@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import SpecificationError
-from schemas.specification import METRICS, load, parse
+from schemas.metrics import METRICS
+from schemas.specification import load, parse
 
 MINIMAL = """
 [model]

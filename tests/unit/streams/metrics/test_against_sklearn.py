@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from schemas.specification import METRICS, Specification
+from schemas.metrics import LABEL_DELAYS, METRICS
+from schemas.specification import Specification
 from streams.metrics.batch import evaluate, label_counters
-from streams.metrics.compute import compute, dense
+from streams.metrics.compute import compute
+from streams.metrics.view import dense
 from streams.panes import PanePlan, add_to
 from streams.reference import compile_reference
 from tests.support.plans import plan, prediction, specification
@@ -190,4 +192,8 @@ def test_no_metric_of_little_is_nan(task: str) -> None:
 
 
 def test_metrics_depend_on_watched_by_default() -> None:
-    assert list(compute(plan(watch=("brier", "accuracy")), {})) == ["roc_auc", "brier", "accuracy"]
+    p = plan(watch=("brier", "accuracy"))
+    one: dict[int, int] = {}
+    for value, score in ((1, 0.7), (0, 0.2)):
+        add_to(one, p.labelled(p.compact(prediction(value=value, probability=score)), value, 0))
+    assert list(compute(p, one)) == ["roc_auc", "brier", "accuracy", *LABEL_DELAYS]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.metrics.delay import LABEL_DELAY_METRICS, delay_bin, delay_edge, label_delays
+from schemas.metrics import LABEL_DELAYS
+from streams.metrics.delay import delay_bin, delay_edge, label_delays
 
 LONGEST = 10**7
 DELAYS = st.lists(st.integers(0, LONGEST), min_size=1, max_size=200)
@@ -32,7 +33,7 @@ def test_bins_leave_none_out() -> None:
 @given(DELAYS)
 def test_quantiles_are_within_an_eighth_or_a_second(delays: list[int]) -> None:
     found = label_delays(_counted(delays), sum(delays), LONGEST)
-    assert tuple(found) == LABEL_DELAY_METRICS
+    assert tuple(found) == LABEL_DELAYS
     assert found["label_delay_mean_s"] == pytest.approx(np.mean(delays))
     for name, q in (("label_delay_p50_s", 0.5), ("label_delay_p90_s", 0.9), ("label_delay_p99_s", 0.99)):
         true = float(np.quantile(delays, q, method="inverted_cdf"))
