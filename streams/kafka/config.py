@@ -100,14 +100,14 @@ class KafkaConfig:
         Notes
         -----
         Reads committed records only, commits nothing by itself, tells when a partition is drained, and bounds its
-        queue to 96 MB, so that a process that lags does not grow.
+        queue to 64 MB, so that a process that lags does not grow.
         """
         base: dict[str, Property] = {
             "group.id": self.group(group),
             "auto.offset.reset": "earliest",
             # librdkafka's defaults fetch 160 k events/s; these 1.2 M. The queue's bound is what memory costs.
             "queued.min.messages": 1_000_000,
-            "queued.max.messages.kbytes": 98_304,
+            "queued.max.messages.kbytes": 65_536,
             "fetch.max.bytes": 33_554_432,
             "max.partition.fetch.bytes": 8_388_608,
             # An empty fetch waits this long before "drained" is known.

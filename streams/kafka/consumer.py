@@ -26,6 +26,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from schemas.errors import BrokerError, RetentionPassedError, StateError, TopicError
 from streams.kafka.config import KafkaConfig, Property
+from streams.kafka.offsets import OffsetClient
 from streams.kafka.positions import Positions, TopicPartition
 from streams.kafka.records import Record
 
@@ -48,19 +49,6 @@ _REFUSED = frozenset(
         KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
         KafkaError.FENCED_INSTANCE_ID,
         KafkaError.INCONSISTENT_GROUP_PROTOCOL,
-    }
-)
-
-_TRANSIENT = frozenset(
-    {
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
     }
 )
 
@@ -161,6 +149,7 @@ class GroupConsumer:
         self._pending: list[TopicPartition] | None = None
         self._epoch = 0
         self._ever_assigned = False
+        self._offsets = OffsetClient(config)
         over: dict[str, Property] = {
             # The positions below are explicit; an offset that is gone must be an error, not a silent jump.
             "auto.offset.reset": "error",
@@ -360,7 +349,7 @@ class GroupConsumer:
             self._check_co_partitioned(partitions)
         found = self.committed(partitions)
         committed = {tp: offset for tp, (offset, _) in found.items()}
-        start = {tp: self._check_range(tp, offset) for tp, offset in committed.items()}
+        start = self._check_ranges(committed)
         if partitions and self.on_assign is not None:
             start.update(self.on_assign(partitions, committed) or {})
         self._start, self._next = dict(start), dict(start)
@@ -368,29 +357,22 @@ class GroupConsumer:
         self._ever_assigned = True
         self._consumer.assign(self.kafka_partitions(start))
 
-    def _check_range(self, tp: TopicPartition, committed: int | None) -> int:
-        """Where to start; refuses offsets that the log does not hold."""
+    def _check_ranges(self, committed: Mapping[TopicPartition, int | None]) -> dict[TopicPartition, int]:
+        """Where to start; refuses offsets that the log does not hold.
+
+        Raises
+        ------
+        RetentionPassedError, StateError, BrokerError
+        """
+        lows = self._offsets.earliest(committed, _OPERATION_TIMEOUT_S)
+        # Everything written counts, open transactions too: this is about logs that are shorter than they were.
+        highs = self._offsets.ends(committed, _OPERATION_TIMEOUT_S, undecided=True)
+        return {tp: self._check_range(tp, offset, lows[tp], highs[tp]) for tp, offset in committed.items()}
+
+    def _check_range(self, tp: TopicPartition, committed: int | None, low: int, high: int) -> int:
         where = f"{tp[0]}-{tp[1]}"
-        bounds = None
-        deadline = time.monotonic() + _OPERATION_TIMEOUT_S
-        while bounds is None:
-            try:
-                bounds = self._consumer.get_watermark_offsets(
-                    KafkaPartition(self._config.topic(tp[0]), tp[1]), timeout=_OPERATION_TIMEOUT_S
-                )
-                break
-            except KafkaException as error:
-                # Right after a topic is created, or after a broker's restart, its leader is not known everywhere yet.
-                if error.args[0].code() not in _TRANSIENT or time.monotonic() >= deadline:
-                    raise BrokerError(
-                        f"the bounds of the log could not be read: {error.args[0]}", where=where
-                    ) from error
-                time.sleep(0.05)
-        if bounds is None:
-            raise BrokerError("the bounds of the log could not be read in time", where=where)
-        low, high = bounds
         if committed is None:
-            return int(low)
+            return low
         if committed < low:
             raise RetentionPassedError(
                 f"group {self.group!r} stands at offset {committed}, but the log begins at {low}: "

@@ -17,7 +17,7 @@ Partition = tuple[str, int]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 # Right after a topic was created or a broker came back, its leader is not known everywhere yet.
-_LEADERLESS = frozenset(
+_PASSING = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.LEADER_NOT_AVAILABLE,
@@ -26,6 +26,9 @@ _LEADERLESS = frozenset(
         KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError.OFFSET_NOT_AVAILABLE,
         KafkaError._UNKNOWN_PARTITION,
+        # A broker that is just going, or not there yet.
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
     }
 )
 
@@ -81,7 +84,7 @@ class OffsetClient:
             try:
                 return self._ask_once(partitions, spec, timeout_s, level)
             except KafkaException as error:
-                if error.args[0].code() not in _LEADERLESS or time.monotonic() >= deadline:
+                if error.args[0].code() not in _PASSING or time.monotonic() >= deadline:
                     raise broker_error(self._config, error) from error
                 time.sleep(0.05)
 

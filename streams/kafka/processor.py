@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _MOST_FAILURES = 10
+_QUEUE = "queued.max.messages.kbytes"
 
 
 class BatchHandler(Protocol):
@@ -90,6 +91,9 @@ class ProcessorOptions:
         Limit of each request to the broker (initialise, read committed offsets, commit).
     co_partitioned : bool
         Check that partition p of every topic is assigned to the same worker.
+    queue_kbytes : int
+        Most that is fetched ahead of the batch being computed (one fetch may go beyond it). When it is full, fetching
+        pauses and goes on where it stopped: lag costs no memory. ``KAFKA_QUEUED_MAX_MESSAGES_KBYTES`` overrides it.
     """
 
     batch_records: int = 20_000
@@ -100,6 +104,7 @@ class ProcessorOptions:
     transaction_timeout_ms: int = 10_000
     operation_timeout_ms: int = 30_000
     co_partitioned: bool = False
+    queue_kbytes: int = 65_536
 
 
 class BatchProcessor:
@@ -300,6 +305,7 @@ class BatchProcessor:
                     # A batch is committed as soon as everything is drained: latency of every stage rests on this.
                     "fetch.wait.max.ms": 20,
                     "heartbeat.interval.ms": max(200, options.session_timeout_ms // 5),
+                    _QUEUE: self._config.properties.get(_QUEUE, options.queue_kbytes),
                 },
                 co_partitioned=options.co_partitioned,
             )

@@ -16,6 +16,7 @@ from streams.kafka.offsets import OffsetClient
 from streams.kafka.records import Record, RecordHeaders
 
 _BATCH = 10_000
+_QUEUE_KBYTES = 16_384
 FETCH_WAIT_MS = 100
 _GROUP = "driftline-reader"  # librdkafka wants a name; with assign() and no commits it never reaches the broker
 _TRANSIENT = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE)
@@ -63,7 +64,7 @@ class Tail:
         self._consumer = Consumer(
             config.consumer(
                 _GROUP,
-                queued_max_messages_kbytes=32_768,
+                queued_max_messages_kbytes=_QUEUE_KBYTES,
                 queued_min_messages=100_000,
                 fetch_wait_max_ms=fetch_wait_ms,
             )
