@@ -18,8 +18,8 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
 from tests.support.monitoring import DAY_MS, Installation, Progress, Traffic
+from tests.support.oracle import expected
 from tests.support.wait import eventually
-from tests.unit.streams.join.reference import expected
 
 KILLS = 11
 SEED = 20_131

@@ -8,8 +8,8 @@ from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from tests.support.monitoring import DAY_MS, Installation, Traffic
+from tests.support.oracle import expected
 from tests.support.wait import eventually
-from tests.unit.streams.join.reference import expected
 
 
 def test_joins_what_was_sent(kafka: KafkaConfig, tmp_path: Path) -> None:

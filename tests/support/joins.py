@@ -12,7 +12,7 @@ import pytest
 from schemas.codec import encode
 from schemas.events import GroundTruth, Heartbeat, JoinedDelta, JournalRecord, Prediction
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
-from streams.join.batch import DeadLetter, JoinLimits, Slice
+from streams.join.batch import DeadLetter, JoinLimits, JoinOutcome, Slice
 from streams.join.partition import TOPICS, JoinPartition
 from streams.kafka.records import Record
 from streams.panes import PanePlan
@@ -109,6 +109,7 @@ class Worker:
     deltas: Counter[tuple[Any, ...]] = field(default_factory=Counter)
     dead: list[DeadLetter] = field(default_factory=list)
     sums: list[tuple[int, bool]] = field(default_factory=list)
+    outcomes: list[JoinOutcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.join: JoinPartition = self.joins(self.partition, self.limits)
@@ -166,6 +167,7 @@ class Worker:
         for (model, version, _, *where), count in contributions(outcome.deltas).items():
             self.deltas[model, version, *where] += count
         self.dead += outcome.dead_letters
+        self.outcomes.append(outcome)
         self.sums.append((outcome.watermark_ms, outcome.idle))
         return outcome.dead_letters
 

@@ -1,109 +1,220 @@
-"""Any batching and any interleaving that keeps the order within each topic gives the same result."""
+"""Any batching and any interleaving that keeps the order within each topic gives the same result, windows included."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.events import GroundTruth, Prediction
+from schemas.codec import encode, segment_key, to_ms
+from schemas.events import GroundTruth, Heartbeat, JoinedDelta, PartitionWatermark, QualityMetric, WatermarkUpdate
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
+from streams.aggregate import AggregateEvent, AggregatePartition
 from streams.join.batch import JoinLimits
-from tests.support.joins import View, Worker
+from streams.metrics.compute import compute
+from tests.support import oracle
+from tests.support.joins import HEARTBEAT, IMPLEMENTATIONS, NOW_MS, View, Worker, implementation
 from tests.support.plans import plan, prediction
-from tests.unit.streams.join.reference import expected
 
 PLANS = {
-    ("m", 1): plan(windows=("50ms",), delay="100ms", horizon="200ms"),
+    ("m", 1): plan(windows=("50ms", "100ms", "3n"), delay="100ms", horizon="200ms"),
     ("m", 2): plan(windows=("50ms",), delay="150ms", horizon="60ms"),
-    ("n", 1): plan("regression", windows=("30ms",), delay="100ms", horizon="200ms"),
+    ("n", 1): plan("regression", windows=("30ms", "90ms"), delay="100ms", horizon="200ms"),
 }
 GRACE_MS = 40
+LIMITS = JoinLimits(grace_ms=GRACE_MS, future_tolerance_ms=1_000)
 END_MS = 10_000
+TOPICS = (PREDICTIONS, GROUND_TRUTH)
+PARTITION_OF = {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1}
+NAMES = pytest.mark.parametrize("name", IMPLEMENTATIONS)
 
-_ids = st.sampled_from(["a", "b", "c", "d", "e"])
+_ids = st.sampled_from(sorted(PARTITION_OF))
+
+
+class Sent(NamedTuple):
+    """One record to be: when it arrives, and what it is."""
+
+    arrives_ms: int
+    topic: str
+    partition: int
+    value: bytes | None
+    key: bytes | None
+    headers: Any = None
+
+
+def _garbage(draw: st.DrawFn) -> tuple[bytes, Any]:
+    future = (
+        encode(prediction("a", NOW_MS + 1_001)),
+        encode(GroundTruth(prediction_id="a", event_time_ms=NOW_MS + 1_001, label=1)),
+    )
+    value = draw(st.sampled_from([b"", b"{", b"\xff", b"[]", b'{"prediction_id":""}', *future]))
+    return value, draw(st.sampled_from([None, None, HEARTBEAT]))
 
 
 @st.composite
-def traffic(draw: st.DrawFn) -> tuple[list[Prediction], list[GroundTruth | str]]:
-    """Both topics in log order: by event time, with disorder within the grace."""
-    born = {key: draw(st.integers(0, 700)) for key in "abcde"}
-    predictions: list[tuple[int, Prediction]] = []
+def traffic(draw: st.DrawFn, tombstones: bool = True) -> list[Sent]:
+    """Records of both topics in the order they arrive: by event time, with disorder within the grace."""
+    born = {key: draw(st.integers(0, 700)) for key in PARTITION_OF}
+    sent: list[Sent] = []
     for key in draw(st.lists(_ids, max_size=12)):
         model, version = draw(st.sampled_from([("m", 1), ("m", 1), ("m", 2), ("n", 1), ("x", 1)]))
         at = born[key] + draw(st.sampled_from([0, 0, 0, 7, 30]))
-        p = prediction(key, at, value=draw(st.sampled_from([0, 1])), origin=draw(st.sampled_from(["JFK", None])))
+        value = draw(st.sampled_from([0, 1, 1, 1, "wrong"] if model == "n" else [0, 1]))
+        p = prediction(key, at, value=value, origin=draw(st.sampled_from(["JFK", None])))
         p = msgspec.structs.replace(p, model=model, version=version)
-        predictions.append((at + draw(st.integers(0, GRACE_MS)), p))
-    truths: list[tuple[int, GroundTruth | str]] = []
+        arrives = at + draw(st.integers(0, GRACE_MS))
+        sent.append(Sent(arrives, PREDICTIONS, PARTITION_OF[key], encode(p), key.encode()))
     for key in draw(st.lists(_ids, max_size=14)):
-        at = max(
-            0,
-            born[key]
-            + draw(st.sampled_from([-400, -201, -200, -20, 0, 20, 99, 100, 101, 150, 250, 300, 301, 302, 400])),
-        )
+        after = draw(st.sampled_from([-400, -201, -200, -20, 0, 20, 99, 100, 101, 150, 250, 300, 301, 302, 400]))
+        at = max(0, born[key] + after)
         label: Any = draw(st.sampled_from([0, 1, 0.0, None, "wrong"]))
         truth = GroundTruth(
             prediction_id=key, event_time_ms=at, label=label, revision=draw(st.sampled_from([0, 0, 1, -1]))
         )
         arrives = at + draw(st.integers(0, GRACE_MS))
-        truths.append((arrives, truth))
+        sent.append(Sent(arrives, GROUND_TRUTH, PARTITION_OF[key], encode(truth), key.encode()))
         # A tombstone has no event time: it follows a label that is within every prediction's reach.
-        if born[key] - 100 <= at <= born[key] + 200 and draw(st.integers(0, 5)) == 0:
-            truths.append((arrives, key))
-    predictions.sort(key=lambda item: item[0])
-    truths.sort(key=lambda item: item[0])
-    return [p for _, p in predictions], [truth for _, truth in truths]
-
-
-def run(predictions: list[Prediction], truths: list[GroundTruth | str], takes: list[tuple[int, int, int]]) -> Worker:
-    worker = Worker(View(PLANS), JoinLimits(grace_ms=GRACE_MS))
-    for p in predictions:
-        worker.predict(p)
-    for truth in truths:
-        if isinstance(truth, str):
-            worker.tombstone(truth)
+        if tombstones and born[key] - 100 <= at <= born[key] + 200 and draw(st.integers(0, 5)) == 0:
+            sent.append(Sent(arrives, GROUND_TRUTH, PARTITION_OF[key], None, key.encode()))
+    for arrives in draw(st.lists(st.integers(0, 900), max_size=4)):
+        topic, partition = draw(st.sampled_from(TOPICS)), draw(st.integers(0, 1))
+        if draw(st.booleans()):
+            value, headers = _garbage(draw)
         else:
-            worker.label(truth.prediction_id, truth.event_time_ms, truth.label, truth.revision)
-    for of_predictions, of_truths, aborts in takes:
-        worker.step({PREDICTIONS: of_predictions, GROUND_TRUTH: of_truths}, aborts=aborts)
-    worker.step()
-    return worker
+            # An honest one: nothing older than the grace is still to come.
+            value, headers = encode(Heartbeat(event_time_ms=max(0, arrives - GRACE_MS))), HEARTBEAT
+        sent.append(Sent(arrives, topic, partition, value, None, headers))
+    return sorted(sent, key=lambda item: item.arrives_ms)
 
 
-takes = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 1)), max_size=12)
+Batch = tuple[int, int, int, int]
+"""Partition, records of each topic, attempts in vain."""
+batches = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.integers(0, 5), st.integers(0, 1)), max_size=16)
 
 
-@settings(max_examples=300, deadline=None)
-@given(traffic(), takes, takes)
-def test_same_result(
-    records: tuple[list[Prediction], list[GroundTruth | str]],
-    one: list[tuple[int, int, int]],
-    other: list[tuple[int, int, int]],
-) -> None:
-    predictions, truths = records
-    workers = [run(predictions, truths, one), run(predictions, truths, other), run(predictions, truths, [])]
+class Run:
+    """Both stages over two partitions."""
+
+    def __init__(self, sent: Sequence[Sent], schedule: Sequence[Batch], joins: type[Any]) -> None:
+        self.workers = [Worker(View(PLANS), LIMITS, partition, joins) for partition in range(2)]
+        self.aggregate = AggregatePartition(2, lambda model, version: PLANS[model, version])
+        self.events: list[AggregateEvent] = []
+        for record in sent:
+            self.workers[record.partition].send(record.topic, record.value, record.key, record.headers)
+        for partition, predictions, truths, aborts in schedule:
+            self.step(partition, {PREDICTIONS: predictions, GROUND_TRUTH: truths}, aborts)
+        for partition in range(2):
+            self.step(partition)
+
+    def step(self, partition: int, take: dict[str, int] | None = None, aborts: int = 0) -> None:
+        worker = self.workers[partition]
+        worker.step(take, aborts=aborts)
+        outcome = worker.outcomes[-1]
+        told: list[JoinedDelta | WatermarkUpdate] = [*outcome.deltas]
+        if outcome.watermark_moved:
+            told.append(WatermarkUpdate([PartitionWatermark(partition, outcome.watermark_ms, outcome.idle)]))
+        for record in told:
+            self.events += self.aggregate.merge(record)
+
+    def finish(self) -> None:
+        """Let event time pass everything."""
+        for partition, worker in enumerate(self.workers):
+            worker.beat(END_MS)
+            self.step(partition)
+
+    @property
+    def totals(self) -> Counter[str]:
+        return sum((Counter(worker.total) for worker in self.workers), Counter())
+
+    @property
+    def merged(self) -> list[dict[tuple[Any, ...], int]]:
+        return [worker.merged for worker in self.workers]
+
+    @property
+    def windows(self) -> dict[tuple[Any, ...], QualityMetric]:
+        """Every window as it was told last."""
+        found: dict[tuple[Any, ...], QualityMetric] = {}
+        for event in self.events:
+            if isinstance(event, QualityMetric):
+                key = (event.model, event.version, segment_key(event.segment), event.window)
+                where = (*key, to_ms(event.window_start), to_ms(event.window_end))
+                if event.window.endswith("n"):
+                    where = (*key, None, to_ms(event.window_end))  # where it starts depends on what it holds
+                assert where not in found or found[where].revision < event.revision
+                found[where] = event
+        return found
+
+
+def _told(events: Sequence[AggregateEvent]) -> Counter[bytes]:
+    return Counter(map(encode, events))
+
+
+@NAMES
+@settings(max_examples=120, deadline=None)
+@given(traffic(), batches, batches)
+def test_same_result(name: str, sent: list[Sent], one: list[Batch], other: list[Batch]) -> None:
+    joins = implementation(name)
+    runs = [Run(sent, one, joins), Run(sent, other, joins), Run(sent, [], joins)]
     # Before event time has passed everything: what is still open is open everywhere.
-    assert workers[0].total == workers[1].total == workers[2].total
-    assert len({worker.join.watermark_ms for worker in workers}) == 1
-    assert workers[0].merged == workers[1].merged == workers[2].merged
+    assert runs[0].totals == runs[1].totals == runs[2].totals
+    assert runs[0].merged == runs[1].merged == runs[2].merged
+    for partition in range(2):
+        assert len({run.workers[partition].join.watermark_ms for run in runs}) == 1
 
-    deltas, total = expected(PLANS, predictions, truths)
-    for worker in workers:
-        worker.beat(END_MS)
-        worker.step()
-        assert worker.merged == deltas
-        assert {name: n for name, n in worker.total.items() if n and name != "heartbeats"} == dict(total)
-        assert len(worker.join) == 0
+    verdicts = [oracle.judge(worker.log, PLANS, future_ms=1_000, now_ms=NOW_MS) for worker in runs[0].workers]
+    for run in runs:
+        run.finish()
+        for worker, verdict in zip(run.workers, verdicts, strict=True):
+            assert worker.merged == verdict.deltas
+            beats = {"heartbeats": verdict.totals.get("heartbeats", 0) + 2}
+            assert {name: n for name, n in worker.total.items() if n} == verdict.totals | beats
+            dead = {(letter.record.topic, letter.record.offset, letter.reason) for letter in worker.dead}
+            assert dead == verdict.dead
+            assert len(worker.join) == 0
+
+    # … and through the aggregation: every window in the end is what all records add up to.
+    whole = oracle.Verdict()
+    for verdict in verdicts:
+        whole.counters.update(verdict.counters)
+    wanted = oracle.windows(PLANS, whole)
+    for run in runs:
+        found = run.windows
+        assert {key for key in found if key[4] is not None} == wanted.keys()
+        for key, (coverage, total) in wanted.items():
+            metric, of = found[key], PLANS[key[0], key[1]]
+            assert (metric.n, metric.coverage) == (coverage.labelled, coverage.labelled / coverage.predicted)
+            counts = np.zeros(of.segment_size if key[2] else of.size, dtype=np.int64)
+            for position, n in total.items():
+                counts[position] += n
+            assert encode(metric.metrics) == encode(compute(of, counts))
+        counted = {key: (m.n, m.coverage, m.window_start) for key, m in found.items() if key[4] is None}
+        assert counted == {
+            key: (m.n, m.coverage, m.window_start) for key, m in runs[2].windows.items() if key[4] is None
+        }
 
 
-@settings(max_examples=100, deadline=None)
-@given(traffic(), takes)
-def test_watermark_never_goes_back(
-    records: tuple[list[Prediction], list[GroundTruth | str]], batches: list[tuple[int, int, int]]
-) -> None:
-    worker = run(*records, batches)
-    watermarks = [watermark for watermark, _ in worker.sums]
-    assert watermarks == sorted(watermarks)
+@NAMES
+@settings(max_examples=60, deadline=None)
+@given(traffic(tombstones=False), batches, batches)
+def test_everything_told_is_the_same(name: str, sent: list[Sent], one: list[Batch], other: list[Batch]) -> None:
+    """Closings, revisions and observations too, where every record has an event time (a tombstone has none)."""
+    joins = implementation(name)
+    runs = [Run(sent, one, joins), Run(sent, other, joins), Run(sent, [], joins)]
+    for run in runs:
+        run.finish()
+    assert _told(runs[0].events) == _told(runs[1].events) == _told(runs[2].events)
+
+
+@NAMES
+@settings(max_examples=60, deadline=None)
+@given(traffic(), batches)
+def test_watermark_never_goes_back(name: str, sent: list[Sent], schedule: list[Batch]) -> None:
+    for worker in Run(sent, schedule, implementation(name)).workers:
+        watermarks = [watermark for watermark, _ in worker.sums]
+        assert watermarks == sorted(watermarks)
