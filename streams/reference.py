@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from schemas.errors import SpecificationError
+from schemas.metrics import FAMILIES, split
 from schemas.reference import (
     CategoricalReference,
     FeatureReference,
@@ -83,6 +85,8 @@ def compile_reference(
     ------
     ValueError
         Where arrays differ in length, or no row has a label.
+    SpecificationError
+        Where a metric of a class is watched that the model does not know.
 
     Notes
     -----
@@ -105,6 +109,7 @@ def compile_reference(
     held = (np.ones(n, dtype=bool) if heldout is None else np.asarray(heldout, dtype=bool)) & ~missing_in(guesses)
     score = None if scores is None else np.asarray(scores, dtype=np.float64)
     keys = _classes(spec, truth[known], classes)
+    _check_watched(spec, keys)
     regression = spec.task == "regression"
     score_values = guesses[held].astype(np.float64) if regression else (None if score is None else score[held])
     compiled = {
@@ -232,6 +237,18 @@ def _classified(values: Values, classes: Sequence[str]) -> CategoricalReference:
     counts = dict(count_keys(values))
     kept = [counts.pop(key, 0) for key in classes]
     return CategoricalReference(categories=list(classes), counts=kept, other=sum(counts.values()), missing=0)
+
+
+def _check_watched(spec: Specification, classes: Sequence[str]) -> None:
+    """A class that is watched but that the model does not know would never show: a misspelling, most likely."""
+    for name in spec.watched:
+        family, argument = split(name)
+        if FAMILIES[family].argument == "class" and argument not in classes:
+            raise SpecificationError(
+                f"{name!r} names a class that the model does not know",
+                where="[metrics.watch]",
+                remedy="classes: " + ", ".join(classes),
+            )
 
 
 def _classes(spec: Specification, truth: Values, given: Sequence[object]) -> list[str]:

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from schemas.errors import SpecificationError
 from schemas.reference import CategoricalReference, NumericReference, ReferenceStatistics
 from streams.drift.scatter import drift_key
 from streams.panes import PanePlan
@@ -138,3 +139,17 @@ def test_is_quick_enough_for_registration() -> None:
     started = time.process_time()
     _compile(t)
     assert time.process_time() - started < 4.0  # 2 s where nothing else runs
+
+
+def test_a_watched_class_that_the_model_does_not_know_is_refused() -> None:
+    spec = specification("multiclass", watch=("recall[b]", "recall[B]"))
+    with pytest.raises(SpecificationError, match=r"recall\[B\]") as caught:
+        compile_reference(
+            spec,
+            {},
+            labels=np.array(["a", "b"], dtype=object),
+            predictions=np.array(["a", "b"], dtype=object),
+            scores=None,
+            event_time_ms=np.arange(2),
+        )
+    assert "a, b" in caught.value.remedy
