@@ -134,7 +134,18 @@ def test_more_evidence_narrows_the_bound() -> None:
         assert thresholds[0] < thresholds[-1] < 0.8
 
 
-@pytest.mark.parametrize(("name", "upper"), [("accuracy", False), ("brier", True), ("mae", True), ("r2", False)])
+@pytest.mark.parametrize(
+    ("name", "upper"),
+    [
+        ("accuracy", False),
+        ("brier", True),
+        ("mae", True),
+        ("r2", False),
+        ("recall[b]", False),
+        ("top_3_accuracy", False),
+        ("quantile_loss[0.9]", True),
+    ],
+)
 def test_only_losses_cross(name: str, upper: bool) -> None:
     bound = cal.quality_bound(name, _level(), n=1000, panes=1, p=1e-3)
     assert bound.upper is upper

@@ -141,6 +141,32 @@ def test_is_quick_enough_for_registration() -> None:
     assert time.process_time() - started < 4.0  # 2 s where nothing else runs
 
 
+def test_levels_hold_what_is_watched_with_an_argument() -> None:
+    rng = np.random.default_rng(1)
+    n = 4000
+    times = np.sort(rng.integers(0, 40 * DAY, n))
+    probabilities = rng.dirichlet([2, 1, 1], n)
+    names = np.array(["a", "b", "c"], dtype=object)
+    truth = names[[rng.choice(3, p=row) for row in probabilities]]
+    guess = names[probabilities.argmax(axis=1)]
+    spec = specification("multiclass", watch=("recall[b]", "top_2_accuracy", "label_delay_p50_s"))
+    levels = compile_reference(
+        spec,
+        {},
+        labels=truth,
+        predictions=guess,
+        scores=probabilities.max(axis=1),
+        probabilities=probabilities,
+        classes=["a", "b", "c"],
+        event_time_ms=times,
+    ).metrics
+    assert levels["recall[b]"].value == pytest.approx(float(np.mean(guess[truth == "b"] == "b")))
+    assert levels["top_2_accuracy"].value > levels["accuracy"].value
+    assert levels["recall[b]"].spread > 0
+    assert levels["recall[b]"].scale > 0
+    assert "label_delay_p50_s" not in levels
+
+
 def test_a_watched_class_that_the_model_does_not_know_is_refused() -> None:
     spec = specification("multiclass", watch=("recall[b]", "recall[B]"))
     with pytest.raises(SpecificationError, match=r"recall\[B\]") as caught:

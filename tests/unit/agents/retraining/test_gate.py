@@ -209,7 +209,7 @@ MULTICLASS = parse(
 )
 
 
-@pytest.mark.parametrize("primary", ["rmse", "mae", "r2", "bias"])
+@pytest.mark.parametrize("primary", ["rmse", "mae", "r2", "bias", "quantile_loss[0.8]"])
 def test_regression(primary: str) -> None:
     spec = msgspec.structs.replace(REGRESSION, metrics=msgspec.structs.replace(REGRESSION.metrics, primary=primary))
     rng = np.random.default_rng(0)
@@ -223,7 +223,7 @@ def test_regression(primary: str) -> None:
     assert primary in refused.reason
 
 
-@pytest.mark.parametrize("primary", ["f1_macro", "accuracy", "log_loss"])
+@pytest.mark.parametrize("primary", ["f1_macro", "accuracy", "log_loss", "recall[b]", "top_2_accuracy", "brier"])
 def test_multiclass(primary: str) -> None:
     spec = msgspec.structs.replace(MULTICLASS, metrics=msgspec.structs.replace(MULTICLASS.metrics, primary=primary))
     rng = np.random.default_rng(0)
