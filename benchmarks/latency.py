@@ -9,7 +9,7 @@ one partition, so they are joined in the order they were sent, and the metrics c
 visible when a metric of its model with ``n >= m`` is read by a consumer of committed records. The latency is the time
 from just before that label was handed to its producer to the moment the metric was received, both on one clock.
 It holds the client's linger, the join's batch and transaction, the aggregation's, and the wait for the next provisional
-metric (``provisional_interval_ms``). Probes sent in the first seconds (`WARM_UP_S`) do not count.
+metric (``provisional_interval_ms``). Probes sent in the first seconds (`warm_up_s`) do not count.
 
 Expected time: two minutes.
 """
@@ -62,6 +62,8 @@ def run(
     events: int = 1_000_000,
     seconds: float = 60.0,
     rate: float | None = None,
+    warm_up_s: float = WARM_UP_S,
+    idle: bool = True,
     use_cores: int | None = None,
     note: Note = lambda _: None,
 ) -> dict[str, Any]:
@@ -72,9 +74,13 @@ def run(
     events : int
         Predictions, and as many labels, of the run that finds the full rate.
     seconds : float
-        How long the load lasts, `WARM_UP_S` on top.
+        How long the load lasts, the warm-up on top.
     rate : float, optional
         Events a second of the load instead of half of the full rate, which is then not measured.
+    warm_up_s : float
+        Probes sent before do not count.
+    idle : bool
+        Measure without load, too.
     use_cores : int, optional
         Run worker, broker and producer on that many cores.
     note : callable
@@ -89,9 +95,12 @@ def run(
             full = _full_rate(servers, home, events)
             rate = full / 2
             note(f"latency: the worker takes {full:,.0f} events/s at most")
-        idle = _measure(servers, home, 0.0, max(seconds / 3, 5.0))
-        note(f"latency: without load p99 {percentile(idle.latencies, 99):.2f} s")
-        loaded = _measure(servers, home, rate, seconds)
+        rows = []
+        if idle:
+            quiet = _measure(servers, home, 0.0, max(seconds / 3, 2.0), min(warm_up_s, 2.0))
+            note(f"latency: without load p99 {percentile(quiet.latencies, 99):.2f} s")
+            rows.append(quiet.row("no load"))
+        loaded = _measure(servers, home, rate, seconds, warm_up_s)
         note(f"latency: at {loaded.rate:,.0f} events/s p99 {percentile(loaded.latencies, 99):.2f} s")
     return {
         "bench": "latency",
@@ -107,7 +116,7 @@ def run(
                 "cores": chosen,
             }
         ),
-        "rows": [idle.row("no load"), loaded.row("half load" if full else "load")],
+        "rows": [*rows, loaded.row("half load" if full else "load")],
         "ratios": {"p99/reach": round(percentile(loaded.latencies, 99) / REACH_S, 4)},
         "ratio_range": {},
     }
@@ -253,9 +262,8 @@ def _full_rate(servers: str, home: Path, events: int) -> float:
     return span.rate
 
 
-def _measure(servers: str, home: Path, rate: float, seconds: float) -> _Measured:
+def _measure(servers: str, home: Path, rate: float, seconds: float, warm_up: float) -> _Measured:
     place = install(servers, home, "loaded" if rate else "idle", models=("bench", *MODELS))
-    warm_up = WARM_UP_S if rate else 2.0
     probes = Probes(int((seconds + warm_up) / PROBE_EVERY_S))
     with ExitStack() as stack:
         worker = stack.enter_context(Worker(place.settings))
