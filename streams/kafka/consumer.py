@@ -9,6 +9,7 @@ import logging
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter, methodcaller
@@ -33,6 +34,7 @@ from streams.kafka.records import Record
 log = logging.getLogger(__name__)
 
 _OPERATION_TIMEOUT_S = 30.0
+_RESTORE_POLL_S = 0.5
 _CREATION_S = 3.0
 _make_record = partial(tuple.__new__, Record)
 _FIELDS = tuple(methodcaller(name) for name in ("topic", "partition", "offset", "key", "value", "headers"))
@@ -116,8 +118,8 @@ class GroupConsumer:
     Attributes
     ----------
     on_assign, on_revoke : hooks
-        `on_assign` runs outside the rebalance callback, so it may take its time (within ``max.poll.interval.ms``);
-        `on_revoke` runs inside it.
+        `on_assign` runs outside the rebalance callback and in a thread of its own, so it may take its time: the member
+        goes on polling, with nothing fetched. `on_revoke` runs inside the callback, never while `on_assign` does.
 
     Notes
     -----
@@ -150,6 +152,7 @@ class GroupConsumer:
         self._epoch = 0
         self._ever_assigned = False
         self._offsets = OffsetClient(config)
+        self._restoring: Future[Mapping[TopicPartition, int] | None] | None = None
         over: dict[str, Property] = {
             # The positions below are explicit; an offset that is gone must be an error, not a silent jump.
             "auto.offset.reset": "error",
@@ -186,7 +189,7 @@ class GroupConsumer:
         batch: list[Record] = []
         deadline = time.monotonic() + timeout_s
         while True:
-            if self._pending is not None:
+            while self._pending is not None:
                 self._begin(self._pending)
             epoch = self._epoch
             first = self._consumer.poll(max(0.0, deadline - time.monotonic()))
@@ -333,6 +336,11 @@ class GroupConsumer:
         self._epoch += 1
         gone = [(self._names[tp.topic], tp.partition) for tp in partitions]
         started = [tp for tp in gone if tp in self._next]
+        if self._restoring is not None:
+            # The hook cannot be stopped half-way. Should it take longer than the group waits, the partitions are lost,
+            # and what it restored is found in place when they come back.
+            wait([self._restoring])
+            started = gone if self._restoring.exception() is None else []
         self._pending = None
         self._start, self._next, self._drained = {}, {}, {}
         self._eof_moved = False
@@ -351,11 +359,36 @@ class GroupConsumer:
         committed = {tp: offset for tp, (offset, _) in found.items()}
         start = self._check_ranges(committed)
         if partitions and self.on_assign is not None:
-            start.update(self.on_assign(partitions, committed) or {})
+            epoch = self._epoch
+            start.update(self._restored(self.on_assign, partitions, committed))
+            if epoch != self._epoch:
+                # They went away while they were being restored, and were released already.
+                return
         self._start, self._next = dict(start), dict(start)
         self._drained = dict.fromkeys(start, False)
         self._ever_assigned = True
         self._consumer.assign(self.kafka_partitions(start))
+
+    def _restored(
+        self, hook: AssignHook, partitions: list[TopicPartition], committed: dict[TopicPartition, int | None]
+    ) -> Mapping[TopicPartition, int]:
+        """Run the hook in a thread and poll meanwhile: a member that does not poll is thrown out of its group.
+
+        Nothing is assigned to the client library yet, so a poll brings no records, but perhaps a rebalance.
+        """
+        with ThreadPoolExecutor(1, "restore") as pool:
+            self._restoring = pool.submit(hook, partitions, committed)
+            try:
+                while True:
+                    wait([self._restoring], _RESTORE_POLL_S)
+                    if self._restoring.done():
+                        return self._restoring.result() or {}
+                    message = self._consumer.poll(0)
+                    error = message.error() if message is not None else None
+                    if message is not None and error is not None:
+                        self._event(message, error)
+            finally:
+                self._restoring = None
 
     def _check_ranges(self, committed: Mapping[TopicPartition, int | None]) -> dict[TopicPartition, int]:
         """Where to start; refuses offsets that the log does not hold.

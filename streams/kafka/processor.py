@@ -36,7 +36,8 @@ class BatchHandler(Protocol):
     ) -> Mapping[TopicPartition, int] | None:
         """Bring the state of newly assigned partitions to the committed offsets.
 
-        Called outside the rebalance callback with nothing being fetched. `committed` is None where the group has
+        Called outside the rebalance callback with nothing being fetched, in a thread of its own, so that it may take
+        as long as it needs; nothing else is called meanwhile. `committed` is None where the group has
         committed nothing yet. May return offsets to start from instead of the committed ones.
 
         Raises
@@ -82,7 +83,7 @@ class ProcessorOptions:
     idle_ms : int
         Time between empty batches while nothing arrives.
     max_poll_interval_ms : int
-        A worker that is away for longer (restore included) loses its partitions.
+        A worker that is away for longer (computing one batch, say) loses its partitions.
     session_timeout_ms : int
         A worker that is dead for so long loses its partitions.
     transaction_timeout_ms : int
