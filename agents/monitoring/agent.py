@@ -16,6 +16,7 @@ from agents.monitoring.join_handler import GROUP as JOIN_GROUP
 from agents.monitoring.join_handler import JoinHandler
 from agents.monitoring.join_state import Identity, JoinStates
 from agents.monitoring.registry_view import RegistryView
+from agents.monitoring.slot import held_slot
 from agents.runtime import mark_ready
 from schemas.topics import CATALOGUE, GROUND_TRUTH, JOINED_DELTAS, MONITORING_JOURNAL, PREDICTIONS, REGISTRY_STATE
 from streams.join.batch import JoinLimits
@@ -38,6 +39,8 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
 
     Raises
     ------
+    ConfigurationError
+        Another process of this home has the slot.
     TopicError
         Topics are missing, have differing partition counts, or forget too soon.
     StateError, RetentionPassedError
@@ -49,6 +52,11 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     -----
     The two processors live and die together: when one ends, the other is stopped and its error is raised.
     """
+    with held_slot(settings, "monitoring"):
+        _run(settings, kafka, stop)
+
+
+def _run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     partitions = check_topics(settings, kafka)
     registry = RegistryView(kafka, ArtifactStore.of(settings))
     try:

@@ -14,7 +14,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from tests.chaos.test_exactly_once import LOAD, check_result, check_windows
 from tests.support.fleet import FAULTS, Dirt, Fleet
-from tests.support.monitoring import DAY_MS, Installation, Traffic
+from tests.support.monitoring import DAY_MS, Installation, Traffic, Worker
 from tests.support.wait import eventually
 
 SEED = int(os.environ.get("DRIFTLINE_CHAOS_SEED", "4"))
@@ -84,3 +84,38 @@ def test_fifty_random_kills(kafka: KafkaConfig, tmp_path: Path) -> None:
     fleet = live_through(kafka, tmp_path, 70, 250, next_fault)
     assert fleet.kills >= KILLS
     assert Counter(kinds) <= fleet.faults, "every kind of fault happened"
+
+
+def test_spares_and_slots(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """A worker more than partitions waits as a spare and takes over; a second one of a slot is refused or ends the first."""
+    house = Installation(kafka, tmp_path / "house", partitions=1, **TOLERANT)
+    house.register(1)
+    traffic = Traffic(SEED)
+    events = traffic.make(300, days=3)
+    half = len(events) // 2
+    with EventProducer(kafka) as producer, house.follow() as progress, Fleet(house, tmp_path, progress) as fleet:
+        working = fleet.start("a").ready()
+        traffic.send(producer, events[:half])
+        producer.flush()
+        fleet.advance(half)
+        fleet.start("b").ready()
+        fleet.spread(0, 1)
+
+        refused = Worker(working.settings)
+        assert refused.wait(30) == 2
+        assert "DRIFTLINE_SLOT" in refused.log.read_text()
+        # The same slot on another machine, which nobody can see beforehand: the later one takes over, one of them ends.
+        elsewhere = fleet.adopt("c", Worker(working.settings.model_copy(update={"home": tmp_path / "c"})))
+        assert working.wait(40) != 0
+        assert "another worker took over" in working.log.read_text()
+        fleet.spread(0, 1)
+
+        elsewhere.kill()
+        fleet.spread(1)
+        traffic.send(producer, events[half:])
+        traffic.beat(producer, traffic.start_ms + 60 * DAY_MS, 1)
+        producer.flush()
+        eventually(
+            lambda: progress.read() == sum(traffic.sent.values()) and not progress.totals()["pending"], timeout=60
+        )
+        check_result(house, traffic, progress)

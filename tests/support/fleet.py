@@ -93,6 +93,11 @@ class Fleet:
         self.workers[slot] = Worker(settings)
         return self.workers[slot]
 
+    def adopt(self, name: str, worker: Worker) -> Worker:
+        """Look after a worker that was started elsewhere."""
+        self.workers[name] = worker
+        return worker
+
     def kill(self, slot: str) -> None:
         """SIGKILL, of a worker that runs."""
         worker = self.workers[slot]
