@@ -92,9 +92,12 @@ class Peer(Protocol):
 
 
 def fingerprint(folder: Path) -> str:
-    """Hash of the files below `folder`: what was built from them need not be built again."""
+    """Hash of a file, or of the files below a folder: what was built from them need not be built again."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "target" not in p.relative_to(folder).parts):
+    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+    for path in files:
+        if "target" in path.relative_to(folder).parts:
+            continue
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
