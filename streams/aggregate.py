@@ -6,8 +6,9 @@ event time; the wall clock decides nothing here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Final
 
 import msgspec
@@ -25,12 +26,15 @@ from schemas.events import (
 )
 from streams.panes import PanePlan
 from streams.series import Series, SeriesState
+from streams.windows import Frame
 
 PlanOf = Callable[[str, int], PanePlan | None]
 AggregateEvent = QualityMetric | DriftMetric | Observation | PaneClosed
 
-SNAPSHOT_VERSION: Final = 1
+SNAPSHOT_VERSION: Final = 2
 NOTHING: Final = -1
+MOST_KEPT: Final = 64
+"""With more live versions than this, detectors are built for each closing instead of kept."""
 
 
 @dataclass
@@ -40,6 +44,11 @@ class ModelPanes:
     series: dict[int, Series] = field(default_factory=dict)
     closed_until: int = NOTHING
     """End of the newest pane that was told closed."""
+    boundary: int | None = None
+    """Watermark at which something closes next."""
+
+    def next_boundary(self) -> int | None:
+        return min((at for series in self.series.values() if (at := series.next_boundary()) is not None), default=None)
 
 
 class _ModelState(msgspec.Struct, array_like=True):
@@ -52,7 +61,17 @@ class _State(msgspec.Struct, array_like=True):
     partitions: int
     watermarks: dict[int, tuple[int, bool]]
     watermark: int
+    frames: list[Frame]
     models: dict[str, _ModelState]
+
+
+@dataclass
+class _Undo:
+    """What a batch found."""
+
+    watermarks: dict[int, tuple[int, bool]]
+    watermark: int
+    models: dict[str, tuple[_ModelState, list[Frame]] | None] = field(default_factory=dict)
 
 
 class AggregatePartition:
@@ -68,7 +87,9 @@ class AggregatePartition:
     Notes
     -----
     Feed records in log order with `merge`; it returns what closed. Several versions of a model have series of their
-    own; one that no longer gets traffic closes its windows and is forgotten.
+    own; one that no longer gets traffic closes its windows and is forgotten. Cost is that of what a record touches:
+    neither a delta nor a watermark looks at models it does not concern. Between `begin` and `commit`, `abort` goes
+    back to where `begin` was.
     """
 
     def __init__(self, partitions: int, plan_of: PlanOf) -> None:
@@ -77,6 +98,13 @@ class AggregatePartition:
         self.watermarks: dict[int, tuple[int, bool]] = {}
         self.watermark = NOTHING
         self._plan_of = plan_of
+        self._frames: dict[Frame, Frame] = {}
+        self._live = 0
+        self._due: list[tuple[int, str]] = []
+        """A heap of (boundary, model); an entry counts while it is the model's boundary."""
+        self._dirty: dict[tuple[str, int], None] = {}
+        """Versions with news, those waiting longest first."""
+        self._undo: _Undo | None = None
 
     # ----------------------------------------------------------------------------------------------- input
 
@@ -98,18 +126,39 @@ class AggregatePartition:
                 before = self.watermarks.get(told.partition, (NOTHING, True))[0]
                 self.watermarks[told.partition] = (max(before, told.watermark_ms), told.idle)
             return self._advance()
-        series = self._series(record)
+        panes = self._touch(record.model)
+        series = self._series(panes, record)
         for delta in record.panes:
             series.add(delta)
+        self._dirty[record.model, record.version] = None
+        boundary = series.next_boundary()
+        if boundary is not None and (panes.boundary is None or boundary < panes.boundary):
+            self._schedule(record.model, panes, boundary)
         return []
 
-    def _series(self, record: JoinedDelta) -> Series:
-        panes = self.models.setdefault(record.model, ModelPanes())
+    def _touch(self, model: str) -> ModelPanes:
+        """A model that is going to change."""
+        panes = self.models.get(model)
+        undo = self._undo
+        if undo is not None and model not in undo.models:
+            undo.models[model] = None if panes is None else _state_of(panes)
+        if panes is None:
+            panes = self.models[model] = ModelPanes()
+        return panes
+
+    def _schedule(self, model: str, panes: ModelPanes, boundary: int | None) -> None:
+        panes.boundary = boundary
+        if boundary is not None:
+            heappush(self._due, (boundary, model))
+
+    def _series(self, panes: ModelPanes, record: JoinedDelta) -> Series:
         series = panes.series.get(record.version)
         if series is None:
-            plan = self._plan(record.model, record.version, record.layout)
-            series = panes.series[record.version] = Series(record.model, record.version, plan)
-        elif series.plan.layout != record.layout:
+            frame = Frame.of(self._plan(record.model, record.version, record.layout))
+            frame = self._frames.setdefault(frame, frame)
+            series = panes.series[record.version] = Series(record.model, record.version, record.layout, frame)
+            self._live += 1
+        elif series.layout != record.layout:
             self._plan(record.model, record.version, record.layout)
         return series
 
@@ -139,9 +188,14 @@ class AggregatePartition:
         if now <= self.watermark:
             return []
         self.watermark = now
+        due = set()
+        while self._due and self._due[0][0] <= now:
+            boundary, model = heappop(self._due)
+            if model in self.models and self.models[model].boundary == boundary:
+                due.add(model)
         out: list[AggregateEvent] = []
-        for model in sorted(self.models):
-            self._advance_model(model, self.models[model], out)
+        for model in sorted(due):
+            self._advance_model(model, self._touch(model), out)
         return out
 
     def _advance_model(self, model: str, panes: ModelPanes, out: list[AggregateEvent]) -> None:
@@ -151,18 +205,23 @@ class AggregatePartition:
             }
             boundary = min(due.values(), default=None)
             if boundary is None or boundary > self.watermark:
+                self._schedule(model, panes, boundary)
                 return
             closed: dict[int, int] = {}
             observations: list[AggregateEvent] = []
-            now = [panes.series[version] for version in sorted(due) if due[version] == boundary]
-            touched = [series.settle(boundary) for series in now]
+            now = [
+                (series, self._plan(model, version, series.layout))
+                for version, series in sorted(panes.series.items())
+                if due.get(version) == boundary
+            ]
+            touched = [series.settle(plan, boundary) for series, plan in now]
             swaps = {series.first_traffic for series in panes.series.values()}
-            for series, corrected in zip(now, touched, strict=True):
-                closing = series.close(boundary, corrected, swaps)
+            for (series, plan), corrected in zip(now, touched, strict=True):
+                closing = series.close(plan, boundary, corrected, swaps, keep=self._live <= MOST_KEPT)
                 out += closing.quality
                 out += closing.drift
                 observations += closing.observations
-                closed.update(dict.fromkeys(closing.closed, series.plan.pane_ms))
+                closed.update(dict.fromkeys(closing.closed, series.frame.pane_ms))
             out += observations
             out += self._superseded(panes, boundary)
             for end, length in sorted(closed.items()):
@@ -170,7 +229,9 @@ class AggregatePartition:
                     panes.closed_until = end
                     out.append(_pane_closed(model, panes, end - length, end, boundary))
             for version in [version for version, series in panes.series.items() if series.over]:
-                out += panes.series.pop(version).detectors.watches.close_all(boundary, "no traffic")
+                out += panes.series.pop(version).silence(boundary, "no traffic")
+                self._dirty.pop((model, version), None)
+                self._live -= 1
 
     @staticmethod
     def _superseded(panes: ModelPanes, boundary: int) -> list[Observation]:
@@ -178,40 +239,80 @@ class AggregatePartition:
         newest = max(series.last_traffic for series in panes.series.values())
         out = []
         for _, series in sorted(panes.series.items()):
-            if series.detectors.watches.open and series.last_traffic < min(newest, series.closed_quality):
-                out += series.detectors.watches.close_all(boundary, "another version answers")
+            if series.last_traffic < min(newest, series.closed_quality):
+                out += series.silence(boundary, "another version answers")
         return out
 
+    # ----------------------------------------------------------------------------------------- provisional
+
+    def next_provisional(self) -> list[QualityMetric] | None:
+        """The newest windows of the version whose news wait longest; None where there are none.
+
+        Notes
+        -----
+        Changes nothing but what is called next: whoever has little time asks for as many as it can bear, and every
+        version has its turn.
+        """
+        while self._dirty:
+            model, version = next(iter(self._dirty))
+            del self._dirty[model, version]
+            series = self.models[model].series.get(version) if model in self.models else None
+            if series is not None:
+                return series.provisional(self._plan(model, version, series.layout))
+        return None
+
     def provisional(self) -> list[QualityMetric]:
-        """The newest windows of every version that changed since the last call. Does not change the state."""
-        return [
-            metric
-            for model in sorted(self.models)
-            for version in sorted(self.models[model].series)
-            for metric in self.models[model].series[version].provisional()
-        ]
+        """The newest windows of every version that changed since they were last asked for."""
+        out: list[QualityMetric] = []
+        while (metrics := self.next_provisional()) is not None:
+            out += metrics
+        return out
 
     def touch(self) -> None:
-        """Let the next call of `provisional` send everything again."""
-        for panes in self.models.values():
-            for series in panes.series.values():
-                series.dirty = True
+        """Let the next calls of `next_provisional` bring everything again."""
+        self._dirty = {(model, version): None for model, panes in self.models.items() for version in panes.series}
+
+    # -------------------------------------------------------------------------------------------- batches
+
+    def begin(self) -> None:
+        """Start a batch; what was merged before counts."""
+        self._undo = _Undo(dict(self.watermarks), self.watermark)
+
+    def commit(self) -> None:
+        """What was merged since `begin` counts."""
+        self._undo = None
+
+    def abort(self) -> None:
+        """Undo what was merged since `begin`; harmless where there was none."""
+        undo, self._undo = self._undo, None
+        if undo is None:
+            return
+        self.watermarks = undo.watermarks
+        self.watermark = undo.watermark
+        for model, state in undo.models.items():
+            self._live -= len(self.models.pop(model).series)
+            if state is not None:
+                self._restore(model, *state)
 
     # ------------------------------------------------------------------------------------------- snapshots
 
     def snapshot(self) -> bytes:
-        """State as bytes; equal states give equal bytes."""
-        state = _State(
-            version=SNAPSHOT_VERSION,
-            partitions=self.partitions,
-            watermarks=dict(sorted(self.watermarks.items())),
-            watermark=self.watermark,
-            models={
-                model: _ModelState([panes.series[v].snapshot() for v in sorted(panes.series)], panes.closed_until)
-                for model, panes in sorted(self.models.items())
-            },
+        """State as bytes; the same records give equal bytes."""
+        numbers: dict[Frame, int] = {}
+        models = {
+            model: _ModelState(
+                [
+                    panes.series[version].snapshot(numbers.setdefault(panes.series[version].frame, len(numbers)))
+                    for version in sorted(panes.series)
+                ],
+                panes.closed_until,
+            )
+            for model, panes in sorted(self.models.items())
+        }
+        watermarks = dict(sorted(self.watermarks.items()))
+        return msgspec.msgpack.encode(
+            _State(SNAPSHOT_VERSION, self.partitions, watermarks, self.watermark, list(numbers), models)
         )
-        return msgspec.msgpack.encode(state)
 
     @classmethod
     def from_snapshot(cls, data: bytes, plan_of: PlanOf) -> AggregatePartition:
@@ -220,32 +321,51 @@ class AggregatePartition:
         Raises
         ------
         StateError
-            Not a snapshot of this release, or of versions that are not known.
+            Not a snapshot of this release.
         """
         try:
             state = msgspec.msgpack.decode(data, type=_State)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise StateError(
-                f"not a snapshot of this release: {error}",
-                where="monitoring-journal",
-                remedy="start the release that wrote it and drain joined-deltas before changing",
-            ) from error
+            raise _foreign(str(error)) from error
+        if state.version != SNAPSHOT_VERSION:
+            raise _foreign(f"version {state.version}")
         restored = cls(state.partitions, plan_of)
         restored.watermarks = state.watermarks
         restored.watermark = state.watermark
+        frames = [restored._frames.setdefault(frame, frame) for frame in state.frames]
         for model, of_model in state.models.items():
-            panes = restored.models[model] = ModelPanes(closed_until=of_model.closed_until)
-            for series in of_model.series:
-                plan = restored._plan(model, series.version, series.layout)
-                panes.series[series.version] = Series.from_snapshot(model, series, plan)
+            restored._restore(model, of_model, frames)
         return restored
+
+    def _restore(self, model: str, state: _ModelState, frames: Sequence[Frame]) -> None:
+        panes = self.models[model] = ModelPanes(closed_until=state.closed_until)
+        for series in state.series:
+            panes.series[series.version] = Series.from_snapshot(model, series, frames[series.frame])
+            self._dirty[model, series.version] = None
+        self._live += len(panes.series)
+        self._schedule(model, panes, panes.next_boundary())
+
+
+def _foreign(what: str) -> StateError:
+    return StateError(
+        f"not a snapshot of this release: {what}",
+        where="monitoring-journal",
+        remedy="start the release that wrote it and drain joined-deltas before changing",
+    )
+
+
+def _state_of(panes: ModelPanes) -> tuple[_ModelState, list[Frame]]:
+    """State of a model, and the frames that its series number."""
+    series = [panes.series[version] for version in sorted(panes.series)]
+    state = _ModelState([one.snapshot(number) for number, one in enumerate(series)], panes.closed_until)
+    return state, [one.frame for one in series]
 
 
 def _pane_closed(model: str, panes: ModelPanes, start: int, end: int, boundary: int) -> PaneClosed:
     labelled = sum(
         series.labelled(pane)
         for series in panes.series.values()
-        for pane in range(start, end, series.plan.pane_ms)
+        for pane in range(start, end, series.frame.pane_ms)
         if start <= pane < end
     )
     return PaneClosed(

@@ -1,4 +1,8 @@
-"""One version's panes over time: effects settle pane by pane, windows close, open anew when corrected."""
+"""One version's panes over time: effects settle pane by pane, windows close, open anew when corrected.
+
+There may be tens of thousands of these in one process: counters stay packed (`streams.packed`) until their sums are
+asked for, the plan is handed in where it is needed, and detectors are built from their state for a closing.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,23 @@ from numpy.typing import NDArray
 
 from schemas.codec import segment_of, utc
 from schemas.events import DriftMetric, Observation, PaneDelta, QualityMetric, WindowState
+from streams.detection import Key, Watches
 from streams.detectors import Detectors, DetectorState
 from streams.drift.subjects import observed, statistics
 from streams.metrics.compute import compute
-from streams.packed import unpack_counters
+from streams.packed import add_packed, merge_packed, pack_dense
 from streams.panes import PanePlan
-from streams.windows import Window, lookback_ms, windows_ending
+from streams.windows import Frame, Window, windows_ending
 
 Counts = NDArray[np.int64]
+Touched = tuple[str, int]
+"""(segment, pane start)."""
 
 MOST_NEW_SEGMENTS: Final = 100
 """Segments beyond those of the reference that are kept apart; more are counted together."""
 OTHER_SEGMENTS: Final = "(other)"
+MOST_PARTS: Final = 32
+"""Contributions to one pane that wait unmerged: merging costs by the call, waiting by the byte."""
 
 
 @dataclass
@@ -37,13 +46,22 @@ class Closing:
     """Ends of the panes that closed for quality."""
 
 
+class Pane(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Settled counters of one pane of one segment, packed, and the two that are asked for most."""
+
+    counters: bytes
+    predicted: int
+    labelled: int
+
+
 class SeriesState(msgspec.Struct, array_like=True):
-    """Snapshot of a `Series`: arrays as positions (uint32) and values (int64)."""
+    """All of a `Series` but what follows from its plan; it shares only what never changes with the series."""
 
     version: int
     layout: str
-    panes: dict[str, dict[int, tuple[bytes, bytes]]]
-    pending: dict[int, list[tuple[str, int, dict[int, int]]]]
+    frame: int
+    panes: dict[str, dict[int, Pane]]
+    pending: list[tuple[int, str, int, tuple[bytes, ...]]]
     frontier: int | None
     closed_traffic: int
     closed_quality: int
@@ -51,7 +69,7 @@ class SeriesState(msgspec.Struct, array_like=True):
     last_traffic: int
     revisions: list[tuple[str, int, str, int]]
     ignored: int
-    detectors: DetectorState
+    detectors: bytes
 
 
 class Series:
@@ -61,7 +79,10 @@ class Series:
     ----------
     model : str
     version : int
-    plan : PanePlan
+    layout : str
+        Of the version's plan.
+    frame : Frame
+        Of the version's plan; methods that need more take the plan itself.
 
     Notes
     -----
@@ -70,12 +91,32 @@ class Series:
     came in.
     """
 
-    def __init__(self, model: str, version: int, plan: PanePlan) -> None:
+    __slots__ = (
+        "_live",
+        "closed_quality",
+        "closed_traffic",
+        "detectors",
+        "first_traffic",
+        "frame",
+        "frontier",
+        "ignored",
+        "last_traffic",
+        "layout",
+        "model",
+        "panes",
+        "pending",
+        "revisions",
+        "version",
+    )
+
+    def __init__(self, model: str, version: int, layout: str, frame: Frame) -> None:
         self.model = model
         self.version = version
-        self.plan = plan
-        self.panes: dict[str, dict[int, Counts]] = {}
-        self.pending: dict[int, dict[tuple[str, int], dict[int, int]]] = {}
+        self.layout = layout
+        self.frame = frame
+        self.panes: dict[str, dict[int, Pane]] = {}
+        self.pending: dict[tuple[int, str, int], tuple[bytes, ...]] = {}
+        """What waits by (effect's pane, segment, pane): packed counters, not yet added up."""
         self.frontier: int | None = None
         """Effects of panes before it are settled."""
         self.closed_traffic = 0
@@ -85,27 +126,26 @@ class Series:
         self.revisions: dict[tuple[str, int, str], int] = {}
         self.ignored = 0
         """Contributions to panes that are no longer kept."""
-        self.detectors = Detectors(model, version, plan)
-        self.dirty = False
-        self._at = {name: plan.slots[name].start for name in ("predicted", "labelled")}
-        self._lookback = lookback_ms(plan)
+        self.detectors = b""
+        """Packed `DetectorState`; empty before anything was judged."""
+        self._live: Detectors | None = None
 
     # --------------------------------------------------------------------------------------------- effects
 
     def add(self, delta: PaneDelta) -> None:
         """Put a contribution aside until its effect's pane is complete."""
-        effect = delta.effect_start_ms if self.frontier is None else max(delta.effect_start_ms, self.frontier)
-        waiting = self.pending.setdefault(effect, {}).setdefault((delta.segment, delta.pane_start_ms), {})
-        positions, counts = unpack_counters(delta.counters)
-        for position, count in zip(positions.tolist(), counts.tolist(), strict=True):
-            waiting[position] = waiting.get(position, 0) + count
-        self.dirty = True
+        effect = delta.effect_start_ms
+        if self.frontier is not None and effect < self.frontier:
+            effect = self.frontier
+        key = (effect, delta.segment, delta.pane_start_ms)
+        parts = (*self.pending.get(key, ()), delta.counters)
+        self.pending[key] = (merge_packed(parts),) if len(parts) >= MOST_PARTS else parts
 
     def next_boundary(self) -> int | None:
         """End of the next pane whose effects are to settle; None when nothing is kept or waits."""
         if self.frontier is not None:
-            return self.frontier + self.plan.pane_ms
-        return min(self.pending) + self.plan.pane_ms if self.pending else None
+            return self.frontier + self.frame.pane_ms
+        return min(self.pending)[0] + self.frame.pane_ms if self.pending else None
 
     @property
     def over(self) -> bool:
@@ -114,131 +154,164 @@ class Series:
 
     def labelled(self, pane_start: int) -> int:
         """Settled labelled predictions of a pane."""
-        return self._count("", pane_start, "labelled")
+        pane = self.panes.get("", {}).get(pane_start)
+        return 0 if pane is None else pane.labelled
 
-    def settle(self, boundary: int) -> set[tuple[str, int]]:
-        """Add the effects before `boundary` to their panes; which closed panes (segment, start) they touched."""
+    def settle(self, plan: PanePlan, boundary: int) -> set[Touched]:
+        """Add the effects before `boundary` to their panes; which closed panes they touched."""
+        frame = self.frame
         if self.frontier is None:
-            first = min(pane for waiting in self.pending.values() for _, pane in waiting)
-            self.frontier = boundary - self.plan.pane_ms
+            first = min(pane for _, _, pane in self.pending)
+            self.frontier = boundary - frame.pane_ms
             self.closed_traffic = self.closed_quality = min(first, self.frontier)
-        touched: set[tuple[str, int]] = set()
-        predicted = self._at["predicted"]
+        touched: set[Touched] = set()
         oldest = self._correctable(boundary)
-        for effect in sorted(effect for effect in self.pending if effect < boundary):
-            waiting = self.pending.pop(effect)
-            for (given, pane), counters in sorted(waiting.items()):
-                segment = self._tracked(given)
-                if pane < oldest and pane not in self.panes.get(segment, ()):
-                    self.ignored += 1
-                    continue
-                counts = self._pane(segment, pane)
-                positions = np.fromiter(counters.keys(), np.intp, len(counters))
-                inside = positions < len(counts)
-                amounts = np.fromiter(counters.values(), np.int64, len(counters))
-                np.add.at(counts, positions[inside], amounts[inside])
-                if not segment and counters.get(predicted, 0) > 0:
-                    self.last_traffic = max(self.last_traffic, pane)
-                    self.first_traffic = pane if self.first_traffic < 0 else min(self.first_traffic, pane)
-                if pane < self.closed_quality:
-                    touched.add((segment, pane))
+        sums: dict[Touched, Counts] = {}
+        for key in sorted(key for key in self.pending if key[0] < boundary):
+            _, given, pane = key
+            parts = self.pending.pop(key)
+            segment = self._tracked(given, plan)
+            kept = self.panes.get(segment, {}).get(pane)
+            if kept is None and pane < oldest:
+                self.ignored += 1
+                continue
+            at = (segment, pane)
+            if at not in sums:
+                sums[at] = np.zeros(frame.size_of(segment), np.int64)
+                if kept is None:
+                    self.panes.setdefault(segment, {})[pane] = Pane(b"", 0, 0)
+                else:
+                    add_packed(sums[at], [kept.counters])
+            before = sums[at][frame.predicted]
+            add_packed(sums[at], parts)
+            if not segment and sums[at][frame.predicted] > before:
+                self.last_traffic = max(self.last_traffic, pane)
+                self.first_traffic = pane if self.first_traffic < 0 else min(self.first_traffic, pane)
+            if pane < self.closed_quality:
+                touched.add(at)
+        for (segment, pane), counts in sums.items():
+            self.panes[segment][pane] = Pane(
+                pack_dense(counts), int(counts[frame.predicted]), int(counts[frame.labelled])
+            )
         return touched
 
-    def close(self, boundary: int, touched: set[tuple[str, int]], swaps: Collection[int] = ()) -> Closing:
+    def close(
+        self, plan: PanePlan, boundary: int, touched: set[Touched], swaps: Collection[int] = (), *, keep: bool = True
+    ) -> Closing:
         """Close what `boundary` closes, after `settle`, and send again what was touched.
 
         Parameters
         ----------
+        plan : PanePlan
+        boundary : int
         touched : set of (segment, pane start)
         swaps : collection of int
             Starts of panes in which a version of the model came or went: one that holds a part of a day only says
             nothing about the day, and is not judged by itself.
+        keep : bool
+            Keep the detectors for the next closing, which saves building them again; costs some 20 kB.
         """
         out = Closing()
-        self._revise(touched, out)
-        self._close_quality(boundary, out, swaps)
-        self._close_traffic(boundary, out, swaps)
+        if self._live is None or self._live.plan is not plan:
+            self._live = self._built(plan)
+        self._revise(self._live, touched, out)
+        self._close_quality(self._live, boundary, out, swaps)
+        self._close_traffic(self._live, boundary, out, swaps)
+        self.detectors = msgspec.msgpack.encode(self._live.snapshot())
+        if not keep:
+            self._live = None
         self.frontier = boundary
         self._forget(boundary)
+        return out
+
+    def _built(self, plan: PanePlan) -> Detectors:
+        if not self.detectors:
+            return Detectors(self.model, self.version, plan)
+        state = msgspec.msgpack.decode(self.detectors, type=DetectorState)
+        return Detectors.from_snapshot(self.model, self.version, plan, state)
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether an observation is open."""
+        return bool(self.detectors) and bool(msgspec.msgpack.decode(self.detectors, type=DetectorState).open)
+
+    def silence(self, boundary: int, reason: str) -> list[Observation]:
+        """Close every open observation, because the version no longer answers."""
+        if not self.alarmed:
+            return []
+        state = msgspec.msgpack.decode(self.detectors, type=DetectorState)
+        watches = Watches(self.model, self.version)
+        watches.open = {
+            Key(kind, subject, segment, window): opened for kind, subject, segment, window, opened in state.open
+        }
+        out = watches.close_all(boundary, reason)
+        self.detectors = msgspec.msgpack.encode(msgspec.structs.replace(state, open=[]))
+        self._live = None
         return out
 
     def _judged(self, window: Window, n: int, swaps: Collection[int]) -> bool:
         """Whether a window is whole: it neither begins before the version's first whole pane nor is cut by a swap."""
         if window.start_ms <= self.first_traffic or n < window.events:
             return False
-        return window.end_ms - window.start_ms > self.plan.pane_ms or window.start_ms not in swaps
+        return window.end_ms - window.start_ms > self.frame.pane_ms or window.start_ms not in swaps
 
-    def _tracked(self, segment: str) -> str:
+    def _tracked(self, segment: str, plan: PanePlan) -> str:
         """The segment itself, or the one for all others where there are too many new ones."""
-        known = self.plan.reference.segments
-        if not segment or segment in self.panes or segment in known:
+        if not segment or segment in self.panes:
             return segment
-        if sum(1 for key in self.panes if key and key not in known) < MOST_NEW_SEGMENTS:
+        known = plan.reference.segments
+        if segment in known or sum(1 for key in self.panes if key and key not in known) < MOST_NEW_SEGMENTS:
             return segment
         return f"{segment.partition('=')[0]}={OTHER_SEGMENTS}"
 
-    def _pane(self, segment: str, pane: int) -> Counts:
-        panes = self.panes.setdefault(segment, {})
-        counts = panes.get(pane)
-        if counts is None:
-            size = self.plan.segment_size if segment else self.plan.size
-            counts = panes[pane] = np.zeros(size, dtype=np.int64)
-        return counts
-
     def _correctable(self, boundary: int) -> int:
         """Start of the oldest pane that a correction may still touch."""
-        plan = self.plan
-        return boundary - 2 * plan.pane_ms - plan.max_label_delay_ms - plan.revision_horizon_ms
+        frame = self.frame
+        return boundary - 2 * frame.pane_ms - frame.max_label_delay_ms - frame.revision_horizon_ms
 
     def _forget(self, boundary: int) -> None:
         """Drop the panes that no window which may still be corrected can reach."""
         correctable = self._correctable(boundary)
-        longest = max(self.plan.spec.time_windows.values(), default=self.plan.pane_ms)
-        events = max(self.plan.spec.count_windows.values(), default=0)
+        longest, events, lookback = self.frame.longest_ms, self.frame.events, self.frame.lookback_ms
         for segment in list(self.panes):
             panes = self.panes[segment]
             counted = 0
             for pane in sorted((p for p in panes if p < correctable), reverse=True):
                 # Count windows keep what they need and a pane more, because corrections may take labels away.
-                if pane < correctable - longest and (counted > events or pane < correctable - self._lookback):
+                if pane < correctable - longest and (counted > events or pane < correctable - lookback):
                     del panes[pane]
                 elif counted <= events:
-                    counted += int(panes[pane][self._at["labelled"]]) if events else 1
+                    counted += panes[pane].labelled if events else 1
             if not panes:
                 del self.panes[segment]
         self.revisions = {key: count for key, count in self.revisions.items() if key[1] >= correctable}
 
     # --------------------------------------------------------------------------------------------- windows
 
-    def _count(self, segment: str, pane: int, name: str) -> int:
-        counts = self.panes.get(segment, {}).get(pane)
-        return 0 if counts is None else int(counts[self._at[name]])
+    def _predicted(self, pane: int) -> int:
+        held = self.panes.get("", {}).get(pane)
+        return 0 if held is None else held.predicted
 
     def _sum(self, segment: str, window: Window) -> tuple[Counts, int]:
         """Counters of a window and in how many panes it has labels."""
         panes = self.panes.get(segment, {})
-        total = np.zeros(self.plan.segment_size if segment else self.plan.size, dtype=np.int64)
-        labelled = self._at["labelled"]
-        filled = 0
-        span = range(window.start_ms, window.end_ms, self.plan.pane_ms)
-        for pane in span if len(span) < len(panes) else sorted(p for p in panes if p in span):
-            counts = panes.get(pane)
-            if counts is not None:
-                total += counts
-                filled += bool(counts[labelled])
-        return total, filled
+        total = np.zeros(self.frame.size_of(segment), np.int64)
+        held = [pane for start, pane in panes.items() if window.start_ms <= start < window.end_ms]
+        add_packed(total, [pane.counters for pane in held])
+        return total, sum(1 for pane in held if pane.labelled)
 
     def _windows(self, segment: str, end: int) -> list[Window]:
-        labelled = self._at["labelled"]
-        by_pane = {pane: int(counts[labelled]) for pane, counts in self.panes.get(segment, {}).items()}
-        return windows_ending(self.plan, end, by_pane)
+        by_pane = {pane: held.labelled for pane, held in self.panes.get(segment, {}).items()}
+        return windows_ending(self.frame, end, by_pane)
 
     def _segments(self) -> list[str]:
         """Overall first, then the segments in order."""
         return sorted(self.panes)
 
-    def _metric(self, segment: str, window: Window, total: Counts, state: WindowState, revision: int) -> QualityMetric:
-        predicted, labelled = int(total[self._at["predicted"]]), int(total[self._at["labelled"]])
+    def _metric(
+        self, plan: PanePlan, segment: str, window: Window, total: Counts, *, state: WindowState, revision: int = 0
+    ) -> QualityMetric:
+        predicted, labelled = int(total[self.frame.predicted]), int(total[self.frame.labelled])
         return QualityMetric(
             model=self.model,
             version=self.version,
@@ -250,71 +323,77 @@ class Series:
             revision=revision,
             n=labelled,
             coverage=min(labelled / predicted, 1.0) if predicted > 0 else 0.0,
-            metrics=compute(self.plan, total),
+            metrics={**compute(plan, total)},
         )
 
-    def _close_quality(self, boundary: int, out: Closing, swaps: Collection[int]) -> None:
-        pane_ms = self.plan.pane_ms
-        last = (boundary - self.plan.max_label_delay_ms) // pane_ms * pane_ms
+    def _close_quality(self, detectors: Detectors, boundary: int, out: Closing, swaps: Collection[int]) -> None:
+        pane_ms = self.frame.pane_ms
+        last = (boundary - self.frame.max_label_delay_ms) // pane_ms * pane_ms
         while self.closed_quality < last:
             end = self.closed_quality + pane_ms
             self.closed_quality = end
             out.closed.append(end)
-            if self._count("", end - pane_ms, "predicted") <= 0:
+            if self._predicted(end - pane_ms) <= 0:
                 continue  # nothing was predicted: the last windows stand
             for segment in self._segments():
                 for window in self._windows(segment, end):
                     total, filled = self._sum(segment, window)
-                    if total[self._at["predicted"]] <= 0:
+                    if total[self.frame.predicted] <= 0:
                         continue
-                    metric = self._metric(segment, window, total, "closed", 0)
+                    metric = self._metric(detectors.plan, segment, window, total, state="closed")
                     out.quality.append(metric)
                     if self._judged(window, metric.n, swaps):
-                        out.observations += self.detectors.quality(
+                        out.observations += detectors.quality(
                             segment, window, metric, total=total, filled=filled, now_ms=boundary
                         )
             pane = Window("pane", end - pane_ms, end)
             if self._judged(pane, 0, swaps):
-                out.observations += self.detectors.pane(pane, self._sum("", pane)[0], boundary)
+                out.observations += detectors.pane(pane, self._sum("", pane)[0], boundary)
             for window in self._timed(end):
                 total, _ = self._sum("", window)
-                out.drift += self._drift(window, total, ("label",), "closed", 0)
+                out.drift += self._drift(detectors, window, total, ("label",), state="closed")
                 if self._judged(window, 0, swaps):
-                    out.observations += self.detectors.labels(window, total, boundary)
+                    out.observations += detectors.labels(window, total, boundary)
 
-    def _close_traffic(self, boundary: int, out: Closing, swaps: Collection[int]) -> None:
-        pane_ms = self.plan.pane_ms
+    def _close_traffic(self, detectors: Detectors, boundary: int, out: Closing, swaps: Collection[int]) -> None:
+        pane_ms = self.frame.pane_ms
         while self.closed_traffic < boundary:
             end = self.closed_traffic + pane_ms
             self.closed_traffic = end
-            if self._count("", end - pane_ms, "predicted") <= 0:
+            if self._predicted(end - pane_ms) <= 0:
                 continue
             for window in self._timed(end):
                 total, _ = self._sum("", window)
-                out.drift += self._drift(window, total, None, "closed", 0)
+                out.drift += self._drift(detectors, window, total, None, state="closed")
                 if self._judged(window, 0, swaps):
-                    out.observations += self.detectors.traffic(window, total, boundary)
+                    out.observations += detectors.traffic(window, total, boundary)
             longest = max(self._timed(end), key=lambda window: window.end_ms - window.start_ms)
             for segment in self._segments():
                 if segment:
-                    total, _ = self._sum(segment, longest)
-                    out.observations += self.detectors.segment(
-                        segment, longest, int(total[self._at["predicted"]]), boundary
-                    )
+                    held = self.panes[segment].items()
+                    predicted = sum(p.predicted for at, p in held if longest.start_ms <= at < longest.end_ms)
+                    out.observations += detectors.segment(segment, longest, predicted, boundary)
 
     def _timed(self, end: int) -> list[Window]:
         """Windows that drift is measured in: the time windows, the pane where there are none."""
-        windows = [window for window in windows_ending(self.plan, end, {}) if window.timed]
-        return windows or [Window("pane", end - self.plan.pane_ms, end)]
+        windows = [window for window in windows_ending(self.frame, end, {}) if window.timed]
+        return windows or [Window("pane", end - self.frame.pane_ms, end)]
 
     def _drift(
-        self, window: Window, total: Counts, names: Iterable[str] | None, state: WindowState, revision: int
+        self,
+        detectors: Detectors,
+        window: Window,
+        total: Counts,
+        names: Iterable[str] | None,
+        *,
+        state: WindowState,
+        revision: int = 0,
     ) -> Iterator[DriftMetric]:
         """Drift of the named subjects; None: all that close with the traffic."""
-        for subject in self.detectors.subjects:
+        for subject in detectors.subjects:
             if (subject.name == "label") if names is None else (subject.name not in names):
                 continue
-            counts = observed(self.plan, subject, total)
+            counts = observed(detectors.plan, subject, total)
             yield DriftMetric(
                 model=self.model,
                 version=self.version,
@@ -329,33 +408,37 @@ class Series:
                 statistics=statistics(subject, counts, total),
             )
 
-    def _revise(self, touched: set[tuple[str, int]], out: Closing) -> None:
+    def _revise(self, detectors: Detectors, touched: set[Touched], out: Closing) -> None:
         """Send again the closed windows that hold a pane which an effect changed."""
-        pane_ms = self.plan.pane_ms
-        longest = max(self.plan.spec.time_windows.values(), default=pane_ms)
-        events = max(self.plan.spec.count_windows.values(), default=0)
+        pane_ms = self.frame.pane_ms
+        longest, events, lookback = self.frame.longest_ms, self.frame.events, self.frame.lookback_ms
         reach: dict[tuple[str, int], set[int]] = {}
         for segment, pane in touched:
+            panes = self.panes.get(segment, {})
             newer = 0
-            for end in range(pane + pane_ms, min(pane + self._lookback, self.closed_quality) + 1, pane_ms):
-                newer += self._count(segment, end - pane_ms, "labelled") if end > pane + pane_ms else 0
+            for end in range(pane + pane_ms, min(pane + lookback, self.closed_quality) + 1, pane_ms):
+                last = panes.get(end - pane_ms)
+                newer += last.labelled if last is not None and end > pane + pane_ms else 0
                 if end > pane + longest and newer > events:
                     break  # no window that ends here or later looks back so far
                 reach.setdefault((segment, end), set()).add(pane)
-        for (segment, end), panes in sorted(reach.items()):
-            if self._count("", end - pane_ms, "predicted") <= 0:
+        for (segment, end), changed in sorted(reach.items()):
+            if self._predicted(end - pane_ms) <= 0:
                 continue
             for window in self._windows(segment, end):
                 # A withdrawn label makes count windows longer: the pane itself may only now be inside, or just outside.
                 start = window.start_ms if window.timed else window.start_ms - pane_ms
-                if not any(start <= pane < end for pane in panes):
+                if not any(start <= pane < end for pane in changed):
                     continue
                 total, _ = self._sum(segment, window)
-                if total[self._at["predicted"]] > 0:
+                if total[self.frame.predicted] > 0:
                     revision = self._next_revision(window, segment)
-                    out.quality.append(self._metric(segment, window, total, "revised", revision))
+                    metric = self._metric(detectors.plan, segment, window, total, state="revised", revision=revision)
+                    out.quality.append(metric)
                     if not segment and window.timed:
-                        out.drift += self._drift(window, total, ("label",), "revised", revision)
+                        out.drift += self._drift(
+                            detectors, window, total, ("label",), state="revised", revision=revision
+                        )
 
     def _next_revision(self, window: Window, segment: str) -> int:
         key = (window.name, window.end_ms, segment)
@@ -364,56 +447,52 @@ class Series:
 
     # ----------------------------------------------------------------------------------------- provisional
 
-    def provisional(self) -> list[QualityMetric]:
-        """The newest windows as they stand, with what has not settled yet; empty when nothing changed."""
-        if not self.dirty:
-            return []
-        self.dirty = False
-        waiting: dict[str, dict[int, list[dict[int, int]]]] = {}
-        newest = self.last_traffic
-        for effects in self.pending.values():
-            for (segment, pane), counters in effects.items():
-                waiting.setdefault(segment, {}).setdefault(pane, []).append(counters)
-                if not segment and counters.get(self._at["predicted"], 0) > 0:
-                    newest = max(newest, pane)
+    def provisional(self, plan: PanePlan) -> list[QualityMetric]:
+        """The newest windows as they stand, with what has not settled yet; changes nothing."""
+        frame = self.frame
+        waiting: dict[str, dict[int, list[bytes]]] = {}
+        for (_, segment, pane), parts in self.pending.items():
+            waiting.setdefault(segment, {}).setdefault(pane, []).extend(parts)
+        sums: dict[Touched, Counts] = {}
+        for segment, by_pane in waiting.items():
+            for pane, contributions in by_pane.items():
+                counts = sums[segment, pane] = np.zeros(frame.size_of(segment), np.int64)
+                add_packed(counts, contributions)
+        fresh = [pane for (segment, pane), counts in sums.items() if not segment and counts[frame.predicted] > 0]
+        newest = max([self.last_traffic, *fresh])
         if newest < 0:
             return []
-        end = newest + self.plan.pane_ms
+        end = newest + frame.pane_ms
         out = []
-        labelled_at = self._at["labelled"]
         for segment in sorted(set(self.panes) | set(waiting)):
-            labelled = {pane: int(counts[labelled_at]) for pane, counts in self.panes.get(segment, {}).items()}
-            for pane, contributions in waiting.get(segment, {}).items():
-                labelled[pane] = labelled.get(pane, 0) + sum(c.get(labelled_at, 0) for c in contributions)
-            for window in windows_ending(self.plan, end, labelled):
+            labelled = {pane: held.labelled for pane, held in self.panes.get(segment, {}).items()}
+            for pane in waiting.get(segment, ()):
+                labelled[pane] = labelled.get(pane, 0) + int(sums[segment, pane][frame.labelled])
+            for window in windows_ending(frame, end, labelled):
                 total, _ = self._sum(segment, window)
-                for pane, contributions in waiting.get(segment, {}).items():
+                for pane in waiting.get(segment, ()):
                     if window.start_ms <= pane < window.end_ms:
-                        for counters in contributions:
-                            for position, count in counters.items():
-                                if position < len(total):
-                                    total[position] += count
-                if total[self._at["predicted"]] > 0:
-                    out.append(self._metric(segment, window, total, "provisional", 0))
+                        total += sums[segment, pane]
+                if total[frame.predicted] > 0:
+                    out.append(self._metric(plan, segment, window, total, state="provisional"))
         return out
 
     # ------------------------------------------------------------------------------------------- snapshots
 
-    def snapshot(self) -> SeriesState:
-        """State as a struct; deterministic."""
-        packed = {
-            segment: {pane: _pack(counts) for pane, counts in sorted(panes.items())}
-            for segment, panes in sorted(self.panes.items())
-        }
-        pending = {
-            effect: [(segment, pane, dict(sorted(c.items()))) for (segment, pane), c in sorted(waiting.items())]
-            for effect, waiting in sorted(self.pending.items())
-        }
+    def snapshot(self, frame: int = 0) -> SeriesState:
+        """State as a struct, cheaply; the same effects in the same order give an equal one.
+
+        Parameters
+        ----------
+        frame : int
+            Where the whole snapshot keeps the frame.
+        """
         return SeriesState(
             version=self.version,
-            layout=self.plan.layout,
-            panes=packed,
-            pending=pending,
+            layout=self.layout,
+            frame=frame,
+            panes={segment: dict(sorted(panes.items())) for segment, panes in sorted(self.panes.items())},
+            pending=[(*key, parts) for key, parts in sorted(self.pending.items())],
             frontier=self.frontier,
             closed_traffic=self.closed_traffic,
             closed_quality=self.closed_quality,
@@ -421,18 +500,15 @@ class Series:
             last_traffic=self.last_traffic,
             revisions=[(*key, count) for key, count in sorted(self.revisions.items())],
             ignored=self.ignored,
-            detectors=self.detectors.snapshot(),
+            detectors=self.detectors,
         )
 
     @classmethod
-    def from_snapshot(cls, model: str, state: SeriesState, plan: PanePlan) -> Series:
+    def from_snapshot(cls, model: str, state: SeriesState, frame: Frame) -> Series:
         """The series that `snapshot` was taken of."""
-        series = cls(model, state.version, plan)
-        for segment, panes in state.panes.items():
-            size = plan.segment_size if segment else plan.size
-            series.panes[segment] = {pane: _unpack(packed, size) for pane, packed in panes.items()}
-        for effect, waiting in state.pending.items():
-            series.pending[effect] = {(segment, pane): counters for segment, pane, counters in waiting}
+        series = cls(model, state.version, state.layout, frame)
+        series.panes = state.panes
+        series.pending = {(effect, segment, pane): parts for effect, segment, pane, parts in state.pending}
         series.frontier = state.frontier
         series.closed_traffic = state.closed_traffic
         series.closed_quality = state.closed_quality
@@ -440,17 +516,5 @@ class Series:
         series.last_traffic = state.last_traffic
         series.revisions = {(name, end, segment): count for name, end, segment, count in state.revisions}
         series.ignored = state.ignored
-        series.detectors = Detectors.from_snapshot(model, state.version, plan, state.detectors)
-        series.dirty = True
+        series.detectors = state.detectors
         return series
-
-
-def _pack(counts: Counts) -> tuple[bytes, bytes]:
-    positions = np.flatnonzero(counts)
-    return positions.astype("<u4").tobytes(), counts[positions].astype("<i8").tobytes()
-
-
-def _unpack(packed: tuple[bytes, bytes], size: int) -> Counts:
-    counts = np.zeros(size, dtype=np.int64)
-    counts[np.frombuffer(packed[0], "<u4").astype(np.intp)] = np.frombuffer(packed[1], "<i8")
-    return counts

@@ -28,8 +28,60 @@ class Window(NamedTuple):
         return self.events == 0
 
 
-def windows_ending(plan: PanePlan, end_ms: int, labelled: Mapping[int, int]) -> list[Window]:
-    """The windows of a plan that end with the pane before `end_ms`.
+class Frame(NamedTuple):
+    """What of a plan the aggregation needs all the time; many models share one.
+
+    `time_windows` and `count_windows`: names with lengths, in the order written. `size`, `segment_size`, `predicted`,
+    `labelled`: number of counters and the two positions that are looked at most.
+    """
+
+    pane_ms: int
+    max_label_delay_ms: int
+    revision_horizon_ms: int
+    time_windows: tuple[tuple[str, int], ...]
+    count_windows: tuple[tuple[str, int], ...]
+    size: int
+    segment_size: int
+    predicted: int
+    labelled: int
+
+    @classmethod
+    def of(cls, plan: PanePlan) -> Frame:
+        """Frame of a plan."""
+        return cls(
+            plan.pane_ms,
+            plan.max_label_delay_ms,
+            plan.revision_horizon_ms,
+            tuple(plan.spec.time_windows.items()),
+            tuple(plan.spec.count_windows.items()),
+            plan.size,
+            plan.segment_size,
+            plan.slots["predicted"].start,
+            plan.slots["labelled"].start,
+        )
+
+    @property
+    def longest_ms(self) -> int:
+        """Length of the longest time window; a pane where there is none."""
+        return max((length for _, length in self.time_windows), default=self.pane_ms)
+
+    @property
+    def events(self) -> int:
+        """Labelled events of the largest count window; 0 where there is none."""
+        return max((count for _, count in self.count_windows), default=0)
+
+    @property
+    def lookback_ms(self) -> int:
+        """How far before its end the longest window may start."""
+        return max(self.longest_ms, MOST_COUNT_PANES * self.pane_ms if self.count_windows else 0)
+
+    def size_of(self, segment: str) -> int:
+        """Number of counters, overall (``""``) or of a segment."""
+        return self.segment_size if segment else self.size
+
+
+def windows_ending(frame: Frame, end_ms: int, labelled: Mapping[int, int]) -> list[Window]:
+    """The windows that end with the pane before `end_ms`.
 
     Parameters
     ----------
@@ -37,10 +89,9 @@ def windows_ending(plan: PanePlan, end_ms: int, labelled: Mapping[int, int]) -> 
         Labelled events by pane start, for count windows: they hold the newest panes with at least as many events as
         asked for, or as many panes as there are.
     """
-    spec = plan.spec
-    out = [Window(name, end_ms - length, end_ms) for name, length in spec.time_windows.items()]
-    for name, count in spec.count_windows.items():
-        out.append(Window(name, count_window_start(count, end_ms, plan.pane_ms, labelled), end_ms, count))
+    out = [Window(name, end_ms - length, end_ms) for name, length in frame.time_windows]
+    for name, count in frame.count_windows:
+        out.append(Window(name, count_window_start(count, end_ms, frame.pane_ms, labelled), end_ms, count))
     return out
 
 
@@ -60,11 +111,3 @@ def count_window_start(count: int, end_ms: int, pane_ms: int, labelled: Mapping[
         start -= pane_ms
         total += labelled.get(start, 0)
     return min(start, end_ms - pane_ms)
-
-
-def lookback_ms(plan: PanePlan) -> int:
-    """How far before its end the longest window of a plan may start."""
-    longest = max(plan.spec.time_windows.values(), default=plan.pane_ms)
-    if plan.spec.count_windows:
-        longest = max(longest, MOST_COUNT_PANES * plan.pane_ms)
-    return longest

@@ -1,14 +1,15 @@
 """The aggregation as a batch handler: joined deltas in, series and observations out.
 
 State lives in memory. What recovers it is the log alone: the newest snapshot in `monitoring-journal` and the deltas
-after it. An aborted batch goes back to the newest snapshot in memory and merges what was committed since.
+after it. An aborted batch is undone model by model.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -24,8 +25,9 @@ from streams.kafka.records import Output, Record
 from streams.packed import decode_delta
 
 SOURCE: Final = "/driftline/monitoring"
-MOST_KEPT_BYTES: Final = 16_000_000
-"""Committed deltas kept in memory for an abort; more are folded into a snapshot in memory."""
+SMALL_SNAPSHOT_BYTES: Final = 1_000_000
+PROVISIONAL_SHARE: Final = 0.1
+"""Share of time that provisional metrics may take: with many models each has its turn later rather than all at once."""
 
 _log = logging.getLogger("driftline.monitoring")
 
@@ -52,15 +54,13 @@ class _Slot:
     """State of one partition: the live one, and how to get it back."""
 
     live: AggregatePartition
-    base: bytes
-    since: list[bytes] = field(default_factory=list)
-    since_bytes: int = 0
-    batch: list[bytes] = field(default_factory=list)
-    taken: bytes | None = None
-    provisional_at: int = 0
+    snapshot_at: int
+    saved_bytes: int = 0
+    unsaved_bytes: int = 0
+    """Deltas merged since the last snapshot: what a restore would read."""
+    batch_bytes: int = 0
+    taken_bytes: int | None = None
     provisional_sent: bool = False
-    snapshot_at: int = 0
-    unsaved: bool = False
 
 
 class AggregateHandler:
@@ -84,6 +84,8 @@ class AggregateHandler:
         self._plan_of = plan_of
         self._options = options
         self._slots: dict[int, _Slot] = {}
+        self._provisional_at = 0
+        self._turn = 0
 
     @property
     def partitions(self) -> Mapping[int, AggregatePartition]:
@@ -116,7 +118,7 @@ class AggregateHandler:
             elif until is not None:
                 for value in self._snapshots.replay(number, snapshot.offset if snapshot else 0, until):
                     self._merge(live, value)
-            self._slots[number] = _Slot(live, live.snapshot())
+            self._slots[number] = _Slot(live, 0)
         return starts or None
 
     def _load(self, number: int, snapshot: Snapshot | None) -> AggregatePartition:
@@ -141,26 +143,62 @@ class AggregateHandler:
     def process(self, records: Sequence[Record], positions: Positions, now_ms: int) -> Sequence[Output]:
         """Merge a batch; see `streams.kafka.processor.BatchHandler`."""
         outputs: list[Output] = []
+        for slot in self._slots.values():
+            slot.live.begin()
         for record in records:
             if record.value is None:
                 continue
             slot = self._slots[record.partition]
-            slot.batch.append(record.value)
+            slot.batch_bytes += len(record.value)
             outputs += [_output(event) for event in self._merge(slot.live, record.value)]
+        if now_ms - self._provisional_at >= self._options.provisional_interval_ms:
+            provisional = self._provisional()
+            if provisional:
+                self._provisional_at = now_ms
+                outputs += provisional
         for number, slot in self._slots.items():
-            if now_ms - slot.provisional_at >= self._options.provisional_interval_ms:
-                provisional = slot.live.provisional()
-                if provisional:
-                    slot.provisional_at = now_ms
-                    slot.provisional_sent = True
-                    outputs += [_output(metric) for metric in provisional]
-            slot.snapshot_at = slot.snapshot_at or now_ms
-            due = now_ms - slot.snapshot_at >= self._options.snapshot_interval_ms
-            if due and (slot.unsaved or slot.batch):
+            if self._due(number, slot, now_ms):
                 slot.snapshot_at = now_ms
-                slot.taken = slot.live.snapshot()
-                outputs += pack_snapshot(number, Snapshot(positions.next[JOINED_DELTAS, number], slot.taken))
+                taken = slot.live.snapshot()
+                slot.taken_bytes = len(taken)
+                outputs += pack_snapshot(number, Snapshot(positions.next[JOINED_DELTAS, number], taken))
         return outputs
+
+    def _provisional(self) -> list[Output]:
+        """Newest windows of versions with news, partition by partition in turn, for as long as they may take."""
+        budget_s = self._options.provisional_interval_ms / 1000 * PROVISIONAL_SHARE
+        deadline = time.monotonic() + budget_s
+        outputs: list[Output] = []
+        turn = list(self._slots)
+        if turn:
+            first = self._turn % len(turn)
+            turn = turn[first:] + turn[:first]
+        while turn:
+            for number in tuple(turn):
+                slot = self._slots[number]
+                metrics = slot.live.next_provisional()
+                if metrics is None:
+                    turn.remove(number)
+                    continue
+                slot.provisional_sent = True
+                outputs += [_output(metric) for metric in metrics]
+                if time.monotonic() >= deadline:
+                    self._turn = list(self._slots).index(number) + 1
+                    return outputs
+        return outputs
+
+    def _due(self, number: int, slot: _Slot, now_ms: int) -> bool:
+        """Whether to save a partition: not all at once, and a large state only after as much has come in.
+
+        What is written for snapshots stays below what is read, and what a restore reads below twice the state.
+        """
+        interval = self._options.snapshot_interval_ms
+        if not slot.snapshot_at:
+            slot.snapshot_at = now_ms - interval * (number % len(self._slots)) // (2 * len(self._slots))
+        unsaved = slot.unsaved_bytes + slot.batch_bytes
+        if not unsaved or now_ms - slot.snapshot_at < interval:
+            return False
+        return slot.saved_bytes <= SMALL_SNAPSHOT_BYTES or unsaved >= slot.saved_bytes
 
     @staticmethod
     def _merge(live: AggregatePartition, value: bytes) -> list[AggregateEvent]:
@@ -179,32 +217,23 @@ class AggregateHandler:
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
         """The batch counts."""
         for slot in self._slots.values():
+            slot.live.commit()
             slot.provisional_sent = False
-            if slot.batch:
-                slot.since += slot.batch
-                slot.since_bytes += sum(map(len, slot.batch))
-                slot.batch = []
-                slot.unsaved = True
-            if slot.taken is not None:
-                slot.base, slot.taken = slot.taken, None
-                slot.since, slot.since_bytes = [], 0
-                slot.unsaved = False
-            elif slot.since_bytes > MOST_KEPT_BYTES:
-                slot.base = slot.live.snapshot()
-                slot.since, slot.since_bytes = [], 0
+            slot.unsaved_bytes += slot.batch_bytes
+            slot.batch_bytes = 0
+            if slot.taken_bytes is not None:
+                slot.saved_bytes, slot.taken_bytes = slot.taken_bytes, None
+                slot.unsaved_bytes = 0
 
     def aborted(self) -> None:
-        """The batch does not count: go back to the newest snapshot in memory and merge what was committed since."""
+        """The batch does not count: undo it."""
         for slot in self._slots.values():
-            if slot.taken is not None:
-                slot.taken = None
+            slot.live.abort()
+            slot.batch_bytes = 0
+            if slot.taken_bytes is not None:
+                slot.taken_bytes = None
                 slot.snapshot_at = 1
-            if slot.batch:
-                slot.batch = []
-                slot.live = AggregatePartition.from_snapshot(slot.base, self._plan_of)
-                for value in slot.since:
-                    self._merge(slot.live, value)
-            elif slot.provisional_sent:
+            if slot.provisional_sent:
                 slot.live.touch()
             slot.provisional_sent = False
 

@@ -25,6 +25,7 @@ from schemas.events import (
 from streams.aggregate import AggregateEvent, AggregatePartition
 from streams.packed import pack_counters
 from streams.panes import PanePlan, negated
+from streams.series import MOST_PARTS
 from tests.support.plans import plan, prediction
 from tests.support.replay import DAY, Event, deltas, split, watermark
 
@@ -173,7 +174,7 @@ def test_observations_of_a_superseded_version_close() -> None:
     ]
     assert (1, "opened", None) in seen
     assert (1, "closed", "another version answers") in seen
-    assert aggregate.models["m"].series[1].detectors.watches.open == {}
+    assert not aggregate.models["m"].series[1].alarmed
     # Each opened one is closed at most once, and nothing is updated after it closed.
     by_key: dict[tuple[object, ...], list[str]] = {}
     for e in events:
@@ -253,7 +254,7 @@ def test_new_segments_are_bounded() -> None:
     _feed(aggregate, [deltas(p, many), watermark(DAY)])
     panes = aggregate.models["m"].series[1].panes
     assert len(panes) == 1 + 100 + 1
-    assert int(panes["origin=(other)"][0][0]) == 200
+    assert panes["origin=(other)"][0].predicted == 200
 
 
 def test_provisional_shows_what_has_not_settled() -> None:
@@ -412,3 +413,95 @@ def test_times_are_those_of_the_decision() -> None:
     out = _feed(aggregate, [deltas(p, _events(0, 10)), watermark(30 * DAY)])
     closed = next(e for e in out if isinstance(e, PaneClosed))
     assert (closed.pane_start, closed.pane_end, closed.observed_at) == (utc(0), utc(DAY), utc(4 * DAY))
+
+
+@settings(max_examples=30, deadline=None)
+@given(history=_histories(), seed=st.integers(0, 2**32))
+def test_an_aborted_batch_leaves_nothing_behind(history: tuple[PanePlan, list[Event]], seed: int) -> None:
+    p, events = history
+    rng = random.Random(seed)
+    records: list[DeltaRecord] = []
+    for day in range(1, 12):
+        of_day = deltas(p, [e for e in events if e.prediction.event_time_ms // DAY == day - 1])
+        records += [*split(of_day, rng.randint(1, 3)), watermark(day * DAY)]
+    whole = AggregatePartition(1, lambda model, version: p)
+    shaken = AggregatePartition(1, lambda model, version: p)
+    expected = _feed(whole, records)
+    got: list[AggregateEvent] = []
+    at = 0
+    while at < len(records):
+        batch = records[at : at + rng.randint(1, 5)]
+        before = shaken.snapshot()
+        shaken.begin()
+        out = _feed(shaken, batch)
+        if rng.random() < 0.5:
+            shaken.abort()
+            assert shaken.snapshot() == before
+            continue
+        shaken.commit()
+        got += out
+        at += len(batch)
+    assert got == expected
+    assert shaken.snapshot() == whole.snapshot()
+
+
+def test_a_watermark_looks_only_at_models_that_it_concerns() -> None:
+    p = plan(watch=("accuracy",))
+    asked: list[str] = []
+
+    def plan_of(model: str, version: int) -> PanePlan:
+        asked.append(model)
+        return p
+
+    aggregate = AggregatePartition(1, plan_of)
+    for day, model in ((0, "early"), (9, "late")):
+        record = msgspec.structs.replace(deltas(p, _events(day, 10)), model=model)
+        aggregate.merge(record)
+    asked.clear()
+    aggregate.merge(watermark(5 * DAY))
+    assert set(asked) == {"early"}
+    asked.clear()
+    assert aggregate.merge(watermark(5 * DAY + 1)) == []
+    assert asked == []
+
+
+def test_news_wait_their_turn() -> None:
+    p = plan(watch=("accuracy",))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    for model in ("a", "b", "c", "a"):
+        aggregate.merge(msgspec.structs.replace(deltas(p, _events(0, 5)), model=model))
+
+    def told() -> str:
+        metrics = aggregate.next_provisional()
+        assert metrics
+        return metrics[0].model
+
+    assert told() == "a"
+    aggregate.merge(msgspec.structs.replace(deltas(p, _events(0, 5)), model="a"))
+    assert [told(), told(), told()] == ["b", "c", "a"]
+    assert aggregate.next_provisional() is None
+
+
+def test_detectors_built_for_each_closing_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = plan(watch=("accuracy",))
+    records: list[DeltaRecord] = []
+    for day in range(25):
+        records += [deltas(p, _events(day, 300, right=0.8 if day < 12 else 0.4)), watermark((day + 1) * DAY)]
+    kept = _feed(AggregatePartition(1, lambda model, version: p), records)
+    monkeypatch.setattr("streams.aggregate.MOST_KEPT", 0)
+    assert _feed(AggregatePartition(1, lambda model, version: p), records) == kept
+    assert any(isinstance(event, Observation) for event in kept)
+
+
+def test_many_small_contributions_add_up() -> None:
+    p = plan(watch=("accuracy",))
+    events = _events(0, 90)
+    whole = AggregatePartition(1, lambda model, version: p)
+    single = AggregatePartition(1, lambda model, version: p)
+    whole.merge(deltas(p, events))
+    for event in events:
+        single.merge(deltas(p, [event]))
+    assert single.provisional() == whole.provisional()
+    waiting = single.models["m"].series[1].pending.values()
+    assert max(map(len, waiting)) <= MOST_PARTS
+    assert _feed(single, [watermark(9 * DAY)]) == _feed(whole, [watermark(9 * DAY)])

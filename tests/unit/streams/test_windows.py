@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.windows import MOST_COUNT_PANES, Window, count_window_start, lookback_ms, windows_ending
+from streams.windows import MOST_COUNT_PANES, Frame, Window, count_window_start, windows_ending
 from tests.support.plans import plan
 from tests.support.replay import DAY
 
@@ -31,11 +31,12 @@ def test_count_windows_look_back_a_bounded_way() -> None:
 
 def test_windows_of_a_plan() -> None:
     p = plan(windows=("1d", "7d", "50n"))
-    windows = windows_ending(p, 10 * DAY, {9 * DAY: 20, 8 * DAY: 40})
+    windows = windows_ending(Frame.of(p), 10 * DAY, {9 * DAY: 20, 8 * DAY: 40})
     assert windows == [
         Window("1d", 9 * DAY, 10 * DAY),
         Window("7d", 3 * DAY, 10 * DAY),
         Window("50n", 8 * DAY, 10 * DAY, 50),
     ]
     assert [w.timed for w in windows] == [True, True, False]
-    assert lookback_ms(plan(windows=("1d", "7d"))) == 7 * DAY
+    assert Frame.of(plan(windows=("1d", "7d"))).lookback_ms == 7 * DAY
+    assert Frame.of(p).lookback_ms == MOST_COUNT_PANES * DAY
