@@ -42,7 +42,7 @@ def _judged(name: str, of_b: int) -> list[Observation]:
         revision=0,
         n=len(truth),
         coverage=1.0,
-        metrics=values,
+        metrics={**values},
     )
     found = Detectors("m", 1, plan).quality("", Window("1d", 0, DAY), metric, total=total, filled=1, now_ms=DAY)
     return list(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ NAMES = {
     ],
     "regression": [*METRICS["regression"], "quantile_loss[0.5]", "quantile_loss[0.95]", "clipped_ratio"],
 }
-LABELS = {
+LABELS: dict[str, st.SearchStrategy[Any]] = {
     "binary": st.sampled_from([0, 1]),
     "multiclass": st.sampled_from([*CLASSES, "zebra"]),
     "regression": st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.floats(-1e3, 1e3), st.just(0.0)),
@@ -46,7 +47,7 @@ def predictions(draw: st.DrawFn, task: str) -> Prediction:
     """A prediction of any kind that the codec lets through."""
     share = st.floats(0.0, 1.0)
     if task == "regression":
-        return prediction(value=draw(LABELS[task]), probability=None)  # type: ignore[arg-type]
+        return prediction(value=draw(LABELS[task]), probability=None)
     if task == "binary":
         return prediction(value=draw(st.sampled_from([0, 1, "maybe"])), probability=draw(st.none() | share))
     by_class = st.dictionaries(st.sampled_from([*CLASSES, "zebra"]), share, min_size=1)
