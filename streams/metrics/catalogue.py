@@ -260,7 +260,7 @@ _DELAYS: Final[Mapping[str, Definition]] = {
             _delay(f"label_delay_p{percent}_s"),
             f"{percent} % of the labels came sooner",
             "histogram, 8 bins an octave",
-            "an eighth of the value or 1 s; measured ≤ 1 %",
+            "an eighth of the value or 1 s",
             "Hyndman and Fan 1996, type 1",
         )
         for percent in (50, 90, 99)

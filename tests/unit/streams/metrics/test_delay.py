@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.events import QualityMetric
 from schemas.metrics import LABEL_DELAYS
+from streams.aggregate import AggregatePartition
 from streams.metrics.delay import delay_bin, delay_edge, label_delays
+from tests.support.plans import plan, prediction
+from tests.support.replay import DAY, Event, deltas, watermark
 
 LONGEST = 10**7
 DELAYS = st.lists(st.integers(0, LONGEST), min_size=1, max_size=200)
@@ -50,3 +54,18 @@ def test_spread_delays_are_known_much_better() -> None:
 
 def test_nothing_is_absent() -> None:
     assert label_delays(np.zeros(10, dtype=np.int64), 0, LONGEST) == {}
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_closed_windows_tell_how_late_labels_came(task: str) -> None:
+    p = plan(task)
+    value: dict[str, float | str] = {"binary": 1, "multiclass": "a", "regression": 5.0}
+    delays = [60_000 * minutes for minutes in range(1, 101)]
+    events = [Event(prediction(f"{d}", 1000, value=value[task], probability=None), value[task], d) for d in delays]
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    out = [event for record in (deltas(p, events), watermark(4 * DAY)) for event in aggregate.merge(record)]
+    windows = [m for m in out if isinstance(m, QualityMetric) and m.window == "1d" and m.segment is None]
+    assert [m.n for m in windows] == [100]
+    assert windows[0].metrics["label_delay_mean_s"] == pytest.approx(50.5 * 60)
+    assert windows[0].metrics["label_delay_p50_s"] == pytest.approx(50 * 60, rel=1 / 8)
+    assert windows[0].metrics["label_delay_p99_s"] == pytest.approx(99 * 60, rel=1 / 8)
