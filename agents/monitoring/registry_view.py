@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import partial
+from itertools import accumulate
+from typing import Any, Final
 
 from agents.artifacts import ArtifactStore
 from schemas.codec import decode
@@ -19,6 +23,46 @@ from streams.panes import PanePlan
 
 DEFAULT_LABEL_HORIZON_MS = 7 * 86_400_000
 """How long labels wait for predictions while no model is registered."""
+MOST_REFERENCES: Final = 64
+"""Reference statistics that stay decoded: only compiling a plan and closing a window need them."""
+
+
+class LightPlan(PanePlan):
+    """A plan that gives its reference back after compiling, and shares what many plans have alike.
+
+    Parameters
+    ----------
+    spec : Specification
+    reference : callable
+        Brings the reference statistics, every time they are asked for.
+    shared : dict
+        Layouts of earlier plans, by their shape.
+
+    Notes
+    -----
+    Reference statistics of twenty features take twice the memory of the plan itself, and there may be tens of
+    thousands of versions.
+    """
+
+    def __init__(
+        self, spec: Specification, reference: Callable[[], ReferenceStatistics], shared: dict[Hashable, Any]
+    ) -> None:
+        self._load = reference
+        self._held: ReferenceStatistics | None = None
+        super().__init__(spec, reference())
+        self._held = None
+        shape = tuple((name, where.start, where.stop) for name, where in self.slots.items())
+        self.slots, self.features, self._at = shared.setdefault(shape, (self.slots, self.features, self._at))
+        self._numeric = [numeric._replace(where=self.features[numeric.name]) for numeric in self._numeric]
+
+    @property
+    def reference(self) -> ReferenceStatistics:
+        """Statistics of the reference, loaded again if need be."""
+        return self._load() if self._held is None else self._held
+
+    @reference.setter
+    def reference(self, reference: ReferenceStatistics) -> None:
+        self._held = reference
 
 
 class RegistryView:
@@ -44,7 +88,11 @@ class RegistryView:
         self._versions: dict[tuple[str, int], VersionState] = {}
         self._specs: dict[str, Specification] = {}
         self._plans: dict[tuple[str, int], PanePlan] = {}
+        self._by_content: dict[tuple[str, str], PanePlan] = {}
+        self._references: OrderedDict[str, ReferenceStatistics] = OrderedDict()
+        self._shapes: dict[Hashable, Any] = {}
         self._horizons: list[tuple[int, int]] = []
+        self._longest: list[int] = []
         self._needed_ms = 0
         self._epoch = 0
         self._tail = Tail(kafka, [REGISTRY_STATE], from_beginning=True)
@@ -82,6 +130,7 @@ class RegistryView:
                     insort(self._horizons, (version.registered_epoch, spec.revision_horizon_ms))
                     self._needed_ms = max(self._needed_ms, spec.max_label_delay_ms + spec.revision_horizon_ms)
             self._epoch = max(self._epoch, state.epoch)
+        self._longest = list(accumulate((horizon for _, horizon in self._horizons), max))
 
     def _specification(self, sha: str) -> Specification:
         found = self._specs.get(sha)
@@ -131,8 +180,24 @@ class RegistryView:
             state = self._versions.get(key)
             if state is None:
                 return None
-            reference = decode(self._artifacts.get(state.reference), ReferenceStatistics)
-            return self._plans.setdefault(key, PanePlan(self._specification(state.specification), reference))
+            content = (state.specification, state.reference)
+            plan = self._by_content.get(content)
+            if plan is None:
+                spec = self._specification(state.specification)
+                load = partial(self._reference, state.reference)
+                plan = self._by_content[content] = LightPlan(spec, load, self._shapes)
+            self._plans[key] = plan
+            return plan
+
+    def _reference(self, sha: str) -> ReferenceStatistics:
+        with self._lock:
+            found = self._references.pop(sha, None)
+            if found is None:
+                found = decode(self._artifacts.get(sha), ReferenceStatistics)
+            self._references[sha] = found
+            if len(self._references) > MOST_REFERENCES:
+                self._references.popitem(last=False)
+            return found
 
     def plan_or_refresh(self, model: str, version: int) -> PanePlan | None:
         """As `plan`, looking again before it says None."""
@@ -146,7 +211,7 @@ class RegistryView:
         """Longest revision_horizon of the versions registered up to `epoch`."""
         with self._lock:
             until = bisect_right(self._horizons, epoch, key=lambda item: item[0])
-            return max((horizon for _, horizon in self._horizons[:until]), default=DEFAULT_LABEL_HORIZON_MS)
+            return self._longest[until - 1] if until else DEFAULT_LABEL_HORIZON_MS
 
     def registered_by(self, model: str, version: int, epoch: int) -> bool:
         """Whether a version was registered at `epoch`."""
