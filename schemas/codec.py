@@ -79,7 +79,7 @@ def _check_time(event_time_ms: int) -> None:
 
 def _check_integer(name: str, value: int) -> None:
     if not -_INTEGERS <= value < _INTEGERS:
-        raise DecodeError(f"{name} does not fit into 64 bits with sign", reason="schema")
+        raise DecodeError(f"{name} {value} does not fit into 64 bits with sign", reason="schema")
 
 
 def decode_request(data: bytes) -> InferenceRequest:

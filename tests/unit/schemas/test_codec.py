@@ -187,6 +187,6 @@ def test_integers_of_labels_fit_into_64_bits(field: str) -> None:
     for fits in (2**63 - 1, -(2**63)):
         assert getattr(decode_ground_truth(encode(record | {field: fits})), field) == fits
     for too_long in (2**63, -(2**63) - 1, 10**30):
-        with pytest.raises(DecodeError, match=f"{field} does not fit"):
+        with pytest.raises(DecodeError, match=f"{field} -?[0-9]+ does not fit"):
             decode_ground_truth(json.dumps(record | {field: too_long}).encode())
     assert decode_ground_truth(encode(record | {"label": 1e30})).label == 1e30

@@ -156,7 +156,7 @@ def _told(events: Sequence[AggregateEvent]) -> Counter[bytes]:
 
 
 @NAMES
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(traffic(), batches, batches)
 def test_same_result(name: str, sent: list[Sent], one: list[Batch], other: list[Batch]) -> None:
     joins = implementation(name)
@@ -200,7 +200,7 @@ def test_same_result(name: str, sent: list[Sent], one: list[Batch], other: list[
 
 
 @NAMES
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(traffic(tombstones=False), batches, batches)
 def test_everything_told_is_the_same(name: str, sent: list[Sent], one: list[Batch], other: list[Batch]) -> None:
     """Closings, revisions and observations too, where every record has an event time (a tombstone has none)."""
@@ -212,7 +212,7 @@ def test_everything_told_is_the_same(name: str, sent: list[Sent], one: list[Batc
 
 
 @NAMES
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(traffic(), batches)
 def test_watermark_never_goes_back(name: str, sent: list[Sent], schedule: list[Batch]) -> None:
     for worker in Run(sent, schedule, implementation(name)).workers:
