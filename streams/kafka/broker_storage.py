@@ -69,6 +69,8 @@ def properties_text(data: Path, port: int, controller_port: int) -> str:
         "offsets.retention.minutes": 525_600,
         "group.initial.rebalance.delay.ms": 0,
         "group.min.session.timeout.ms": 1_000,
+        # Timed-out transactions hold up every reader behind them; looking for them costs nothing here (default: 10 s).
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
         "auto.create.topics.enable": "false",
         # After a kill, the next start has to wait until the old registration has timed out.
         "broker.session.timeout.ms": 6_000,

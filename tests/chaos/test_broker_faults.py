@@ -77,9 +77,9 @@ def numbered(n: int, start: int = 0) -> list[bytes]:
 def test_a_broker_that_comes_back_costs_nothing(own_broker: EmbeddedKafka, how: str) -> None:
     """Nothing is lost and nothing is copied twice.
 
-    Killed with SIGKILL, Kafka 4.3 itself may leave the group's offsets pending for ever (seen in 2 of 12 runs: the
-    marker of a committed transaction never reached __consumer_offsets). The worker then refuses to guess and says so;
-    this test fails then, and is not part of the default suite.
+    Killed with SIGKILL, a single Kafka 4.3 may itself lose a committed transaction (docs/adr/0013): the
+    group's offsets then stay pending and the worker refuses to guess, or the batch is gone. This test fails then, and
+    is not part of the default suite.
     """
     kafka = KafkaConfig(own_broker.start(), prefix="comes-back.")
     ensure_topics(kafka, 2, TOPICS)

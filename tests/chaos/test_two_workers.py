@@ -87,7 +87,7 @@ def test_fifty_random_kills(kafka: KafkaConfig, tmp_path: Path) -> None:
 
 
 def test_spares_and_slots(kafka: KafkaConfig, tmp_path: Path) -> None:
-    """A worker more than partitions waits as a spare and takes over; a second one of a slot is refused or ends the first."""
+    """A worker more than partitions waits as a spare and takes over; a second one of a slot never works beside it."""
     house = Installation(kafka, tmp_path / "house", partitions=1, **TOLERANT)
     house.register(1)
     traffic = Traffic(SEED)
