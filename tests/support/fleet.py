@@ -93,11 +93,6 @@ class Fleet:
         self.workers[slot] = Worker(settings)
         return self.workers[slot]
 
-    def adopt(self, name: str, worker: Worker) -> Worker:
-        """Look after a worker that was started elsewhere."""
-        self.workers[name] = worker
-        return worker
-
     def kill(self, slot: str) -> None:
         """SIGKILL, of a worker that runs."""
         worker = self.workers[slot]
@@ -216,8 +211,15 @@ def _zombie(fleet: Fleet, rng: random.Random) -> None:
         time.sleep(rng.uniform(0, 1))
     finally:
         os.kill(worker.process.pid, signal.SIGCONT)
-    # Fenced it may end (its supervisor starts another) or drop its batch and join again: both are right.
-    fleet.spread(*_spread(fleet.house.partitions, len(fleet.slots)), timeout=60)
+    # It may drop its batch and join again, or, fenced, end, so that its supervisor starts another: both are right.
+    wanted = sorted(2 * n for n in _spread(fleet.house.partitions, len(fleet.slots)))
+
+    def joined() -> bool:
+        if fleet.workers[slot].process.poll() is not None:
+            fleet.start(slot)
+        return shares(fleet.house.kafka, GROUPS[0]) == wanted
+
+    eventually(joined, timeout=90, interval=0.2, message=lambda: fleet.said(slot))
 
 
 def _spread(partitions: int, members: int) -> list[int]:
