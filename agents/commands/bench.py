@@ -113,6 +113,7 @@ def _peers(text: str) -> list[str] | None:
 
 BENCHES: dict[str, Callable[..., None]] = {
     "join": join,
+    "models": bench_hot_path.models,
     "pending": bench_hot_path.pending,
     "recovery": bench_hot_path.recovery,
     "workers": bench_hot_path.workers,

@@ -51,6 +51,17 @@ def latency(
     _run("latency", as_json, events=events, seconds=seconds, rate=rate, use_cores=cores)
 
 
+def models(
+    as_json: Json = False,
+    events: Annotated[int, typer.Option(min=1_000, help="Predictions, and labels, of each phase.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, alternating.")] = 1,
+    counts: Annotated[str, typer.Option(help="Numbers of models, commas between.")] = "1,100,18000",
+    cores: Cores = None,
+) -> None:
+    """20 features over one, a hundred and 18,000 models on one worker. About 10 minutes."""
+    _run("models", as_json, events=events, rounds=rounds, models=_numbers(counts), use_cores=cores)
+
+
 def _run(name: str, as_json: bool, **options: Any) -> None:
     from agents.commands.bench import benchmark, show
 

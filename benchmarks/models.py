@@ -1,0 +1,335 @@
+"""`driftline bench models`: the same traffic with 20 features over 1, 100 and 18,000 models, on one worker.
+
+Every model is one of its own in the registry: a version, a specification and reference statistics that no other model
+has. One window, open all the time, overall segment. A row has two phases on one running worker: in the first every
+model is met for the first time (plans are compiled then), the second is the figure. A phase ends when both stages have
+committed everything, so an aggregation that lags counts.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from agents.artifacts import ArtifactStore
+from agents.config import Settings, load_settings
+from benchmarks.harness import Contender, Measurement, Note, compare
+from benchmarks.processes import cores
+from benchmarks.progress import Ends, Progress
+from benchmarks.traffic import START_MS
+from benchmarks.worker import TOPICS, Worker, check_totals
+from schemas.codec import encode
+from schemas.events import GroundTruth, ModelState, Prediction, VersionState
+from schemas.reference import CategoricalReference, NumericReference, ReferenceStatistics
+from schemas.specification import parse
+from schemas.topics import GROUND_TRUTH, JOINED_DELTAS, PREDICTIONS, REGISTRY_STATE
+from streams.kafka.admin import delete_topics, end_offsets, ensure_topics
+from streams.kafka.config import KafkaConfig
+from streams.kafka.embedded import EmbeddedKafka
+from streams.kafka.lag import committed_offsets
+from streams.kafka.producer import EventProducer
+from streams.reference import compile_reference
+
+PARTITIONS: Final = 4
+COMMIT_INTERVAL_MS: Final = 200
+NUMERIC: Final = tuple(f"x{n:02d}" for n in range(16))
+CATEGORICAL: Final = tuple(f"c{n}" for n in range(4))
+CATEGORIES: Final = tuple(f"v{n:02d}" for n in range(12))
+MODELS: Final = (1, 100, 18_000)
+_ROWS: Final = 4_000
+_DAY_MS: Final = 86_400_000
+_CHUNK: Final = 20_000
+
+SPECIFICATION: Final = f"""
+[model]
+name = "NAME"
+task = "binary"
+[data]
+id = "id"
+event_time = "at"
+label = "y"
+max_label_delay = "1d"
+[features]
+{chr(10).join(f'{name} = "numeric"' for name in NUMERIC)}
+{chr(10).join(f'{name} = "categorical"' for name in CATEGORICAL)}
+[metrics]
+primary = "roc_auc"
+watch = ["roc_auc", "brier", "accuracy"]
+windows = ["1d"]
+"""
+
+
+@dataclass(frozen=True)
+class _Load:
+    settings: Settings
+    kafka: KafkaConfig
+
+
+def run(
+    *,
+    events: int = 1_000_000,
+    rounds: int = 1,
+    models: Sequence[int] = MODELS,
+    use_cores: int | None = 2,
+    note: Note = lambda _: None,
+) -> dict[str, Any]:
+    """Measure; returns the document of ``driftline bench models --json``.
+
+    Parameters
+    ----------
+    events : int
+        Predictions, and as many labels, of each phase.
+    rounds : int
+    models : sequence of int
+        Numbers of models; the ratios compare the others with the first.
+    use_cores : int, optional
+        Cores for everything, the broker included.
+    note : callable
+        Gets lines of progress.
+    """
+    counts = list(dict.fromkeys(models))
+    with (
+        cores(use_cores) as chosen,
+        tempfile.TemporaryDirectory(prefix="driftline-bench-") as folder,
+        EmbeddedKafka(Path(folder)) as broker,
+    ):
+        servers = broker.start()
+
+        @contextmanager
+        def prepare(number: int) -> Iterator[int]:
+            yield number
+
+        def contender(count: int) -> Contender[int]:
+            def measure(number: int) -> Measurement:
+                return _measure(_install(Path(folder), servers, f"r{number}m{count}"), count, events, note)
+
+            return Contender(_name(count), version("driftline"), measure, about={"models": count})
+
+        return compare(
+            "models",
+            [contender(count) for count in counts],
+            rounds,
+            prepare,
+            baseline=_name(counts[0]),
+            settings={
+                "partitions": PARTITIONS,
+                "commit_interval_ms": COMMIT_INTERVAL_MS,
+                "predictions_per_phase": events,
+                "labels_per_phase": events,
+                "numeric_features": len(NUMERIC),
+                "categorical_features": len(CATEGORICAL),
+                "windows": ["1d"],
+                "segments": 0,
+                "cores": chosen,
+            },
+            note=note,
+        )
+
+
+def _name(count: int) -> str:
+    return f"{count} model" + ("s" if count != 1 else "")
+
+
+def _measure(load: _Load, models: int, events: int, note: Note) -> Measurement:
+    try:
+        began = time.monotonic()
+        register(load.kafka, load.settings, models)
+        note(f"models: {models} registered in {time.monotonic() - began:.0f} s")
+        _produce(load.kafka, models, 0, events)
+        met = _ends(load.kafka)
+        _produce(load.kafka, models, events, events)
+        # A fresh broker has no group coordinator yet: following a group at once crashed the admin client here.
+        committed_offsets(load.kafka, "monitoring-join")
+        with Worker(load.settings) as worker:
+            first = worker.work_off(met)
+            span = worker.work_off(_ends(load.kafka))
+            cpu, at = worker.child.cpu_seconds(), time.monotonic()
+            _caught_up(worker, load.kafka)
+            behind = time.monotonic() - at
+            seconds = span.seconds + behind
+            spent = span.cpu_seconds + worker.child.cpu_seconds() - cpu
+            rss = max(first.peak_rss_bytes, worker.child.peak_rss_bytes)
+        check_totals(load.kafka, predictions=2 * events, labelled=2 * events, labels_matched=2 * events)
+    finally:
+        delete_topics(load.kafka)
+    return Measurement(
+        value=span.events / seconds,
+        cpu_seconds=spent,
+        rss_mib=rss / 2**20,
+        details={
+            "seconds": seconds,
+            "cpu_us_per_event": spent / max(span.events, 1) * 1e6,
+            "aggregation_behind_s": behind,
+            "first_meeting_rate": first.rate,
+            "start_s": first.waited_s,
+        },
+    )
+
+
+def _install(home: Path, servers: str, name: str) -> _Load:
+    settings = load_settings(
+        home=home / name,
+        bootstrap_servers=servers,
+        partitions=PARTITIONS,
+        prefix=f"{name}-",
+        database_url="",
+        artifacts_url="",
+        archive_url="",
+        commit_interval_ms=COMMIT_INTERVAL_MS,
+    )
+    settings.home.mkdir()
+    kafka = KafkaConfig(servers, prefix=settings.prefix)
+    ensure_topics(kafka, settings.partitions)
+    return _Load(settings, kafka)
+
+
+def _ends(kafka: KafkaConfig) -> Ends:
+    return {partition: end for partition, end in end_offsets(kafka, TOPICS).items() if end}
+
+
+def _caught_up(worker: Worker, kafka: KafkaConfig) -> None:
+    """Wait until the aggregation has committed what the join sent.
+
+    Transaction markers stand behind the last record, so the last offset itself is never committed: what counts is
+    that nothing but markers is left.
+    """
+    progress = Progress(kafka, "monitoring-aggregate")
+    deadline = time.monotonic() + 1800
+    ends = {partition: end for partition, end in end_offsets(kafka, [JOINED_DELTAS]).items() if end}
+    while progress.committed(ends) < sum(ends.values()) - len(ends):
+        worker.child.check()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the aggregation lags after 30 minutes; the end of the log:\n{worker.child.tail()}")
+        time.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------------------------- models
+
+
+def model_name(number: int) -> str:
+    """Name of a model."""
+    return f"m{number:05d}"
+
+
+def register(kafka: KafkaConfig, settings: Settings, models: int) -> None:
+    """Put models onto `registry-state`, each with a specification and reference statistics of its own."""
+    base = _base()
+    store = ArtifactStore(settings.artifacts)
+    with EventProducer(kafka) as producer:
+        for number in range(models):
+            name = model_name(number)
+            state = VersionState(
+                version=1,
+                stage="promoted",
+                artifact="",
+                reference=store.put(encode(_own(base, number)), "reference"),
+                specification=store.put(SPECIFICATION.replace("NAME", name).encode(), "specification"),
+                registered_epoch=number + 1,
+            )
+            told = ModelState(
+                model=name, epoch=number + 1, task="binary", champion=1, challenger=None, versions=[state]
+            )
+            producer.send(REGISTRY_STATE, encode(told), name.encode())
+
+
+def _base() -> ReferenceStatistics:
+    rng = np.random.default_rng(7)
+    scores = rng.beta(2, 5, _ROWS)
+    return compile_reference(
+        parse(SPECIFICATION),
+        {
+            **{name: rng.normal(0, 1, _ROWS) for name in NUMERIC},
+            **{name: np.array(CATEGORIES, dtype=object)[rng.integers(0, 12, _ROWS)] for name in CATEGORICAL},
+        },
+        labels=(rng.random(_ROWS) < scores).astype(int),
+        predictions=(scores >= 0.5).astype(int),
+        scores=scores,
+        event_time_ms=START_MS - 14 * _DAY_MS + np.arange(_ROWS) * (14 * _DAY_MS // _ROWS),
+    )
+
+
+def _own(base: ReferenceStatistics, number: int) -> ReferenceStatistics:
+    """The reference of one model: every edge and count differs from every other model's."""
+    shift = number * 1e-6
+
+    def moved(feature: NumericReference | CategoricalReference) -> NumericReference | CategoricalReference:
+        if isinstance(feature, CategoricalReference):
+            return msgspec.structs.replace(feature, counts=[count + number for count in feature.counts])
+        return msgspec.structs.replace(
+            feature,
+            edges=[edge + shift for edge in feature.edges],
+            counts=[count + number for count in feature.counts],
+            mean=feature.mean + shift,
+        )
+
+    assert base.scores is not None
+    squeezed = 1 / (1 + shift)
+    scores = msgspec.structs.replace(base.scores, edges=[edge * squeezed for edge in base.scores.edges])
+    return msgspec.structs.replace(
+        base, features={name: moved(feature) for name, feature in base.features.items()}, scores=scores
+    )
+
+
+# ------------------------------------------------------------------------------------------------ traffic
+
+
+def _produce(kafka: KafkaConfig, models: int, start: int, count: int) -> None:
+    with EventProducer(kafka) as producer:
+        for topic, make in ((PREDICTIONS, predictions), (GROUND_TRUTH, labels)):
+            for key, value in make(models, start, count):
+                producer.send(topic, value, key)
+
+
+def predictions(models: int, start: int, count: int) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of predictions `start` to `start` + `count` - 1, dealt out to models at random."""
+    encoder = msgspec.json.Encoder()
+    for first in range(start, start + count, _CHUNK):
+        size = min(_CHUNK, start + count - first)
+        rng = np.random.default_rng(first)
+        scores, owners = _drawn(rng, models, size)
+        numbers = np.round(rng.normal(0, 1, (size, len(NUMERIC))), 3).tolist()
+        names = rng.integers(0, len(CATEGORIES), (size, len(CATEGORICAL))).tolist()
+        for i in range(size):
+            features: dict[str, Any] = dict(zip(NUMERIC, numbers[i], strict=True))
+            features.update(zip(CATEGORICAL, (CATEGORIES[at] for at in names[i]), strict=True))
+            value = Prediction(
+                prediction_id=f"p{first + i:010d}",
+                model=model_name(owners[i]),
+                version=1,
+                event_time_ms=START_MS + (first + i) % 3_600_000,
+                features=features,
+                prediction=int(scores[i] >= 0.5),
+                probability=scores[i],
+            )
+            yield value.prediction_id.encode(), encoder.encode(value)
+
+
+def labels(models: int, start: int, count: int) -> Iterator[tuple[bytes, bytes]]:
+    """(key, value) of their labels, a minute later."""
+    encoder = msgspec.json.Encoder()
+    for first in range(start, start + count, _CHUNK):
+        size = min(_CHUNK, start + count - first)
+        scores, _ = _drawn(np.random.default_rng(first), models, size)
+        truths = np.random.default_rng(first + 1).random(size) < np.array(scores)
+        for i in range(size):
+            key = f"p{first + i:010d}"
+            at = START_MS + (first + i) % 3_600_000 + 60_000
+            yield (
+                key.encode(),
+                encoder.encode(GroundTruth(prediction_id=key, event_time_ms=at, label=int(truths[i]))),
+            )
+
+
+def _drawn(rng: np.random.Generator, models: int, size: int) -> tuple[list[float], list[int]]:
+    scores = np.round(rng.beta(2, 5, size), 4).tolist()
+    owners = np.minimum((rng.random(size) * models).astype(np.int64), models - 1).tolist()
+    return scores, owners
