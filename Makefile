@@ -26,6 +26,7 @@ check: ## format, lint, types, layers, locks
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 	@$(PY) scripts/check_tree.py
+	@scripts/native.sh --check
 
 bench: ## measure everything, or make bench BENCH=join ARGS=--json
 	@scripts/setup.sh dev

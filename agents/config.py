@@ -10,6 +10,7 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from dotenv import dotenv_values
 from pydantic import Field
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
     future_tolerance_ms: int = Field(default=86_400_000, description="event time may be this far in the future")
     commit_interval_ms: int = Field(default=100, ge=1, description="longest a hot-path batch is collected")
     batch_records: int = Field(default=20_000, ge=1, description="most records in one hot-path batch")
+    join_core: Literal["auto", "native", "reference"] = Field(
+        default="auto", description="native or reference implementation of the join; auto: native where it was built"
+    )
     session_timeout_ms: int = Field(
         default=10_000, ge=1_000, description="a hot-path worker that is dead for so long loses its partitions"
     )

@@ -31,6 +31,7 @@ if [ ! -x .venv/bin/python ] || ! supported .venv/bin/python; then
     fi
 fi
 
+scripts/native.sh
 want=$(cat "$lock" pyproject.toml | .venv/bin/python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
 # The dev lock holds all of the runtime lock.
 for have in "$stamp" .venv/.installed-dev; do

@@ -156,6 +156,8 @@ class PanePlan:
         Positions by name; `features` holds those of the features.
     classes : tuple of str
         Class keys (`class_key`); binary: negative, positive.
+    class_by_value : dict
+        Class index by the text of a class and, where it is one, by its whole number.
     score_edges : tuple of float
         Inner edges of the score bins.
     error_scale : float
@@ -271,22 +273,27 @@ class PanePlan:
         at = {name: where.start for name, where in self.slots.items()}
         self._at = at
         self._edges = list(self.score_edges)
-        self._class_by_value: dict[Label, int] = {}
+        self.class_by_value: dict[Label, int] = {}
         for key, index in self.class_index.items():
-            self._class_by_value[key] = index
+            self.class_by_value[key] = index
             if key.lstrip("-").isdecimal():
-                self._class_by_value[int(key)] = index
+                self.class_by_value[int(key)] = index
         self._categorical: list[tuple[str, dict[str, int], int, int]] = []
         self._numeric: list[_Numeric] = []
         for name, where in self.features.items():
             feature = self.reference.features[name]
             if isinstance(feature, NumericReference):
-                unit = COARSE / feature.std if feature.std > 0 else float(COARSE)
+                unit = self.unit(feature)
                 edges = list(feature.edges)
                 self._numeric.append(_Numeric(name, edges, feature.minimum, feature.maximum, feature.mean, unit, where))
             else:
                 table = {category: where.bins.start + index for index, category in enumerate(feature.categories)}
                 self._categorical.append((name, table, where.bins.stop - 1, where.missing))
+
+    @staticmethod
+    def unit(feature: NumericReference) -> float:
+        """Fixed-point steps in one unit of a numeric feature: `COARSE` a standard deviation."""
+        return COARSE / feature.std if feature.std > 0 else float(COARSE)
 
     # ------------------------------------------------------------------------------------- of predictions
 
@@ -311,7 +318,7 @@ class PanePlan:
 
     def _class_of(self, value: Label) -> int:
         """Class index; values are looked up as they are first, because making a key costs more."""
-        found = self._class_by_value.get(value)
+        found = self.class_by_value.get(value)
         if found is None:
             found = self.class_index.get(class_key(value), len(self.classes))
         return found
@@ -472,7 +479,9 @@ class PanePlan:
             return
         out[at["positives" if truth else "negatives"] + bisect_right(self._edges, score)] = 1
         self._confidence(out, score, truth == 1)
-        _put(out, at["brier"], round((truth - score) ** 2 * FINE))
+        miss = truth - score
+        # A product, not a power: the native core has to arrive at the same bits.
+        _put(out, at["brier"], round(miss * miss * FINE))
         out[at["scored"]] = 1
         _put(out, at["log_loss"], _surprise(score if truth else 1.0 - score))
 

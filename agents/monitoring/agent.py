@@ -20,9 +20,12 @@ from agents.monitoring.slot import held_slot
 from agents.runtime import mark_ready
 from schemas.topics import CATALOGUE, GROUND_TRUTH, JOINED_DELTAS, MONITORING_JOURNAL, PREDICTIONS, REGISTRY_STATE
 from streams.join.batch import JoinLimits
+from streams.join.partition import JoinPartition
 from streams.kafka import admin
 from streams.kafka.config import KafkaConfig
 from streams.kafka.processor import BatchProcessor, ProcessorOptions
+from streams.native.choice import join_class
+from streams.native.library import WHY_NOT
 
 AGGREGATE_GROUP: Final = "monitoring-aggregate"
 RETENTION_MARGIN_MS: Final = 86_400_000
@@ -125,7 +128,11 @@ def join_states(settings: Settings, kafka: KafkaConfig, registry: RegistryView, 
     """Where the join's state comes from, and which topics it belongs to."""
     identity = Identity(partitions, admin.topic_ids(kafka, (PREDICTIONS, GROUND_TRUTH, MONITORING_JOURNAL)))
     limits = JoinLimits(settings.grace_ms, settings.future_tolerance_ms)
-    return JoinStates(kafka, registry, settings.state_dir / f"monitoring-join-{settings.slot}", identity, limits)
+    joins = join_class(settings.join_core)
+    if joins is JoinPartition:
+        _log.warning("the join runs without its native core (%s): several times slower", WHY_NOT or "as configured")
+    home = settings.state_dir / f"monitoring-join-{settings.slot}"
+    return JoinStates(kafka, registry, home, identity, limits, joins)
 
 
 def run_together(processors: list[BatchProcessor], stop: threading.Event, *, on_ready: Callable[[], None]) -> None:

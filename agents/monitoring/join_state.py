@@ -23,7 +23,8 @@ from streams.kafka.config import KafkaConfig
 from streams.state.store import PartitionStore
 
 _log = logging.getLogger("driftline.monitoring")
-_JOURNAL_WAIT_S = 20.0
+_JOURNAL_WAIT_S = 45.0
+"""A dead worker's open transaction holds the journal back until the broker ends it: up to 20 s by its defaults."""
 
 MIGRATE = (
     "keys would move to other partitions. To change the count: stop the producers, let monitoring drain, stop it, and "
@@ -32,10 +33,11 @@ MIGRATE = (
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a state folder belongs to."""
+    """What a state folder belongs to, and which implementation wrote it (0: before that was kept)."""
 
     partitions: int
     topic_ids: dict[str, str]
+    state_version: int = 0
 
 
 @dataclass
@@ -63,16 +65,25 @@ class JoinStates:
     identity : Identity
         Of the topics as they are now.
     limits : JoinLimits
+    joins : type of JoinPartition
+        The implementation of the join.
     """
 
-    def __init__(
-        self, kafka: KafkaConfig, registry: RegistryView, home: Path, identity: Identity, limits: JoinLimits
+    def __init__(  # noqa: PLR0917 - all of them belong together
+        self,
+        kafka: KafkaConfig,
+        registry: RegistryView,
+        home: Path,
+        identity: Identity,
+        limits: JoinLimits,
+        joins: type[JoinPartition] = JoinPartition,
     ) -> None:
         self._kafka = kafka
         self._registry = registry
         self._home = home
-        self._identity = identity
+        self._identity = msgspec.structs.replace(identity, state_version=joins.STATE_VERSION)
         self._limits = limits
+        self._joins = joins
 
     def newest(self, committed: Mapping[tuple[str, int], int | None]) -> dict[int, tuple[int, JournalRecord]]:
         """Newest journal records, no older than the committed offsets.
@@ -130,7 +141,7 @@ class JoinStates:
             if join is None:
                 store.destroy()
                 store = PartitionStore(path)
-                join = JoinPartition(partition, self._limits)
+                join = self._joins(partition, self._limits)
                 fresh = True
                 if newest is not None:
                     join.begin_rebuild(newest[1])
@@ -164,11 +175,13 @@ class JoinStates:
                 remedy=MIGRATE,
             )
         if found != self._identity:
-            _log.warning("partition %d: the state folder is of other topics, it is thrown away", partition)
+            _log.warning(
+                "partition %d: the state folder is of other topics or another release, it is thrown away", partition
+            )
             return None, True
         at = msgspec.json.decode(offsets, type=dict[str, int])
         ends = {topic: end for topic, (_, end) in newest[1].slices.items()} if newest is not None else {}
-        join = JoinPartition.from_checkpoint(partition, self._limits, meta, store.items())
+        join = self._joins.from_checkpoint(partition, self._limits, meta, store.items())
         last = newest[1].sequence if newest is not None else 0
         if join.sequence > last or any(offset > ends.get(topic, 0) for topic, offset in at.items()):
             _log.warning("partition %d: the state folder is ahead of the log, it is thrown away", partition)
@@ -233,7 +246,7 @@ class JoinStates:
     def _write_all(self, join: JoinPartition, store: PartitionStore, newest: tuple[int, JournalRecord] | None) -> None:
         ends = {topic: end for topic, (_, end) in newest[1].slices.items()} if newest is not None else {}
         stale = {key for key, _ in store.items()}
-        puts = dict(join.entries())
+        puts = join.rewritten()
         store.write(
             puts,
             stale - puts.keys(),

@@ -33,6 +33,10 @@ class Deltas:
             found = self._versions[key] = {}
         return found
 
+    def of_versions(self) -> Iterator[tuple[tuple[str, int, str], dict[PaneKey, dict[int, int]]]]:
+        """(model, version, layout) with the sums of its panes."""
+        yield from self._versions.items()
+
     def pack(self, partition: int) -> Iterator[JoinedDelta]:
         """Records for `joined-deltas`, in a stable order; contributions that cancelled out are left out."""
         parts = [

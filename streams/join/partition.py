@@ -10,7 +10,7 @@ import msgspec
 
 from schemas.codec import decode_heartbeat, decode_prediction, is_heartbeat
 from schemas.errors import DecodeError, StateError
-from schemas.events import JournalRecord, Prediction
+from schemas.events import JoinedDelta, JournalRecord, Prediction
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.join import rules
 from streams.join import totals as t
@@ -25,7 +25,6 @@ from streams.kafka.records import Record
 from streams.panes import PanePlan
 
 TOPICS: Final = (PREDICTIONS, GROUND_TRUTH)
-STATE_VERSION: Final = 1
 
 
 class JoinMeta(msgspec.Struct, gc=False, array_like=True):
@@ -54,6 +53,8 @@ class JoinPartition:
     `process` computes into an overlay; `commit` makes it count, `abort` drops it. Within a batch, predictions come
     first, then labels, then time: the order that a rebuild repeats. Cost is that of the batch, not of the state.
     """
+
+    STATE_VERSION = 1
 
     def __init__(self, partition: int, limits: JoinLimits) -> None:
         self.partition = partition
@@ -124,9 +125,7 @@ class JoinPartition:
         assert overlay.deltas is not None
         idle = all(overlay.idle.values())
         moved = overlay.watermark_ms != self._watermark_ms or idle != all(self._idle.values())
-        return JoinOutcome(
-            list(overlay.deltas.pack(self.partition)), overlay.dead_letters, overlay.watermark_ms, idle, moved
-        )
+        return JoinOutcome(self._pack(overlay.deltas, view), overlay.dead_letters, overlay.watermark_ms, idle, moved)
 
     def journal(self, batch: Slice, epoch: int, partitions: int) -> JournalRecord:
         """The journal record of the batch in the overlay; to be written in the same transaction."""
@@ -239,10 +238,22 @@ class JoinPartition:
             self._label(record, view, overlay, batch.now_ms, horizon_ms)
         overlay.records = sum(map(len, batch.records.values()))
 
-    def _entry(self, key: str, overlay: Overlay) -> Entry | None:
+    def _pack(self, deltas: Deltas, view: PlanView) -> list[JoinedDelta]:
+        del view
+        return list(deltas.pack(self.partition))
+
+    def _payload(self, value: bytes) -> bytes:
+        return hashlib.blake2b(value, digest_size=8).digest()
+
+    def _held(self, key: str, overlay: Overlay) -> Entry | None:
+        """The entry, where this class itself holds it."""
         if key in overlay.entries:
             return overlay.entries[key]
         return self._entries.get(key)
+
+    def _entry(self, key: str, overlay: Overlay) -> Entry | None:
+        """The entry, whoever holds it."""
+        return self._held(key, overlay)
 
     def _put(self, key: str, before: Entry | None, after: Entry, overlay: Overlay) -> None:
         overlay.entries[key] = after
@@ -280,7 +291,7 @@ class JoinPartition:
     ) -> tuple[str, str] | None:
         """Put a prediction into its entry; (reason, message) where it is refused."""
         key = prediction.prediction_id
-        payload = hashlib.blake2b(value, digest_size=8).digest()
+        payload = self._payload(value)
         keep_ms = prediction.event_time_ms + plan.max_label_delay_ms + plan.revision_horizon_ms + 1
         before = self._entry(key, overlay)
         # What it asks for counts even where it is refused: a rebuild that begins after the first one of its identity
@@ -368,7 +379,7 @@ class JoinPartition:
         """Let the watermark pass: expire, orphan and forget what is due."""
         watermark_ms = overlay.watermark_ms
         for key in dict.fromkeys(self._deadlines.take(watermark_ms)):
-            entry = self._entry(key, overlay)
+            entry = self._held(key, overlay)
             if entry is None:
                 continue
             if entry.keep_until_ms <= watermark_ms:
@@ -390,7 +401,7 @@ class JoinPartition:
         """Everything but the entries, for the checkpoint."""
         return msgspec.msgpack.encode(
             JoinMeta(
-                STATE_VERSION,
+                self.STATE_VERSION,
                 self._watermark_ms,
                 self._topic_watermarks,
                 self._idle,
@@ -421,9 +432,9 @@ class JoinPartition:
         self = cls(partition, limits)
         try:
             found = msgspec.msgpack.decode(meta, type=JoinMeta)
-            if found.version != STATE_VERSION:
-                raise ValueError(f"state version {found.version}, expected {STATE_VERSION}")
-            self._entries = {key.decode(): _entry_decoder.decode(value) for key, value in entries}
+            if found.version != cls.STATE_VERSION:
+                raise ValueError(f"state version {found.version}, expected {cls.STATE_VERSION}")
+            self._take_entries(entries)
         except (msgspec.MsgspecError, ValueError) as error:
             raise StateError(
                 f"the checkpoint cannot be read: {error}",
@@ -442,10 +453,17 @@ class JoinPartition:
         self._deadlines.commit()
         return self
 
+    def _take_entries(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        self._entries = {key.decode(): _entry_decoder.decode(value) for key, value in entries}
+
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries as the checkpoint holds them."""
         for key, entry in self._entries.items():
             yield key.encode(), _entry_encoder.encode(entry)
+
+    def rewritten(self) -> dict[bytes, bytes]:
+        """All entries for a checkpoint that holds nothing else: what `changes` gives from now on belongs to it."""
+        return dict(self.entries())
 
     def snapshot(self) -> bytes:
         """All of the state in one piece."""
@@ -466,17 +484,18 @@ class JoinPartition:
         for key in sorted(self._entries):
             entry = self._entries[key]
             digest.update(_entry_encoder.encode((key, msgspec.structs.replace(entry, generation=0))))
-        digest.update(
-            msgspec.msgpack.encode(
-                [
-                    self._watermark_ms,
-                    sorted(self._topic_watermarks.items()),
-                    sorted(self._idle.items()),
-                    sorted(self._totals.items()),
-                ]
-            )
-        )
+        digest.update(self._digest_meta())
         return digest.hexdigest()
+
+    def _digest_meta(self) -> bytes:
+        return msgspec.msgpack.encode(
+            [
+                self._watermark_ms,
+                sorted(self._topic_watermarks.items()),
+                sorted(self._idle.items()),
+                sorted(self._totals.items()),
+            ]
+        )
 
 
 _entry_encoder = msgspec.msgpack.Encoder()

@@ -109,7 +109,12 @@ def test_lost_old_and_foreign_folders(
     # Topics made anew under the same names.
     caplog.clear()
     foreign = JoinStates(
-        house.kafka, registry, folder.parent / folder.name, Identity(3, {PREDICTIONS: "another"}), states._limits
+        house.kafka,
+        registry,
+        folder.parent / folder.name,
+        Identity(3, {PREDICTIONS: "another"}),
+        states._limits,
+        states._joins,
     )
     assert digests(foreign, house.partitions) == live
     assert "of other topics" in caplog.text
@@ -122,7 +127,12 @@ def test_refusals(house: Installation, registry: RegistryView) -> None:
     # Another partition count: the journal says so, and so does the folder.
     ids = topic_ids(house.kafka, (PREDICTIONS, GROUND_TRUTH, MONITORING_JOURNAL))
     grown = JoinStates(
-        house.kafka, registry, house.settings.state_dir / "monitoring-join-0", Identity(4, ids), states._limits
+        house.kafka,
+        registry,
+        house.settings.state_dir / "monitoring-join-0",
+        Identity(4, ids),
+        states._limits,
+        states._joins,
     )
     for last in (newest[0], None):
         with pytest.raises(StateError, match=r"of 3 partitions, the topics have 4") as refused:

@@ -112,6 +112,8 @@ class Run:
             self.join = self.joins.from_checkpoint(0, LIMITS, self.join.meta(), list(self.folder.items()))
         elif action == "rebuild":
             self.join = self.rebuilt()
+            # As the worker does it: a folder is written anew after a rebuild.
+            self.folder = self.join.rewritten()
 
     def rebuilt(self) -> Any:
         """The state of a worker that has nothing but log and journal."""
@@ -160,6 +162,8 @@ def difference(
     digests : bool
         Whether equal states have to give equal digests.
     """
+    # States of two kinds are hashed differently; each is still compared with itself all the time.
+    digests = digests and one.STATE_VERSION == other.STATE_VERSION
     runs = [Run(one, log), Run(other, log)]
     for number, step in enumerate(steps):
         left, right = [_attempt(run, step) for run in runs]

@@ -1,0 +1,495 @@
+//! The C interface. `streams/native/library.py` is its only caller and states the types once more.
+//!
+//! Every function catches panics: a fault here becomes a Python error, not the end of the process. Pointers are Python's
+//! for the time of one call. A partition is used by one thread at a time.
+
+mod hash;
+mod join;
+mod json;
+mod plan;
+mod sums;
+mod table;
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
+
+use join::{Counts, Limits, Partition, Records};
+use plan::Plan;
+use sums::PaneKey;
+use table::Entry;
+
+/// Raised with every change of an interface or of the meaning of a state.
+const VERSION: u32 = 1;
+const FAILED: i64 = -1;
+
+pub struct Handle {
+    partition: Partition,
+    out: Vec<u8>,
+}
+
+fn guarded(work: impl FnOnce() -> Option<i64>) -> i64 {
+    catch_unwind(AssertUnwindSafe(work)).ok().flatten().unwrap_or(FAILED)
+}
+
+unsafe fn bytes<'a>(at: *const u8, len: usize) -> &'a [u8] {
+    if len == 0 { &[] } else { std::slice::from_raw_parts(at, len) }
+}
+
+unsafe fn slice<'a, T>(at: *const T, len: usize) -> &'a [T] {
+    if len == 0 { &[] } else { std::slice::from_raw_parts(at, len) }
+}
+
+#[no_mangle]
+pub extern "C" fn dl_version() -> u32 {
+    VERSION
+}
+
+#[no_mangle]
+pub extern "C" fn dl_entry_size() -> u32 {
+    table::SIZE as u32
+}
+
+#[no_mangle]
+pub extern "C" fn dl_new() -> *mut Handle {
+    Box::into_raw(Box::new(Handle { partition: Partition::new(), out: Vec::new() }))
+}
+
+/// # Safety
+/// `handle` comes from `dl_new` and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn dl_free(handle: *mut Handle) {
+    drop(Box::from_raw(handle));
+}
+
+/// # Safety
+/// `at` points to `len` bytes. Null: the description is damaged.
+#[no_mangle]
+pub unsafe extern "C" fn dl_plan_new(at: *const u8, len: usize) -> *const Plan {
+    let described = bytes(at, len);
+    let plan = catch_unwind(AssertUnwindSafe(|| Plan::read(described))).ok().flatten();
+    plan.map_or(std::ptr::null(), |plan| Arc::into_raw(Arc::new(plan)))
+}
+
+/// # Safety
+/// `plan` comes from `dl_plan_new` and is not used again by the caller; partitions keep theirs.
+#[no_mangle]
+pub unsafe extern "C" fn dl_plan_free(plan: *const Plan) {
+    drop(Arc::from_raw(plan));
+}
+
+/// Tell a version's plan, or with null that it is not registered. Gives the plan's number.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_know(h: *mut Handle, model: *const u8, len: usize, version: i64, plan: *const Plan) -> i64 {
+    let (h, model) = (&mut *h, bytes(model, len));
+    let plan = if plan.is_null() {
+        None
+    } else {
+        Arc::increment_strong_count(plan);
+        Some(Arc::from_raw(plan))
+    };
+    guarded(|| Some(i64::from(h.partition.know(model, version, plan))))
+}
+
+/// Give a version that came out of a checkpoint its plan.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_replace(h: *mut Handle, number: u32, plan: *const Plan) -> i64 {
+    let h = &mut *h;
+    Arc::increment_strong_count(plan);
+    let plan = Arc::from_raw(plan);
+    guarded(|| h.partition.replace(number, plan).map(|()| 0))
+}
+
+/// Number of a version's plan; −1: not known, −2: known as not registered.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_known(h: *mut Handle, model: *const u8, len: usize, version: i64) -> i64 {
+    match (*h).partition.known(bytes(model, len), version) {
+        Some(join::Known::Plan(number)) => i64::from(number),
+        Some(join::Known::Skip) => -2,
+        None => -1,
+    }
+}
+
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_begin(h: *mut Handle, generation: u32, watermark_ms: i64, silent: u32) {
+    let partition = &mut (*h).partition;
+    partition.forget_skipped();
+    partition.generation = generation;
+    partition.watermark_ms = watermark_ms;
+    partition.silent = silent != 0;
+}
+
+/// Run a kernel from record `from` on. Gives the index it stopped at; `why` the reason. An unknown version's model is in
+/// the output buffer, its number in `version`.
+///
+/// # Safety
+/// `ends`, `timestamps_ms` and `odd` hold `count` items; the last end is at most `len`.
+#[no_mangle]
+pub unsafe extern "C" fn dl_run(
+    h: *mut Handle, labels: u32, data: *const u8, len: usize, ends: *const u64, timestamps_ms: *const i64, odd: *const u8,
+    count: usize, from: usize, limits: *const i64, why: *mut u32, version: *mut i64,
+) -> i64 {
+    let h = &mut *h;
+    let records = Records {
+        data: bytes(data, len),
+        ends: slice(ends, count),
+        timestamps_ms: slice(timestamps_ms, count),
+        odd: slice(odd, count),
+    };
+    let l = slice(limits, 4);
+    let limits = Limits { future_ms: l[0], horizon_ms: l[1], now_ms: l[2], most_bytes: l[3] as usize };
+    guarded(|| {
+        let partition = &mut h.partition;
+        let (at, reason) = if labels == 0 {
+            partition.run_predictions(&records, from, &limits)
+        } else {
+            partition.run_labels(&records, from, &limits)
+        };
+        *why = reason;
+        if reason == join::UNKNOWN_VERSION {
+            h.out.clear();
+            h.out.extend_from_slice(&partition.asked.0);
+            *version = partition.asked.1;
+        }
+        Some(at as i64)
+    })
+}
+
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_advance(h: *mut Handle, watermark_ms: i64) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        h.partition.advance(watermark_ms);
+        Some(0)
+    })
+}
+
+/// # Safety
+/// `out` holds one `Counts`.
+#[no_mangle]
+pub unsafe extern "C" fn dl_counts(h: *mut Handle, out: *mut Counts) {
+    *out = (*h).partition.counts;
+}
+
+/// Add what the reference counted.
+///
+/// # Safety
+/// `positions` and `counts` hold `n` items.
+#[no_mangle]
+pub unsafe extern "C" fn dl_add(
+    h: *mut Handle, plan: u32, segment: *const u8, len: usize, pane_ms: i64, effect_ms: i64, positions: *const u32,
+    counts: *const i64, n: usize,
+) -> i64 {
+    let (h, segment) = (&mut *h, bytes(segment, len));
+    let (positions, counts) = (slice(positions, n), slice(counts, n));
+    guarded(|| {
+        let partition = &mut h.partition;
+        let segment = partition.texts.put(segment.into())?;
+        let pane = partition.sums.pane(PaneKey { plan, segment, pane_ms, effect_ms });
+        for (position, count) in positions.iter().zip(counts) {
+            partition.sums.add(pane, *position, *count);
+        }
+        Some(0)
+    })
+}
+
+/// Contributions as msgpack: [[plan, [[segment, pane, effect, packed counters] …]] …].
+///
+/// # Safety
+/// `h` is valid; the bytes (see `dl_out`) stand until the next call.
+#[no_mangle]
+pub unsafe extern "C" fn dl_pack(h: *mut Handle) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        let Handle { partition, out } = h;
+        let mut panes = partition.sums.panes();
+        panes.sort_unstable_by(|(a, _), (b, _)| {
+            let text = |key: &PaneKey| &partition.texts.items[key.segment as usize];
+            (a.plan, text(a), a.pane_ms, a.effect_ms).cmp(&(b.plan, text(b), b.pane_ms, b.effect_ms))
+        });
+        let groups: Vec<_> = panes.chunk_by(|(a, _), (b, _)| a.plan == b.plan).collect();
+        out.clear();
+        array(groups.len(), out);
+        let mut packed = Vec::new();
+        for group in groups {
+            array(2, out);
+            int(i64::from(group[0].0.plan), out);
+            array(group.len(), out);
+            for (key, counters) in group {
+                array(4, out);
+                text(&partition.texts.items[key.segment as usize], out);
+                int(key.pane_ms, out);
+                int(key.effect_ms, out);
+                packed.clear();
+                sums::pack(counters, &mut packed);
+                binary(&packed, out);
+            }
+        }
+        Some(out.len() as i64)
+    })
+}
+
+/// Changes of live entries by generation, as pairs of i64.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_live(h: *mut Handle) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        h.out.clear();
+        for (generation, change) in &h.partition.live {
+            h.out.extend_from_slice(&i64::from(*generation).to_le_bytes());
+            h.out.extend_from_slice(&change.to_le_bytes());
+        }
+        Some(h.out.len() as i64)
+    })
+}
+
+/// Texts, segment lists and versions from the given numbers on, as msgpack.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_symbols(h: *mut Handle, texts: usize, segments: usize, versions: usize) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        let Handle { partition, out } = h;
+        out.clear();
+        array(3, out);
+        let new = partition.texts.items.get(texts..)?;
+        array(new.len(), out);
+        new.iter().for_each(|item| text(item, out));
+        let new = partition.segments.items.get(segments..)?;
+        array(new.len(), out);
+        for list in new {
+            array(list.len(), out);
+            list.iter().for_each(|item| int(i64::from(*item), out));
+        }
+        let new = partition.plan_names.get(versions..)?;
+        array(new.len(), out);
+        for (model, version) in new {
+            array(2, out);
+            text(model, out);
+            int(*version, out);
+        }
+        Some(out.len() as i64)
+    })
+}
+
+/// Intern a text; gives its number.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_text(h: *mut Handle, at: *const u8, len: usize) -> i64 {
+    let (h, item) = (&mut *h, bytes(at, len));
+    guarded(|| h.partition.texts.put(item.into()).map(i64::from))
+}
+
+/// Intern a list of texts by their numbers; gives its number.
+///
+/// # Safety
+/// `at` holds `len` items.
+#[no_mangle]
+pub unsafe extern "C" fn dl_segments(h: *mut Handle, at: *const u32, len: usize) -> i64 {
+    let (h, list) = (&mut *h, slice(at, len));
+    guarded(|| h.partition.segments.put(list.into()).map(i64::from))
+}
+
+/// Copy the entry of an id to the output buffer; gives its length, 0 where there is none.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_get(h: *mut Handle, id: *const u8, len: usize) -> i64 {
+    let (h, id) = (&mut *h, bytes(id, len));
+    guarded(|| {
+        let hashed = hash::id(id);
+        h.out.clear();
+        if let Some(slot) = h.partition.table.find([(hashed >> 64) as u64, hashed as u64]) {
+            h.out.extend_from_slice(h.partition.table.at(slot).bytes());
+        }
+        Some(h.out.len() as i64)
+    })
+}
+
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_set_odd(h: *mut Handle, id: *const u8, len: usize) -> i64 {
+    let (h, id) = (&mut *h, bytes(id, len));
+    guarded(|| {
+        h.partition.set_odd(id);
+        Some(0)
+    })
+}
+
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_drop_odd(h: *mut Handle, id: *const u8, len: usize) -> i64 {
+    let (h, id) = (&mut *h, bytes(id, len));
+    guarded(|| {
+        h.partition.drop_odd(id);
+        Some(0)
+    })
+}
+
+/// # Safety
+/// `entry` points to one entry's bytes.
+#[no_mangle]
+pub unsafe extern "C" fn dl_put(h: *mut Handle, id: *const u8, len: usize, entry: *const u8) -> i64 {
+    let (h, id, entry) = (&mut *h, bytes(id, len), bytes(entry, table::SIZE));
+    guarded(|| {
+        h.partition.put(id, Entry::from_bytes(entry));
+        Some(0)
+    })
+}
+
+/// # Safety
+/// `h` is valid; the changes are in the output buffer.
+#[no_mangle]
+pub unsafe extern "C" fn dl_commit(h: *mut Handle) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        h.out.clear();
+        h.partition.commit(&mut h.out);
+        Some(h.out.len() as i64)
+    })
+}
+
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_abort(h: *mut Handle) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        h.partition.abort();
+        Some(0)
+    })
+}
+
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_load(h: *mut Handle, at: *const u8, len: usize) -> i64 {
+    let (h, entries) = (&mut *h, bytes(at, len));
+    guarded(|| h.partition.load(entries).then_some(0))
+}
+
+/// All ordinary entries, into the output buffer.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_export(h: *mut Handle) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        h.out.clear();
+        for entry in h.partition.table.entries().filter(|entry| entry.state != table::ODD) {
+            h.out.extend_from_slice(entry.bytes());
+        }
+        Some(h.out.len() as i64)
+    })
+}
+
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_out(h: *mut Handle) -> *const u8 {
+    (*h).out.as_ptr()
+}
+
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_out_len(h: *mut Handle) -> usize {
+    (*h).out.len()
+}
+
+/// Entries, those that the reference holds included.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_len(h: *mut Handle) -> usize {
+    (*h).partition.table.len()
+}
+
+/// Bytes that the entries take.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_memory(h: *mut Handle) -> usize {
+    (*h).partition.table.memory()
+}
+
+/// Hash of an id, 16 bytes.
+///
+/// # Safety
+/// Pointers are valid; `out` holds two items.
+#[no_mangle]
+pub unsafe extern "C" fn dl_id(at: *const u8, len: usize, out: *mut u64) {
+    let id = hash::id(bytes(at, len));
+    *out = (id >> 64) as u64;
+    *out.add(1) = id as u64;
+}
+
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_payload(at: *const u8, len: usize) -> u64 {
+    hash::payload(bytes(at, len))
+}
+
+/// Add packed counters to `into`; −1 where they are damaged or reach beyond it.
+///
+/// # Safety
+/// `into` holds `size` items.
+#[no_mangle]
+pub unsafe extern "C" fn dl_merge(into: *mut i64, size: usize, at: *const u8, len: usize) -> i64 {
+    let (into, packed) = (std::slice::from_raw_parts_mut(into, size), bytes(at, len));
+    guarded(|| {
+        sums::unpack(packed, |position, count| {
+            *into.get_mut(position)? += count;
+            Some(())
+        })
+        .map(|()| 0)
+    })
+}
+
+fn array(n: usize, out: &mut Vec<u8>) {
+    out.push(0xdd);
+    out.extend_from_slice(&(n as u32).to_be_bytes());
+}
+
+fn int(value: i64, out: &mut Vec<u8>) {
+    out.push(0xd3);
+    out.extend_from_slice(&value.to_be_bytes());
+}
+
+fn text(value: &[u8], out: &mut Vec<u8>) {
+    out.push(0xdb);
+    out.extend_from_slice(&(value.len() as u32).to_be_bytes());
+    out.extend_from_slice(value);
+}
+
+fn binary(value: &[u8], out: &mut Vec<u8>) {
+    out.push(0xc6);
+    out.extend_from_slice(&(value.len() as u32).to_be_bytes());
+    out.extend_from_slice(value);
+}

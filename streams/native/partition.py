@@ -1,0 +1,457 @@
+"""One partition's join with its ordinary records treated natively; everything odd goes the way of `streams.join`.
+
+An entry is *ordinary* when it has one prediction and at most one label (`native/src/table.rs`); the native table holds
+it under a 128-bit hash of its prediction_id. Every other entry is *odd*: this class holds it as `streams.join` does,
+and the native table remembers only that it does. An odd entry that has become ordinary goes back at the batch's end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from schemas.codec import is_heartbeat
+from schemas.errors import StateError
+from schemas.events import JoinedDelta, PaneDelta
+from schemas.topics import GROUND_TRUTH, MAX_MESSAGE_BYTES, PREDICTIONS
+from streams.join.batch import JoinLimits, Overlay, PlanView, Slice
+from streams.join.deltas import MAX_BYTES, Deltas
+from streams.join.entries import Entry
+from streams.join.partition import JoinPartition
+from streams.kafka.records import Record
+from streams.native.entries import GONE, SIZE, Symbols, from_native, to_native
+from streams.native.library import (
+    ALL_DONE,
+    COUNTS,
+    NOT_KNOWN,
+    NOTHING_SEEN,
+    UNKNOWN_VERSION,
+    VERSION,
+    WHY_NOT,
+    available,
+    checked,
+    library,
+)
+from streams.native.plans import CompiledPlan, describe, placeholder
+from streams.panes import PanePlan
+
+if not available():
+    raise ImportError(WHY_NOT)
+
+ODD: Final = b"e"
+LOG: Final = b"l"
+SYMBOLS: Final = b"y"
+_CHUNK: Final = SIZE * 40_000
+_REWRITE_SLACK: Final = 32 * 1024 * 1024
+_PACKED: Final = msgspec.msgpack.Decoder(list[tuple[int, list[tuple[str, int, int, bytes]]]])
+_SYMBOLS: Final = msgspec.msgpack.Decoder(tuple[list[str], list[list[int]], list[tuple[str, int]]])
+_KEPT_SYMBOLS: Final = msgspec.msgpack.Decoder(tuple[list[str], list[list[int]], list[tuple[str, int, int, int]]])
+_entry_encoder = msgspec.msgpack.Encoder()
+_entry_decoder = msgspec.msgpack.Decoder(Entry)
+_compiled: dict[int, tuple[PanePlan, CompiledPlan]] = {}
+
+
+def _compile(plan: PanePlan) -> CompiledPlan:
+    """The plan inside the native core; partitions share it."""
+    found = _compiled.get(id(plan))
+    if found is None:
+        # The plan is kept with it, so that its id is not given to another.
+        found = _compiled[id(plan)] = (plan, CompiledPlan(describe(plan)))
+    return found[1]
+
+
+class NativeJoinPartition(JoinPartition):
+    """As `streams.join.partition.JoinPartition`, and held equal to it by tests.
+
+    Parameters
+    ----------
+    partition : int
+    limits : JoinLimits
+
+    Notes
+    -----
+    A batch changes the native table in place and keeps what was before; `abort` puts that back. What `changes` gives is
+    the log of the table: entries as they are after the commit, in one piece a commit. It is written anew as a whole
+    when most of it is out of date.
+    """
+
+    STATE_VERSION = 1_000 + VERSION
+
+    def __init__(self, partition: int, limits: JoinLimits) -> None:
+        super().__init__(partition, limits)
+        self._library = library()
+        self._handle = self._library.dl_new()
+        self._symbols = Symbols()
+        self._kept_symbols = (0, 0, 0)
+        self._unresolved: list[int] = []
+        self._logged: bytes | None = None
+        self._log_bytes = 0
+        self._log_keys: list[bytes] = []
+        self._view: PlanView | None = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.dl_free(self._handle)
+            self._handle = None
+
+    def __len__(self) -> int:
+        return int(self._library.dl_len(self._handle))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the native table."""
+        return int(self._library.dl_memory(self._handle))
+
+    # ---------------------------------------------------------------------------------------- processing
+
+    def _read(self, batch: Slice, view: PlanView, overlay: Overlay) -> None:
+        self._view = view
+        self._resolve(view)
+        self._library.dl_begin(self._handle, overlay.began.number, self._watermark_ms, overlay.deltas is None)
+        self._run(0, batch.records.get(PREDICTIONS, ()), view, overlay, batch.now_ms)
+        # Asked for after the predictions: they may have made the view read on.
+        horizon_ms = view.label_horizon_ms
+        self._run(1, batch.records.get(GROUND_TRUTH, ()), view, overlay, batch.now_ms, horizon_ms)
+        counts = self._counts()
+        for topic, newest_ms in zip((PREDICTIONS, GROUND_TRUTH), counts[len(COUNTS) :], strict=True):
+            if newest_ms != NOTHING_SEEN:
+                self._saw(topic, newest_ms - self.limits.grace_ms, overlay)
+        overlay.records = sum(map(len, batch.records.values()))
+
+    def _run(  # noqa: PLR0917 - a batch with what it is read by
+        self,
+        labels: int,
+        records: Sequence[Record],
+        view: PlanView,
+        overlay: Overlay,
+        now_ms: int,
+        horizon_ms: int = 0,
+    ) -> None:
+        count = len(records)
+        if not count:
+            return
+        values = [record.value or b"" for record in records]
+        data = b"".join(values)
+        ends = np.fromiter(accumulate(map(len, values)), np.uint64, count)
+        timestamps = np.fromiter((record.timestamp_ms for record in records), np.int64, count)
+        odd = bytes(
+            record.value is None or (bool(record.headers) and is_heartbeat(record.headers)) for record in records
+        )
+        limits = np.array([self.limits.future_tolerance_ms, horizon_ms, now_ms, MAX_MESSAGE_BYTES], np.int64)
+        why, version = ctypes.c_uint32(), ctypes.c_int64()
+        at = 0
+        while True:
+            at = checked(
+                self._library.dl_run(
+                    *(self._handle, labels, data, len(data), ends.ctypes.data, timestamps.ctypes.data, odd, count, at),
+                    *(limits.ctypes.data, ctypes.byref(why), ctypes.byref(version)),
+                ),
+                "a batch",
+            )
+            if why.value == ALL_DONE:
+                return
+            if why.value == UNKNOWN_VERSION:
+                model = self._output(self._library.dl_out_len(self._handle))
+                self._know(model.decode(), version.value, view)
+                continue
+            if labels:
+                self._label(records[at], view, overlay, now_ms, horizon_ms)
+            else:
+                self._prediction(records[at], view, overlay, now_ms)
+            at += 1
+
+    def _know(self, model: str, version: int, view: PlanView) -> int:
+        """Number of a version's plan, told to the native core if need be; negative: it is not registered."""
+        name = model.encode()
+        found = int(self._library.dl_known(self._handle, name, len(name), version))
+        if found != NOT_KNOWN:
+            return found
+        plan = view.plan(model, version)
+        if plan is None:
+            self._library.dl_know(self._handle, name, len(name), version, None)
+            return NOT_KNOWN
+        number = checked(
+            self._library.dl_know(self._handle, name, len(name), version, _compile(plan).pointer), "a new version"
+        )
+        self._symbols.add_plan(model, version, plan)
+        return number
+
+    def _resolve(self, view: PlanView) -> None:
+        """Give versions that came out of a checkpoint their plans."""
+        for number in self._unresolved:
+            model, version = self._symbols.versions[number]
+            plan = view.plan(model, version)
+            if plan is None:
+                raise StateError(
+                    "the state holds predictions of a version that the registry does not know",
+                    where=f"model {model} version {version}",
+                    remedy="check that registry-state and the artifact store are those of this installation",
+                )
+            checked(self._library.dl_replace(self._handle, number, _compile(plan).pointer), "a known version")
+            self._symbols.set_plan(number, plan)
+        self._unresolved = []
+
+    def _counts(self) -> list[int]:
+        counts = np.zeros(len(COUNTS) + 2, np.int64)
+        self._library.dl_counts(self._handle, counts.ctypes.data)
+        return [int(count) for count in counts]
+
+    def _output(self, length: int) -> bytes:
+        return ctypes.string_at(self._library.dl_out(self._handle), length)
+
+    def _payload(self, value: bytes) -> bytes:
+        return int(self._library.dl_payload(value, len(value))).to_bytes(8, "little")
+
+    def _entry(self, key: str, overlay: Overlay) -> Entry | None:
+        held = self._held(key, overlay)
+        if held is not None:
+            return held
+        name = key.encode()
+        length = checked(self._library.dl_get(self._handle, name, len(name)), "a look-up")
+        if not length:
+            return None
+        packed = self._output(length)
+        self._refresh_symbols()
+        return from_native(packed, self._symbols)
+
+    def _put(self, key: str, before: Entry | None, after: Entry, overlay: Overlay) -> None:
+        taken_over = before is not None and self._held(key, overlay) is None
+        super()._put(key, before, after, overlay)
+        if taken_over:
+            self._deadlines.add(after.wake_ms, key)
+        name = key.encode()
+        checked(self._library.dl_set_odd(self._handle, name, len(name)), "an odd entry")
+
+    def _advance(self, view: PlanView, overlay: Overlay) -> None:
+        super()._advance(view, overlay)
+        for key, entry in overlay.entries.items():
+            if entry is None:
+                name = key.encode()
+                checked(self._library.dl_drop_odd(self._handle, name, len(name)), "a forgotten entry")
+        checked(self._library.dl_advance(self._handle, overlay.watermark_ms), "the watermark")
+        self._hand_back(overlay)
+        for name_, count in zip(COUNTS, self._counts(), strict=False):
+            overlay.totals[name_] += count
+        length = checked(self._library.dl_live(self._handle), "the live entries")
+        pairs = np.frombuffer(self._output(length), np.int64).reshape(-1, 2)
+        for generation, change in pairs.tolist():
+            overlay.live[generation] += change
+
+    def _hand_back(self, overlay: Overlay) -> None:
+        """Entries that have become ordinary go to the native table."""
+        for key, entry in overlay.entries.items():
+            if entry is None:
+                continue
+            packed = to_native(entry, self._symbols, self._number_of, self._intern)
+            if packed is not None:
+                name = key.encode()
+                checked(self._library.dl_put(self._handle, name, len(name), packed), "an ordinary entry")
+                overlay.entries[key] = None
+
+    def _number_of(self, model: str, version: int) -> int:
+        assert self._view is not None
+        return self._know(model, version, self._view)
+
+    def _intern(self, texts: Sequence[str]) -> int:
+        """Number of a list of texts; of one text alone that of the text, negative where there are too many."""
+        numbers = []
+        for text in texts:
+            data = text.encode()
+            numbers.append(int(self._library.dl_text(self._handle, data, len(data))))
+        if min(numbers) < 0:
+            return -1
+        array = np.array(numbers, np.uint32)
+        return int(self._library.dl_segments(self._handle, array.ctypes.data, len(numbers)))
+
+    def _pack(self, deltas: Deltas, view: PlanView) -> list[JoinedDelta]:
+        for (model, version, _), panes in deltas.of_versions():
+            number = self._know(model, version, view)
+            for (segment, pane_ms, effect_ms), sums in panes.items():
+                text = segment.encode()
+                positions = np.fromiter(sums.keys(), np.uint32, len(sums))
+                counts = np.fromiter(sums.values(), np.int64, len(sums))
+                checked(
+                    self._library.dl_add(
+                        *(self._handle, number, text, len(text), pane_ms, effect_ms),
+                        *(positions.ctypes.data, counts.ctypes.data, len(sums)),
+                    ),
+                    "a contribution",
+                )
+        length = checked(self._library.dl_pack(self._handle), "the deltas")
+        found = _PACKED.decode(self._output(length))
+        self._refresh_symbols()
+        out: list[JoinedDelta] = []
+        for number, of_version in sorted(found, key=lambda item: self._symbols.versions[item[0]]):
+            model, version = self._symbols.versions[number]
+            layout = self._symbols.layouts[number]
+            panes_: list[PaneDelta] = []
+            filled = 0
+            for pane in of_version:
+                if panes_ and filled + len(pane[3]) > MAX_BYTES:
+                    out.append(JoinedDelta(model, version, layout, self.partition, panes_))
+                    panes_, filled = [], 0
+                panes_.append(PaneDelta(*pane))
+                filled += len(pane[3]) + 40 + len(pane[0])
+            out.append(JoinedDelta(model, version, layout, self.partition, panes_))
+        return out
+
+    # -------------------------------------------------------------------------------------------- keeping
+
+    def commit(self) -> None:
+        """The overlay counts."""
+        if self._logged is None:
+            self._commit_native()
+        self._logged = None
+        super().commit()
+
+    def abort(self) -> None:
+        """The overlay does not count; harmless where there is none."""
+        checked(self._library.dl_abort(self._handle), "going back")
+        super().abort()
+
+    def _commit_native(self) -> bytes:
+        return self._output(checked(self._library.dl_commit(self._handle), "the commit"))
+
+    def _refresh_symbols(self) -> None:
+        known = self._symbols
+        length = checked(
+            self._library.dl_symbols(self._handle, len(known.texts), len(known.lists), len(known.versions)),
+            "the symbols",
+        )
+        texts, lists, _ = _SYMBOLS.decode(self._output(length))
+        known.texts += texts
+        known.lists += [tuple(numbers) for numbers in lists]
+
+    def _symbols_since(self, texts: int, lists: int, versions: int) -> bytes | None:
+        known = self._symbols
+        if (len(known.texts), len(known.lists), len(known.versions)) == (texts, lists, versions):
+            return None
+        return _entry_encoder.encode(
+            (known.texts[texts:], known.lists[lists:], [(*v, *t) for v, t in known.timed()][versions:])
+        )
+
+    def _keep_symbols(self) -> None:
+        self._kept_symbols = (len(self._symbols.texts), len(self._symbols.lists), len(self._symbols.versions))
+
+    def changes(self) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """What the overlay puts and deletes, for the checkpoint; to be asked for before `commit`."""
+        overlay = self._overlay()
+        puts = {
+            ODD + key.encode(): _entry_encoder.encode(entry)
+            for key, entry in overlay.entries.items()
+            if entry is not None
+        }
+        deletes = [ODD + key.encode() for key, entry in overlay.entries.items() if entry is None]
+        self._logged = self._commit_native()
+        number = (self._sequence + 1).to_bytes(8, "big")
+        if self._logged:
+            puts[LOG + number] = self._logged
+            self._log_keys.append(LOG + number)
+            self._log_bytes += len(self._logged)
+        self._refresh_symbols()
+        symbols = self._symbols_since(*self._kept_symbols)
+        if symbols is not None:
+            puts[SYMBOLS + number] = symbols
+            self._keep_symbols()
+        if self._log_bytes > 3 * SIZE * len(self) + _REWRITE_SLACK:
+            puts.pop(LOG + number, None)
+            deletes += self._log_keys
+            puts |= self._begin_log(number)
+        return puts, deletes
+
+    def _whole_log(self, number: bytes) -> Iterator[tuple[bytes, bytes]]:
+        entries = self._output(checked(self._library.dl_export(self._handle), "the table"))
+        for index, start in enumerate(range(0, len(entries), _CHUNK)):
+            yield LOG + number + index.to_bytes(4, "big"), entries[start : start + _CHUNK]
+
+    def _begin_log(self, number: bytes) -> dict[bytes, bytes]:
+        written = dict(self._whole_log(number))
+        self._log_keys = list(written)
+        self._log_bytes = sum(map(len, written.values()))
+        return written
+
+    def entries(self) -> Iterator[tuple[bytes, bytes]]:
+        """All entries as the checkpoint holds them."""
+        for key, entry in self._entries.items():
+            yield ODD + key.encode(), _entry_encoder.encode(entry)
+        number = self._sequence.to_bytes(8, "big")
+        self._refresh_symbols()
+        symbols = self._symbols_since(0, 0, 0)
+        if symbols is not None:
+            yield SYMBOLS + number, symbols
+        yield from self._whole_log(number)
+
+    def rewritten(self) -> dict[bytes, bytes]:
+        """All entries for a checkpoint that holds nothing else: what `changes` gives from now on belongs to it."""
+        found = dict(self.entries())
+        self._keep_symbols()
+        self._log_keys = [key for key in found if key[:1] == LOG]
+        self._log_bytes = sum(len(found[key]) for key in self._log_keys)
+        return found
+
+    def _take_entries(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        logs: list[tuple[bytes, bytes]] = []
+        for key, value in sorted(entries):
+            kind = key[:1]
+            if kind == ODD:
+                self._entries[key[1:].decode()] = _entry_decoder.decode(value)
+            elif kind == SYMBOLS:
+                self._take_symbols(value)
+            elif kind == LOG:
+                logs.append((key, value))
+            else:
+                raise ValueError(f"unknown key {key!r}")
+        for key, value in logs:
+            if self._library.dl_load(self._handle, value, len(value)) < 0:
+                raise ValueError("the log of the table is damaged")
+            self._log_keys.append(key)
+            self._log_bytes += len(value)
+        for name in self._entries:
+            data = name.encode()
+            checked(self._library.dl_set_odd(self._handle, data, len(data)), "an odd entry")
+        self._library.dl_commit(self._handle)
+        self._refresh_symbols()
+        self._keep_symbols()
+
+    def _take_symbols(self, value: bytes) -> None:
+        texts, lists, versions = _KEPT_SYMBOLS.decode(value)
+        for text in texts:
+            data = text.encode()
+            checked(self._library.dl_text(self._handle, data, len(data)), "a text")
+        for numbers in lists:
+            array = np.array(numbers, np.uint32)
+            checked(self._library.dl_segments(self._handle, array.ctypes.data, len(numbers)), "segments")
+        for model, version, delay_ms, horizon_ms in versions:
+            plan = CompiledPlan(placeholder(delay_ms, horizon_ms))
+            name = model.encode()
+            number = self._library.dl_know(self._handle, name, len(name), version, plan.pointer)
+            self._unresolved.append(checked(number, "a known version"))
+            self._symbols.add_times(model, version, delay_ms, horizon_ms)
+
+    def digest(self) -> str:
+        """SHA-256 over what decides about the future, whoever holds an entry."""
+        self._refresh_symbols()
+        found: dict[bytes, Entry] = {}
+        for key, entry in self._entries.items():
+            name = key.encode()
+            out = np.zeros(2, np.uint64)
+            self._library.dl_id(name, len(name), out.ctypes.data)
+            found[out.tobytes()] = entry
+        table = self._output(checked(self._library.dl_export(self._handle), "the table"))
+        for start in range(0, len(table), SIZE):
+            packed = table[start : start + SIZE]
+            if packed[GONE] == 0:
+                continue
+            found[packed[:16]] = from_native(packed, self._symbols)
+        digest = hashlib.sha256()
+        for name in sorted(found):
+            digest.update(name)
+            digest.update(_entry_encoder.encode(msgspec.structs.replace(found[name], generation=0)))
+        digest.update(self._digest_meta())
+        return digest.hexdigest()
