@@ -116,6 +116,11 @@ class Machine(RuleBasedStateMachine):
     def beat(self, after: int, topics: tuple[str, ...]) -> None:
         self.worker.beat(self.at(after), topics)
 
+    @rule(key=keys, after=delays)
+    def reach(self, key: str, after: int) -> None:
+        """Event time stands exactly where something of a prediction may end, or just after."""
+        self.worker.beat(max(0, self.born[key] + after))
+
     @rule(by=st.integers(1, 250))
     def wait(self, by: int) -> None:
         self.now += by
