@@ -1,9 +1,9 @@
 """`driftline bench models`: the same traffic with 20 features over 1, 100 and 18,000 models, on one worker.
 
 Every model is one of its own in the registry: a version, a specification and reference statistics that no other model
-has. One window, open all the time, overall segment. A row has two phases on one running worker: in the first every
-model is met for the first time (plans are compiled then), the second is the figure. A phase ends when both stages have
-committed everything, so an aggregation that lags counts.
+has. One window, open all the time, overall segment. A row has two stretches on one running worker: a tenth of the
+traffic first, in which models are met for the first time (plans are compiled then); the rest is the figure. It ends
+when both stages have committed everything, so an aggregation that lags counts.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def run(
     Parameters
     ----------
     events : int
-        Predictions, and as many labels, of each phase.
+        Predictions, and as many labels; a tenth more comes before, to meet every model.
     rounds : int
     models : sequence of int
         Numbers of models; the ratios compare the others with the first.
@@ -123,8 +123,9 @@ def run(
             settings={
                 "partitions": PARTITIONS,
                 "commit_interval_ms": COMMIT_INTERVAL_MS,
-                "predictions_per_phase": events,
-                "labels_per_phase": events,
+                "predictions": events,
+                "labels": events,
+                "warm_up": events // 10,
                 "numeric_features": len(NUMERIC),
                 "categorical_features": len(CATEGORICAL),
                 "windows": ["1d"],
@@ -144,9 +145,10 @@ def _measure(load: _Load, models: int, events: int, note: Note) -> Measurement:
         began = time.monotonic()
         register(load.kafka, load.settings, models)
         note(f"models: {models} registered in {time.monotonic() - began:.0f} s")
-        _produce(load.kafka, models, 0, events)
+        warm = events // 10
+        _produce(load.kafka, models, 0, warm)
         met = _ends(load.kafka)
-        _produce(load.kafka, models, events, events)
+        _produce(load.kafka, models, warm, events)
         # A fresh broker has no group coordinator yet: following a group at once crashed the admin client here.
         committed_offsets(load.kafka, "monitoring-join")
         with Worker(load.settings) as worker:
@@ -158,7 +160,10 @@ def _measure(load: _Load, models: int, events: int, note: Note) -> Measurement:
             seconds = span.seconds + behind
             spent = span.cpu_seconds + worker.child.cpu_seconds() - cpu
             rss = max(first.peak_rss_bytes, worker.child.peak_rss_bytes)
-        check_totals(load.kafka, predictions=2 * events, labelled=2 * events, labels_matched=2 * events)
+        if not span.events:
+            raise ValueError(f"{events} events fit into one commit: ask for more")
+        total = warm + events
+        check_totals(load.kafka, predictions=total, labelled=total, labels_matched=total)
     finally:
         delete_topics(load.kafka)
     return Measurement(
