@@ -2,7 +2,7 @@
 
 All read the same records from the same embedded broker on the same cores, in turn, and are measured by one yardstick:
 the group's committed offsets seen from outside, from the first commit that moves to the one that holds the last record,
-start-up apart. Raw consume, which commits nothing, measures itself from its first batch on. What came out (pairs and
+start-up apart. Raw consume, which commits nothing, measures itself from its first record on. What came out (pairs and
 confusion counts) must be equal to what the traffic comes to.
 
 The worker runs with exactly-once, quality metrics, one segment and drift on. Peers do less: they join, and count
@@ -14,8 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from typing import Any
 
 from agents.config import Settings, load_settings
 from benchmarks import outcome, traffic
-from benchmarks.harness import Contender, Measurement, Note, UnavailableError, UnequalError, compare, skipped
+from benchmarks.harness import Contender, Measurement, Note, UnavailableError, compare, skipped
 from benchmarks.model import register
 from benchmarks.peers.base import Job, Peer, read_counts
 from benchmarks.peers.catalogue import PEERS
@@ -183,7 +182,7 @@ def _worker(data: Round) -> Measurement:
         span = worker.work_off(full.ends)
     check_totals(full.kafka, predictions=full.events, labelled=full.events, labels_matched=full.events)
     found = outcome.of_worker(full.kafka, full.settings)
-    _check("driftline", found, full.events)
+    outcome.check("driftline", found, full.events)
     return Measurement.of(span, found)
 
 
@@ -226,19 +225,7 @@ def _measure_of(peer: Peer) -> Any:
         with peer.start(job) as child:
             span = Progress(job.kafka, job.group).follow(child, data_of_peer.ends)
             found = read_counts(job, data_of_peer.events)
-        _check(peer.name, found, data_of_peer.events)
+        outcome.check(peer.name, found, data_of_peer.events)
         return Measurement.of(span, found if peer.full else None)
 
     return measure
-
-
-def _check(name: str, found: Mapping[str, int], events: int) -> None:
-    """Equal to what the traffic comes to, and so to everybody else's.
-
-    Raises
-    ------
-    UnequalError
-    """
-    wanted = outcome.expected(events)
-    if dict(found) != wanted:
-        raise UnequalError(f"{name} found {dict(found)}, the traffic comes to {wanted} ({time.strftime('%H:%M:%S')})")

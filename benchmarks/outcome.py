@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.monitoring.registry_view import RegistryView
+from benchmarks.harness import UnequalError
 from benchmarks.traffic import scores_and_truths
 from schemas.events import JoinedDelta
 from schemas.topics import JOINED_DELTAS
@@ -50,3 +53,15 @@ def of_worker(kafka: KafkaConfig, settings: Settings, model: str = "bench", vers
                     if name := wanted.get(int(position)):
                         counts[name] += int(count)
     return counts
+
+
+def check(name: str, found: Mapping[str, int], events: int) -> None:
+    """Equal to what the traffic comes to, and so to everybody else's.
+
+    Raises
+    ------
+    UnequalError
+    """
+    wanted = expected(events)
+    if dict(found) != wanted:
+        raise UnequalError(f"{name} found {dict(found)}, the traffic comes to {wanted}")

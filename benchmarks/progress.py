@@ -81,7 +81,8 @@ class Progress:
     def follow(self, child: Child, ends: Ends, *, start_s: float = 180.0, deadline_s: float = 1800.0) -> Span:
         """Wait from the first commit that moves the group to the one that completes `ends`.
 
-        What comes before the first commit is start-up: it counts neither as time nor as events.
+        What comes before the first commit is start-up: it counts neither as time nor as events (unless one commit
+        holds everything, as it may with very few records: then all of it counts).
 
         Raises
         ------
@@ -102,13 +103,17 @@ class Progress:
             self._tick(child, began + deadline_s, f"{self._group} committed {done} of {total} in {deadline_s:.0f} s")
             done = max(done, self.committed(ends))
         ended, cpu_end = time.monotonic(), child.cpu_seconds()
+        waiting_since = max(called, child.started_at)
+        waited_s = began - waiting_since
+        if at_start == total:
+            # All of it in one commit: the wait for it is the only time there is, start-up included.
+            at_start, began, cpu = before, waiting_since, 0.0
         return Span(
             events=total - at_start,
-            # All of it in one commit: nothing to measure but the moment itself.
             seconds=max(ended - began, _POLL_S),
             cpu_seconds=cpu_end - cpu,
             peak_rss_bytes=child.peak_rss_bytes,
-            waited_s=began - max(called, child.started_at),
+            waited_s=waited_s,
             cpu_seconds_process=cpu_end,
         )
 

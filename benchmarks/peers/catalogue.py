@@ -9,6 +9,7 @@ from benchmarks.peers.python_programs import Faust, QuixStreams
 _ALL: tuple[Peer, ...] = (
     KafkaStreams("kafka_streams_eos", "exactly_once_v2"),
     KafkaStreams("kafka_streams_alo", "at_least_once"),
+    KafkaStreams("kafka_streams_eos_lean", "exactly_once_v2", lean=True),
     QuixStreams(),
     Faust(),
 )

@@ -43,12 +43,16 @@ class KafkaStreams:
     name : str
     guarantee : str
         ``exactly_once_v2`` or ``at_least_once``.
+    lean : bool
+        A processor written by hand counts inside the partition, and sends partial windows; else as Kafka Streams' own
+        language says it: join, groupBy(model), windowedBy, aggregate, which gives complete windows a model.
     """
 
     full = True
 
-    def __init__(self, name: str, guarantee: str) -> None:
+    def __init__(self, name: str, guarantee: str, *, lean: bool = False) -> None:
         self.name = name
+        self._lean = lean
         self._guarantee = guarantee
         self._classes: list[Path] = []
 
@@ -56,6 +60,7 @@ class KafkaStreams:
         """Guarantee, threads, JVM and the Streams configuration."""
         return {
             "guarantee": self._guarantee,
+            "program": "join, processor of its own: partial windows" if self._lean else "join, groupBy, aggregate",
             "configuration": {**SETTINGS, "jvm": " ".join(JVM[:3])},
             "state": "RocksDB, changelogged",
         }
@@ -100,6 +105,7 @@ class KafkaStreams:
             "processing.guarantee": self._guarantee,
             "commit.interval.ms": job.commit_interval_ms,
             "state.dir": job.folder / "state",
+            "peer.lean": str(self._lean).lower(),
             "peer.horizon.ms": job.horizon_ms,
             "peer.application.id": job.kafka.group(job.group),
             "peer.predictions": job.kafka.topic(PREDICTIONS),

@@ -1,7 +1,7 @@
 """Raw consume: `Consumer.consume` with the hot path's fetch settings, doing nothing with what it gets. The limit.
 
 Run as a process of its own: ``python -m benchmarks.peers.raw_consume SERVERS PREFIX GROUP TOTAL``. It prints one JSON
-line: events, seconds and processor time from its first batch to the last record.
+line: events, seconds and processor time from its first record to the last.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def main(servers: str, prefix: str, group: str, total: int) -> None:
     consumer = Consumer({**kafka.consumer(group), "enable.partition.eof": False})
     consumer.subscribe([kafka.topic(PREDICTIONS), kafka.topic(GROUND_TRUTH)])
     seen = 0
-    # The group's assembly is not what is compared: time runs from the first batch on.
-    first = len(consumer.consume(BATCH, _STILL_S))
+    # The group's assembly is not what is compared: time runs from the first record on.
+    first = len(consumer.consume(1, _STILL_S))
     began, cpu = time.monotonic(), time.process_time()
     while first + seen < total:
         messages = consumer.consume(BATCH, 0.2)

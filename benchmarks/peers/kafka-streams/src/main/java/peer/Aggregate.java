@@ -23,11 +23,12 @@ final class Aggregate {
         this.counts = counts;
     }
 
-    void add(Pair pair) {
-        double score = pair.prediction().score();
+    Aggregate add(Pair pair) {
+        double score = pair.score();
         int bin = Math.min(BINS - 1, Math.max(0, (int) (score * BINS)));
         counts[CONFUSION + 2 * pair.label() + (score >= 0.5 ? 1 : 0)]++;
         counts[(pair.label() == 1 ? POSITIVES : NEGATIVES) + bin]++;
+        return this;
     }
 
     /** The counts as one JSON document, as the outputs are compared. */

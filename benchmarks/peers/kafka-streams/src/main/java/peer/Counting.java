@@ -12,7 +12,7 @@ import org.apache.kafka.streams.state.WindowStore;
 
 /**
  * Aggregates pairs per model and tumbling window inside their own partition, and sends what changed once a commit
- * interval. A groupBy(model) would send every pair through a repartition topic first; this is the fast way to do it.
+ * interval. A groupBy(model) would send every pair through a repartition topic first.
  */
 final class Counting implements Processor<byte[], Pair, String, byte[]> {
     static final String STORE = "aggregates";
@@ -41,15 +41,15 @@ final class Counting implements Processor<byte[], Pair, String, byte[]> {
 
     @Override
     public void process(Record<byte[], Pair> record) {
-        Prediction prediction = record.value().prediction();
-        long start = prediction.timeMs() - Math.floorMod(prediction.timeMs(), WINDOW_MS);
-        Aggregate aggregate = store.fetch(prediction.model(), start);
+        Pair pair = record.value();
+        long start = pair.timeMs() - Math.floorMod(pair.timeMs(), WINDOW_MS);
+        Aggregate aggregate = store.fetch(pair.model(), start);
         if (aggregate == null) {
             aggregate = new Aggregate();
         }
-        aggregate.add(record.value());
-        store.put(prediction.model(), aggregate, start);
-        changed.add(new Key(prediction.model(), start));
+        aggregate.add(pair);
+        store.put(pair.model(), aggregate, start);
+        changed.add(new Key(pair.model(), start));
         pairs.incrementAndGet();
     }
 

@@ -101,6 +101,27 @@ final class Wire {
                 });
     }
 
+    static Serde<Pair> pairPacked() {
+        return Serdes.serdeFrom(
+                (topic, value) -> {
+                    byte[] model = value.model().getBytes(StandardCharsets.UTF_8);
+                    return ByteBuffer.allocate(17 + model.length)
+                            .putLong(value.timeMs())
+                            .putDouble(value.score())
+                            .put((byte) value.label())
+                            .put(model)
+                            .array();
+                },
+                (topic, bytes) -> {
+                    ByteBuffer buffer = ByteBuffer.wrap(bytes);
+                    long timeMs = buffer.getLong();
+                    double score = buffer.getDouble();
+                    int label = buffer.get();
+                    String model = new String(bytes, 17, bytes.length - 17, StandardCharsets.UTF_8);
+                    return new Pair(model, timeMs, score, label);
+                });
+    }
+
     private static <T> Serde<T> readOnly(Deserializer<T> deserializer) {
         Serializer<T> none = (topic, value) -> {
             throw new UnsupportedOperationException("input only");
