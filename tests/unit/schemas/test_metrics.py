@@ -73,7 +73,7 @@ def test_names_that_can_be_watched(task: str, name: str) -> None:
     ],
 )
 def test_other_names_are_refused_with_the_reason(task: str, name: str, said: str) -> None:
-    with pytest.raises(SpecificationError, match="metrics.watch") as caught:
+    with pytest.raises(SpecificationError, match=r"metrics\.watch") as caught:
         _spec(task, METRICS[task][0], name)
     assert said in str(caught.value)
     assert METRICS[task][0] in caught.value.remedy
