@@ -169,7 +169,9 @@ class Series:
         sums: dict[Touched, Counts] = {}
         for key in sorted(key for key in self.pending if key[0] < boundary):
             _, given, pane = key
-            parts = self.pending.pop(key)
+            merged = merge_packed(self.pending.pop(key))
+            if not merged:
+                continue  # they cancelled out: in one commit, they would not even have been sent
             segment = self._tracked(given, plan)
             kept = self.panes.get(segment, {}).get(pane)
             if kept is None and pane < oldest:
@@ -183,7 +185,7 @@ class Series:
                 else:
                     add_packed(sums[at], [kept.counters])
             before = sums[at][frame.predicted]
-            add_packed(sums[at], parts)
+            add_packed(sums[at], [merged])
             if not segment and sums[at][frame.predicted] > before:
                 self.last_traffic = max(self.last_traffic, pane)
                 self.first_traffic = pane if self.first_traffic < 0 else min(self.first_traffic, pane)
