@@ -11,7 +11,9 @@ import pytest
 from benchmarks.processes import Child, cores
 from tests.support.wait import eventually
 
-SPIN = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+# The grandchild ends with its parent: nothing may go on spinning when the test is over.
+BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+SPIN = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}])"
 
 
 def test_processor_time_and_memory_are_those_of_the_whole_tree(tmp_path: Path) -> None:
