@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.processes import Child
 from streams.kafka.config import KafkaConfig
+from streams.kafka.lag import committed_offsets
 
 Ends = Mapping[tuple[str, int], int]
 """Offset behind the last record, by (topic without prefix, partition)."""
@@ -64,6 +65,9 @@ class Progress:
     def __init__(self, kafka: KafkaConfig, group: str) -> None:
         self._kafka = kafka
         self._group = kafka.group(group)
+        # The group's coordinator is made first, by a call of its own: on a broker that never had a group, librdkafka
+        # 2.16 was seen to crash in the requests below, made again and again while it is not there yet.
+        committed_offsets(kafka, group)
         self._admin = AdminClient(kafka.common())
 
     def committed(self, ends: Ends) -> int:
