@@ -25,7 +25,9 @@ def test_every_command_and_option_is_described() -> None:
     commands["config show"] = group.commands["config"].commands["show"]  # type: ignore[attr-defined]
     assert set(sections) == set(commands)
     for name, command in commands.items():
-        visible = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
+        # A group's section describes the options of all of its commands.
+        described_here = [command, *getattr(command, "commands", {}).values()]
+        visible = [p for one in described_here for p in one.params if not getattr(p, "hidden", False)]
         options = {option for p in visible for option in p.opts if option.startswith("--")} - UNIVERSAL
         described = set(re.findall(r"--[a-z-]+", sections[name])) - UNIVERSAL
         assert options == described, name
