@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.errors import BrokerError
@@ -18,6 +18,12 @@ from streams.kafka.reader import Tail
 EXACT_UP_TO = 1_000
 STANDS_STILL_S = 0.25
 _TIMEOUT_S = 10.0
+_COORDINATOR_RETRY_S = 0.1
+_COORDINATOR_COMES = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+)
 
 
 class LagProbe:
@@ -137,13 +143,9 @@ class LagProbe:
 
     def _committed(self, group: str, partitions: list[Partition]) -> dict[Partition, int]:
         native = [TopicPartition(self._config.topic(topic), number) for topic, number in partitions]
-        request = ConsumerGroupTopicPartitions(self._config.group(group), native)
-        [future] = self._admin.list_consumer_group_offsets([request], request_timeout=_TIMEOUT_S).values()
-        return {
-            (self._config.without_prefix(found.topic), found.partition): found.offset
-            for found in future.result(_TIMEOUT_S).topic_partitions
-            if found.offset >= 0
-        }
+        return _offsets_of_group(
+            self._config, self._admin, ConsumerGroupTopicPartitions(self._config.group(group), native)
+        )
 
     def _known_markers(self, partition: Partition, start: int, end: int) -> bool:
         known = self._markers_only.get(partition)
@@ -182,10 +184,24 @@ def committed_offsets(config: KafkaConfig, group: str) -> dict[Partition, int]:
     BrokerError
     """
     request = ConsumerGroupTopicPartitions(config.group(group))
-    client = AdminClient(config.common())
     try:
-        [future] = client.list_consumer_group_offsets([request]).values()
-        found = future.result(_TIMEOUT_S).topic_partitions
+        return _offsets_of_group(config, AdminClient(config.common()), request)
     except KafkaException as error:
         raise broker_error(config, error) from error
-    return {(config.without_prefix(p.topic), p.partition): p.offset for p in found if p.offset >= 0}
+
+
+def _offsets_of_group(
+    config: KafkaConfig, client: AdminClient, request: ConsumerGroupTopicPartitions
+) -> dict[Partition, int]:
+    """Asked again while the group's coordinator is being made or moves: a young broker answers so for a second."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            [future] = client.list_consumer_group_offsets([request], request_timeout=_TIMEOUT_S).values()
+            found = future.result(_TIMEOUT_S).topic_partitions
+        except KafkaException as error:
+            if error.args[0].code() not in _COORDINATOR_COMES or time.monotonic() > deadline:
+                raise
+            time.sleep(_COORDINATOR_RETRY_S)
+        else:
+            return {(config.without_prefix(p.topic), p.partition): p.offset for p in found if p.offset >= 0}
