@@ -13,6 +13,7 @@ from schemas.events import JoinedDelta, PartitionWatermark, WatermarkUpdate
 from schemas.topics import JOINED_DELTAS, MAX_MESSAGE_BYTES
 from streams.join.batch import JoinOutcome, Slice
 from streams.join.partition import TOPICS
+from streams.kafka.batches import by_partition
 from streams.kafka.positions import Positions, TopicPartition
 from streams.kafka.records import Output, Record, dead_letter
 from streams.packed import CONTENT_TYPE, encode_delta
@@ -83,15 +84,15 @@ class JoinHandler:
 
     def process(self, records: Sequence[Record], positions: Positions, now_ms: int) -> Sequence[Output]:
         """Join a batch; see `BatchHandler`."""
-        by_partition: dict[int, dict[str, list[Record]]] = {}
-        for record in records:
-            by_partition.setdefault(record.partition, {}).setdefault(record.topic, []).append(record)
+        found: dict[int, dict[str, Sequence[Record]]] = {}
+        for (topic, number), of_partition in by_partition(records).items():
+            found.setdefault(number, {})[topic] = of_partition
         view = self._registry.for_batch()
         outputs: list[Output] = []
         journal: list[Output] = []
         watermarks: list[PartitionWatermark] = []
         for partition, kept in self._kept.items():
-            batch = _slice(partition, by_partition.get(partition, {}), positions, now_ms)
+            batch = _slice(partition, found.get(partition, {}), positions, now_ms)
             moved = batch.starts != batch.ends
             if not moved and batch.idle == kept.join.idle:
                 continue

@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter, methodcaller
 from typing import Protocol
 
 from confluent_kafka import (
     OFFSET_INVALID,
-    TIMESTAMP_NOT_AVAILABLE,
     Consumer,
     KafkaError,
     KafkaException,
@@ -26,21 +24,18 @@ from confluent_kafka import (
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from schemas.errors import BrokerError, RetentionPassedError, StateError, TopicError
+from streams.kafka.alignment import HOLD_MOST, Alignment
+from streams.kafka.batches import Batch, runs
 from streams.kafka.config import KafkaConfig, Property
 from streams.kafka.offsets import OffsetClient
 from streams.kafka.positions import Positions, TopicPartition
-from streams.kafka.records import Record
 
 log = logging.getLogger(__name__)
 
 _OPERATION_TIMEOUT_S = 30.0
 _RESTORE_POLL_S = 0.5
 _CREATION_S = 3.0
-_make_record = partial(tuple.__new__, Record)
-_FIELDS = tuple(methodcaller(name) for name in ("topic", "partition", "offset", "key", "value", "headers"))
-_error_of = methodcaller("error")
-_partition_of = itemgetter(0, 1)
-_offset_of = itemgetter(2)
+_error_of = Message.error
 _REFUSED = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -114,6 +109,8 @@ class GroupConsumer:
         librdkafka properties on top (``max.poll.interval.ms`` …).
     co_partitioned : bool
         Check that partition p of every topic comes to this member together.
+    leader : str, optional
+        In a catch-up, hold other topics' records back until this topic's are as far in time (see `alignment`).
 
     Attributes
     ----------
@@ -136,6 +133,7 @@ class GroupConsumer:
         *,
         properties: Mapping[str, Property] | None = None,
         co_partitioned: bool = False,
+        leader: str | None = None,
     ) -> None:
         self.group = group
         self.topics = tuple(topics)
@@ -147,6 +145,9 @@ class GroupConsumer:
         self._start: dict[TopicPartition, int] = {}
         self._next: dict[TopicPartition, int] = {}
         self._drained: dict[TopicPartition, bool] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._alignment = Alignment(leader, self._lag) if leader is not None else None
+        self._paused: set[TopicPartition] = set()
         self._eof_moved = False
         self._pending: list[TopicPartition] | None = None
         self._epoch = 0
@@ -174,7 +175,7 @@ class GroupConsumer:
 
     # ------------------------------------------------------------------------------------------ reading
 
-    def poll_batch(self, n: int, timeout_s: float, linger_s: float = 0.0) -> list[Record]:
+    def poll_batch(self, n: int, timeout_s: float, linger_s: float = 0.0) -> Batch:
         """Collect at most `n` records.
 
         Waits at most `timeout_s` for the first one, then at most `linger_s` for more; returns early when everything
@@ -186,7 +187,7 @@ class GroupConsumer:
             Records at a position were deleted.
         TopicError, BrokerError
         """
-        batch: list[Record] = []
+        batch = Batch()
         deadline = time.monotonic() + timeout_s
         while True:
             while self._pending is not None:
@@ -202,12 +203,13 @@ class GroupConsumer:
                 continue
             if messages:
                 was_empty = not batch
-                batch += self._accept(messages)
-                if was_empty and batch:
+                self._accept(messages, batch)
+                self._free(batch)
+                if was_empty and len(batch):
                     deadline = time.monotonic() + linger_s
             if len(batch) >= n or time.monotonic() >= deadline:
                 return batch
-            if (batch or self._eof_moved) and self.drained():
+            if (len(batch) or self._eof_moved) and self.drained():
                 return batch
 
     def positions(self) -> Positions:
@@ -302,6 +304,7 @@ class GroupConsumer:
         """Go back to the committed positions; everything since comes again."""
         self._next = dict(self._start)
         self._drained = dict.fromkeys(self._start, False)
+        self._forget_held()
         try:
             for tp, offset in self._start.items():
                 self._consumer.seek(*self.kafka_partitions({tp: offset}))
@@ -344,11 +347,18 @@ class GroupConsumer:
         self._pending = None
         self._start, self._next, self._drained = {}, {}, {}
         self._eof_moved = False
+        self._forget_held()
         try:
             if started and self.on_revoke is not None:
                 self.on_revoke(started, lost)
         finally:
             consumer.unassign()
+
+    def _forget_held(self) -> None:
+        """What is held back is not handed out: it is read again."""
+        if self._alignment is not None:
+            self._alignment.clear()
+            self._resume(set(self._paused))
 
     def _begin(self, partitions: list[TopicPartition]) -> None:
         """Restore and start what was assigned."""
@@ -400,6 +410,7 @@ class GroupConsumer:
         lows = self._offsets.earliest(committed, _OPERATION_TIMEOUT_S)
         # Everything written counts, open transactions too: this is about logs that are shorter than they were.
         highs = self._offsets.ends(committed, _OPERATION_TIMEOUT_S, undecided=True)
+        self._ends = dict(highs)
         return {tp: self._check_range(tp, offset, lows[tp], highs[tp]) for tp, offset in committed.items()}
 
     def _check_range(self, tp: TopicPartition, committed: int | None, low: int, high: int) -> int:
@@ -432,11 +443,11 @@ class GroupConsumer:
 
     # ------------------------------------------------------------------------------------------ messages
 
-    def _accept(self, messages: list[Message]) -> list[Record]:
-        """Records of `messages`; errors and ends of partitions are taken out, positions follow."""
+    def _accept(self, messages: list[Message], batch: Batch) -> None:
+        """Take messages into the batch; errors and ends of partitions are taken out, positions follow."""
         if not any(map(_error_of, messages)):
-            return self._records(messages)
-        records: list[Record] = []
+            self._records(messages, batch)
+            return
         run: list[Message] = []
         for message in messages:
             error = message.error()
@@ -444,34 +455,64 @@ class GroupConsumer:
                 run.append(message)
                 continue
             # Positions first, so that "drained" refers to what came before it in the same partition.
-            records += self._records(run)
+            self._records(run, batch)
             run = []
             self._event(message, error)
-        return records + self._records(run)
+        self._records(run, batch)
 
-    def _records(self, messages: list[Message]) -> list[Record]:
-        if not messages:
-            return []
-        names = self._names
-        topics, *fields = (map(field, messages) for field in _FIELDS)
-        records: list[Record] = list(
-            map(_make_record, zip(map(names.__getitem__, topics), *fields, map(_timestamp_ms, messages), strict=True))
-        )
-        # In log order per partition, so the last one wins.
-        last = dict(zip(map(_partition_of, records), map(_offset_of, records), strict=True))
-        for tp, offset in last.items():
-            self._next[tp] = offset + 1
-            self._drained[tp] = False
-        return records
+    def _records(self, messages: list[Message], batch: Batch) -> None:
+        alignment = self._alignment
+        for name, partition, run in runs(messages):
+            tp = (self._names[name], partition)
+            if alignment is not None:
+                if tp[0] == alignment.leader:
+                    alignment.lead(partition, run[-1])
+                else:
+                    alignment.hold(tp, run)
+                    continue
+            self._take(tp, run, batch)
+
+    def _take(self, tp: TopicPartition, run: list[Message], batch: Batch) -> None:
+        batch.add(tp, run)
+        self._next[tp] = (run[-1].offset() or 0) + 1
+        self._drained[tp] = False
+
+    def _free(self, batch: Batch) -> None:
+        """Let go on what was held back long enough, and fetch no more of what is held back in number."""
+        alignment = self._alignment
+        if alignment is None:
+            return
+        for tp, run, end in alignment.free():
+            if run:
+                self._take(tp, run, batch)
+            if end is not None:
+                self._end(tp, end.offset())
+        full = {tp for tp in self._next if alignment.held(tp) > HOLD_MOST}
+        empty = {tp for tp in self._paused if alignment.held(tp) <= HOLD_MOST // 2}
+        if new := full - self._paused:
+            self._consumer.pause(self.kafka_partitions(dict.fromkeys(new, OFFSET_INVALID)))
+        self._paused |= new
+        self._resume(empty)
+
+    def _resume(self, paused: set[TopicPartition]) -> None:
+        if paused:
+            self._consumer.resume(self.kafka_partitions(dict.fromkeys(paused, OFFSET_INVALID)))
+            self._paused -= paused
+
+    def _lag(self, tp: TopicPartition) -> int:
+        """Offsets between what was handed out and the end, as far as fetches have told it."""
+        [native] = self.kafka_partitions({tp: OFFSET_INVALID})
+        found = self._consumer.get_watermark_offsets(native, cached=True)
+        return max(found[1] if found else 0, self._ends.get(tp, 0)) - self._next.get(tp, 0)
 
     def _event(self, message: Message, error: KafkaError) -> None:
         code, topic, end = error.code(), message.topic() or "", message.offset()
         if code == KafkaError._PARTITION_EOF:
             tp = (self._names.get(topic, topic), message.partition() or 0)
-            if tp in self._next and end is not None:
-                self._eof_moved = self._eof_moved or not self._drained[tp] or self._next[tp] != end
-                self._next[tp] = end
-                self._drained[tp] = True
+            if self._alignment is not None and self._alignment.holds(tp):
+                self._alignment.hold_end(tp, message)
+            else:
+                self._end(tp, end)
             return
         where = f"{self._names.get(topic, topic)}-{message.partition()}" if topic else f"group {self.group}"
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
@@ -486,6 +527,16 @@ class GroupConsumer:
             raise BrokerError(f"the consumer was refused: {error}", where=where)
         # Everything else heals by itself: the library reconnects, and a lost membership is joined again.
         log.warning("%s: %s", where, error)
+
+    def _end(self, tp: TopicPartition, end: int | None) -> None:
+        """Everything up to `end` was handed out, and it is the end as of now."""
+        if tp not in self._next or end is None:
+            return
+        self._eof_moved = self._eof_moved or not self._drained[tp] or self._next[tp] != end
+        self._next[tp] = end
+        self._drained[tp] = True
+        if self._alignment is not None and tp[0] == self._alignment.leader:
+            self._alignment.drained(tp[1])
 
     def _check_exists(self, topic: str) -> None:
         """Believe that a topic is missing only when the broker says so for a while: it may just have been created."""
@@ -505,8 +556,3 @@ class GroupConsumer:
                     remedy="`driftline topics` creates the catalogue",
                 )
             time.sleep(0.1)
-
-
-def _timestamp_ms(message: Message) -> int:
-    kind, value = message.timestamp()
-    return 0 if kind == TIMESTAMP_NOT_AVAILABLE else int(value)

@@ -92,6 +92,8 @@ class ProcessorOptions:
         Limit of each request to the broker (initialise, read committed offsets, commit).
     co_partitioned : bool
         Check that partition p of every topic is assigned to the same worker.
+    leader : str, optional
+        Topic that goes first in a catch-up (see `streams.kafka.alignment`).
     queue_kbytes : int
         Most that is fetched ahead of the batch being computed (one fetch may go beyond it). When it is full, fetching
         pauses and goes on where it stopped: lag costs no memory. ``KAFKA_QUEUED_MAX_MESSAGES_KBYTES`` overrides it.
@@ -105,6 +107,7 @@ class ProcessorOptions:
     transaction_timeout_ms: int = 10_000
     operation_timeout_ms: int = 30_000
     co_partitioned: bool = False
+    leader: str | None = None
     queue_kbytes: int = 65_536
 
 
@@ -309,6 +312,7 @@ class BatchProcessor:
                     _QUEUE: self._config.properties.get(_QUEUE, options.queue_kbytes),
                 },
                 co_partitioned=options.co_partitioned,
+                leader=options.leader,
             )
             self._consumer.on_assign = self._restore
             self._consumer.on_revoke = self._release

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from schemas.topics import MAX_MESSAGE_BYTES, dead_letter_topic
 
 RecordHeaders = Sequence[tuple[str, bytes | None]]
@@ -24,6 +26,49 @@ class Record(NamedTuple):
     value: bytes | None
     headers: RecordHeaders | None
     timestamp_ms: int
+
+
+Offsets = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class Columns(NamedTuple):
+    """Some records of one partition, by field; `headers` is None where no record has any."""
+
+    values: list[bytes | None]
+    timestamps_ms: np.ndarray[tuple[int], np.dtype[np.int64]]
+    headers: Sequence[RecordHeaders | None] | None
+
+
+def columns_of(records: Sequence[Record]) -> Columns:
+    """Records of one partition by field; without making any where they come straight from the client library."""
+    made = getattr(records, "columns", None)
+    if made is not None:
+        found: Columns = made()
+        return found
+    headers = [record.headers for record in records]
+    return Columns(
+        [record.value for record in records],
+        np.fromiter((record.timestamp_ms for record in records), np.int64, len(records)),
+        headers if any(headers) else None,
+    )
+
+
+def offsets_of(records: Sequence[Record]) -> Offsets:
+    """Offsets of some records of one partition; there is at least one."""
+    made = getattr(records, "offsets", None)
+    if made is not None:
+        found: Offsets = made()
+        return found
+    return np.fromiter((record.offset for record in records), np.int64, len(records))
+
+
+def keys_of(records: Sequence[Record]) -> list[bytes | None]:
+    """Keys of some records of one partition."""
+    made = getattr(records, "keys", None)
+    if made is not None:
+        found: list[bytes | None] = made()
+        return found
+    return [record.key for record in records]
 
 
 class Output(NamedTuple):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
 from typing import Final
 
 import msgspec
@@ -24,7 +23,7 @@ from streams.join.batch import JoinLimits, Overlay, PlanView, Slice
 from streams.join.deltas import MAX_BYTES, Deltas
 from streams.join.entries import Entry
 from streams.join.partition import JoinPartition
-from streams.kafka.records import Record
+from streams.kafka.records import Record, columns_of
 from streams.native.entries import GONE, SIZE, Symbols, from_native, to_native
 from streams.native.library import (
     ALL_DONE,
@@ -47,6 +46,7 @@ if not available():
 ODD: Final = b"e"
 LOG: Final = b"l"
 SYMBOLS: Final = b"y"
+_PIECE: Final = 4_096
 _CHUNK: Final = SIZE * 40_000
 _REWRITE_SLACK: Final = 32 * 1024 * 1024
 _PACKED: Final = msgspec.msgpack.Decoder(list[tuple[int, list[tuple[str, int, int, bytes]]]])
@@ -136,21 +136,47 @@ class NativeJoinPartition(JoinPartition):
         count = len(records)
         if not count:
             return
-        values = [record.value or b"" for record in records]
-        data = b"".join(values)
-        ends = np.fromiter(accumulate(map(len, values)), np.uint64, count)
-        timestamps = np.fromiter((record.timestamp_ms for record in records), np.int64, count)
-        odd = bytes(
-            record.value is None or (bool(record.headers) and is_heartbeat(record.headers)) for record in records
-        )
+        values, timestamps, headers = columns_of(records)
+        odd = bytearray(count)
+        if None in values:
+            odd = bytearray(value is None for value in values)
+            values = [value or b"" for value in values]
+        if headers is not None:
+            for index, found in enumerate(headers):
+                odd[index] |= bool(found) and is_heartbeat(found)
         limits = np.array([self.limits.future_tolerance_ms, horizon_ms, now_ms, MAX_MESSAGE_BYTES], np.int64)
+        # Piece by piece, so that what was just copied together is still in the cache when it is read.
+        for start in range(0, count, _PIECE):
+            stop = min(start + _PIECE, count)
+            piece = values[start:stop]
+            data = b"".join(piece)  # type: ignore[arg-type]
+            ends = np.cumsum(np.fromiter(map(len, piece), np.uint64, len(piece)), dtype=np.uint64)  # type: ignore[arg-type]
+            for at in self._kernel(labels, data, ends, timestamps[start:stop], bytes(odd[start:stop]), limits, view):
+                if labels:
+                    self._label(records[start + at], view, overlay, now_ms, horizon_ms)
+                else:
+                    self._prediction(records[start + at], view, overlay, now_ms)
+
+    def _kernel(  # noqa: PLR0917 - the columns of a piece
+        self,
+        labels: int,
+        data: bytes,
+        ends: np.ndarray[tuple[int], np.dtype[np.uint64]],
+        timestamps: np.ndarray[tuple[int], np.dtype[np.int64]],
+        odd: bytes,
+        limits: np.ndarray[tuple[int], np.dtype[np.int64]],
+        view: PlanView,
+    ) -> Iterator[int]:
+        """Run a kernel over a piece; gives the index of each record that the reference treats before it goes on."""
         why, version = ctypes.c_uint32(), ctypes.c_int64()
+        # Asked for once: numpy makes an object each time, and odd records come back here one by one.
+        ends_at, timestamps_at, limits_at = ends.ctypes.data, timestamps.ctypes.data, limits.ctypes.data
         at = 0
         while True:
             at = checked(
                 self._library.dl_run(
-                    *(self._handle, labels, data, len(data), ends.ctypes.data, timestamps.ctypes.data, odd, count, at),
-                    *(limits.ctypes.data, ctypes.byref(why), ctypes.byref(version)),
+                    *(self._handle, labels, data, len(data), ends_at, timestamps_at, odd, len(odd), at),
+                    *(limits_at, ctypes.byref(why), ctypes.byref(version)),
                 ),
                 "a batch",
             )
@@ -160,10 +186,7 @@ class NativeJoinPartition(JoinPartition):
                 model = self._output(self._library.dl_out_len(self._handle))
                 self._know(model.decode(), version.value, view)
                 continue
-            if labels:
-                self._label(records[at], view, overlay, now_ms, horizon_ms)
-            else:
-                self._prediction(records[at], view, overlay, now_ms)
+            yield at
             at += 1
 
     def _know(self, model: str, version: int, view: PlanView) -> int:
