@@ -17,6 +17,7 @@ import msgspec
 from schemas.durations import parse_count, parse_duration, parse_rate
 from schemas.errors import SpecificationError
 from schemas.metrics import accepted, better, problem
+from schemas.windows import TimeWindow, check_windows, pane_of, parse_window
 
 FILE_NAME = "driftline.toml"
 Task = Literal["binary", "multiclass", "regression"]
@@ -128,9 +129,9 @@ class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
         return [name for name in self.watched if better(name)]
 
     @property
-    def time_windows(self) -> dict[str, int]:
-        """Time windows by name, in milliseconds, in the order written."""
-        return {text: parse_duration(text) for text in self.metrics.windows if parse_count(text) is None}
+    def time_windows(self) -> dict[str, TimeWindow]:
+        """Time windows by name, in the order written."""
+        return {text: parse_window(text) for text in self.metrics.windows if parse_count(text) is None}
 
     @property
     def count_windows(self) -> dict[str, int]:
@@ -139,8 +140,8 @@ class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def pane_ms(self) -> int:
-        """Length of a pane: the greatest common divisor of the time windows; a day where there is none."""
-        return math.gcd(*self.time_windows.values()) if self.time_windows else 86_400_000
+        """Length of a pane: what divides all lengths, steps and offsets of time windows; a day without any."""
+        return pane_of(self.time_windows.values()) or 86_400_000
 
     @property
     def budget_per_ms(self) -> float:
@@ -227,9 +228,7 @@ def _check(spec: Specification, file: str) -> None:
             )
     if not spec.metrics.windows:
         raise SpecificationError("no window", where=_where(file, "metrics.windows"), remedy='windows = ["1d", "7d"]')
-    for window in spec.metrics.windows:
-        if parse_count(window) is None:
-            parse_duration(window, where=_where(file, "metrics.windows"))
+    check_windows(spec.metrics.windows, where=_where(file, "metrics.windows"))
     _known(file, "validation.sensitive", spec.validation.sensitive, [*spec.features, *spec.data.segments])
     parse_rate(spec.alarms.budget, where=_where(file, "alarms.budget"))
     for trigger in spec.retraining.triggers:

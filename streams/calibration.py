@@ -108,11 +108,13 @@ class Allowance:
         """
         spec = plan.spec
         budget = spec.budget_per_ms * plan.pane_ms
-        windows = len(spec.metrics.windows)
+        # A window with a step of its own ends, and is tested, less often than once a pane.
+        timed = sum(plan.pane_ms / (window.step_ms or plan.pane_ms) for window in spec.time_windows.values())
+        windows = timed + len(spec.count_windows)
         others = len(spec.judged) - 1
         # Weights: the primary metric overall 4, each other metric overall 2, each metric of a segment 1.
         weight = windows * (4 + 2 * others + segments * (1 + others))
-        timed = max(len(spec.time_windows), 1)
+        timed = timed or 1.0
 
         def share(part: float, tests: float) -> float:
             return min(max(budget * part / max(tests, 1.0), LEAST_P), MOST_P)

@@ -22,7 +22,7 @@ from streams.drift.subjects import observed, statistics
 from streams.metrics.compute import compute
 from streams.packed import add_packed, merge_packed, pack_dense
 from streams.panes import PanePlan
-from streams.windows import Frame, Window, windows_ending
+from streams.windows import PANE, Frame, Window, stepped_windows_ending, windows_ending, windows_open
 
 Counts = NDArray[np.int64]
 Touched = tuple[str, int]
@@ -255,6 +255,9 @@ class Series:
         """Whether a window is whole: it neither begins before the version's first whole pane nor is cut by a swap."""
         if window.start_ms <= self.first_traffic or n < window.events:
             return False
+        gone = self.last_traffic
+        if window.stepped and any(gone <= swap < window.end_ms and swap > self.first_traffic for swap in swaps):
+            return False
         return window.end_ms - window.start_ms > self.frame.pane_ms or window.start_ms not in swaps
 
     def _tracked(self, segment: str, plan: PanePlan) -> str:
@@ -303,6 +306,9 @@ class Series:
         return total, sum(1 for pane in held if pane.labelled)
 
     def _windows(self, segment: str, end: int) -> list[Window]:
+        """Windows to tell at `end`: where its pane has no traffic, the last of those without a step stand."""
+        if self._predicted(end - self.frame.pane_ms) <= 0:
+            return stepped_windows_ending(self.frame, end)
         by_pane = {pane: held.labelled for pane, held in self.panes.get(segment, {}).items()}
         return windows_ending(self.frame, end, by_pane)
 
@@ -335,8 +341,8 @@ class Series:
             end = self.closed_quality + pane_ms
             self.closed_quality = end
             out.closed.append(end)
-            if self._predicted(end - pane_ms) <= 0:
-                continue  # nothing was predicted: the last windows stand
+            if not self._told_at(end):
+                continue
             for segment in self._segments():
                 for window in self._windows(segment, end):
                     total, filled = self._sum(segment, window)
@@ -348,38 +354,49 @@ class Series:
                         out.observations += detectors.quality(
                             segment, window, metric, total=total, filled=filled, now_ms=boundary
                         )
-            pane = Window("pane", end - pane_ms, end)
-            if self._judged(pane, 0, swaps):
+            pane = Window(PANE, end - pane_ms, end)
+            if self._predicted(pane.start_ms) > 0 and self._judged(pane, 0, swaps):
                 out.observations += detectors.pane(pane, self._sum("", pane)[0], boundary)
-            for window in self._timed(end):
-                total, _ = self._sum("", window)
+            for window, total in self._timed(end):
                 out.drift += self._drift(detectors, window, total, ("label",), state="closed")
                 if self._judged(window, 0, swaps):
                     out.observations += detectors.labels(window, total, boundary)
 
     def _close_traffic(self, detectors: Detectors, boundary: int, out: Closing, swaps: Collection[int]) -> None:
         pane_ms = self.frame.pane_ms
+        steadiest = self.frame.steadiest
         while self.closed_traffic < boundary:
             end = self.closed_traffic + pane_ms
             self.closed_traffic = end
-            if self._predicted(end - pane_ms) <= 0:
+            if not self._told_at(end):
                 continue
-            for window in self._timed(end):
-                total, _ = self._sum("", window)
+            windows = list(self._timed(end))
+            for window, total in windows:
                 out.drift += self._drift(detectors, window, total, None, state="closed")
                 if self._judged(window, 0, swaps):
                     out.observations += detectors.traffic(window, total, boundary)
-            longest = max(self._timed(end), key=lambda window: window.end_ms - window.start_ms)
-            for segment in self._segments():
-                if segment:
-                    held = self.panes[segment].items()
-                    predicted = sum(p.predicted for at, p in held if longest.start_ms <= at < longest.end_ms)
-                    out.observations += detectors.segment(segment, longest, predicted, boundary)
+            # One that came is news once, so new segments are looked for in one window only.
+            for window in [window for window, _ in windows if window.name == steadiest]:
+                for segment in self._segments():
+                    if segment:
+                        held = self.panes[segment].items()
+                        predicted = sum(p.predicted for at, p in held if window.start_ms <= at < window.end_ms)
+                        out.observations += detectors.segment(segment, window, predicted, boundary)
 
-    def _timed(self, end: int) -> list[Window]:
-        """Windows that drift is measured in: the time windows, the pane where there are none."""
-        windows = [window for window in windows_ending(self.frame, end, {}) if window.timed]
-        return windows or [Window("pane", end - self.frame.pane_ms, end)]
+    def _told_at(self, end: int) -> bool:
+        """Whether any window may have to be told that ends here."""
+        return self._predicted(end - self.frame.pane_ms) > 0 or bool(stepped_windows_ending(self.frame, end))
+
+    def _timed(self, end: int) -> Iterator[tuple[Window, Counts]]:
+        """Windows that drift is measured in, with their counters: those of time, the pane where there are none."""
+        if self.frame.time_windows:
+            windows = [window for window in self._windows("", end) if window.timed]
+        else:
+            windows = [Window(PANE, end - self.frame.pane_ms, end)]
+        for window in windows:
+            total, _ = self._sum("", window)
+            if total[self.frame.predicted] > 0:
+                yield window, total
 
     def _drift(
         self,
@@ -425,8 +442,6 @@ class Series:
                     break  # no window that ends here or later looks back so far
                 reach.setdefault((segment, end), set()).add(pane)
         for (segment, end), changed in sorted(reach.items()):
-            if self._predicted(end - pane_ms) <= 0:
-                continue
             for window in self._windows(segment, end):
                 # A withdrawn label makes count windows longer: the pane itself may only now be inside, or just outside.
                 start = window.start_ms if window.timed else window.start_ms - pane_ms
@@ -470,7 +485,7 @@ class Series:
             labelled = {pane: held.labelled for pane, held in self.panes.get(segment, {}).items()}
             for pane in waiting.get(segment, ()):
                 labelled[pane] = labelled.get(pane, 0) + int(sums[segment, pane][frame.labelled])
-            for window in windows_ending(frame, end, labelled):
+            for window in windows_open(frame, end, labelled):
                 total, _ = self._sum(segment, window)
                 for pane in waiting.get(segment, ()):
                     if window.start_ms <= pane < window.end_ms:

@@ -1,26 +1,30 @@
-"""Windows composed of panes: time windows that step by one pane, and count windows."""
+"""Windows composed of panes: tumbling, hopping and sliding ones of time, and count windows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from schemas.windows import TimeWindow
 from streams.panes import PanePlan
 
 MOST_COUNT_PANES: Final = 96
 """A count window never looks further back: a segment with little traffic must not hold panes for ever."""
+PANE: Final = "pane"
+"""Name of a single pane as a window."""
 
 
 class Window(NamedTuple):
     """One window: `start_ms` (inclusive) to `end_ms` (exclusive), made of the panes in between.
 
-    `events`: how many labelled ones a count window asks for, else 0.
+    `events`: how many labelled ones a count window asks for, else 0. `stepped`: its ends do not depend on traffic.
     """
 
     name: str
     start_ms: int
     end_ms: int
     events: int = 0
+    stepped: bool = False
 
     @property
     def timed(self) -> bool:
@@ -31,14 +35,14 @@ class Window(NamedTuple):
 class Frame(NamedTuple):
     """What of a plan the aggregation needs all the time; many models share one.
 
-    `time_windows` and `count_windows`: names with lengths, in the order written. `size`, `segment_size`, `predicted`,
-    `labelled`: number of counters and the two positions that are looked at most.
+    `time_windows`; `count_windows`: names with numbers of events; both in the order written. `size`, `segment_size`,
+    `predicted`, `labelled`: number of counters and the two positions that are looked at most.
     """
 
     pane_ms: int
     max_label_delay_ms: int
     revision_horizon_ms: int
-    time_windows: tuple[tuple[str, int], ...]
+    time_windows: tuple[TimeWindow, ...]
     count_windows: tuple[tuple[str, int], ...]
     size: int
     segment_size: int
@@ -52,7 +56,7 @@ class Frame(NamedTuple):
             plan.pane_ms,
             plan.max_label_delay_ms,
             plan.revision_horizon_ms,
-            tuple(plan.spec.time_windows.items()),
+            tuple(plan.spec.time_windows.values()),
             tuple(plan.spec.count_windows.items()),
             plan.size,
             plan.segment_size,
@@ -63,7 +67,19 @@ class Frame(NamedTuple):
     @property
     def longest_ms(self) -> int:
         """Length of the longest time window; a pane where there is none."""
-        return max((length for _, length in self.time_windows), default=self.pane_ms)
+        return max((window.length_ms for window in self.time_windows), default=self.pane_ms)
+
+    @property
+    def stepped(self) -> bool:
+        """Whether a time window has a step of its own."""
+        return any(window.step_ms for window in self.time_windows)
+
+    @property
+    def steadiest(self) -> str:
+        """Name of the time window that ends most often, the longest of these; of the pane where there is none."""
+        if not self.time_windows:
+            return PANE
+        return min(self.time_windows, key=lambda window: (window.step_ms or self.pane_ms, -window.length_ms)).name
 
     @property
     def events(self) -> int:
@@ -89,10 +105,29 @@ def windows_ending(frame: Frame, end_ms: int, labelled: Mapping[int, int]) -> li
         Labelled events by pane start, for count windows: they hold the newest panes with at least as many events as
         asked for, or as many panes as there are.
     """
-    out = [Window(name, end_ms - length, end_ms) for name, length in frame.time_windows]
-    for name, count in frame.count_windows:
-        out.append(Window(name, count_window_start(count, end_ms, frame.pane_ms, labelled), end_ms, count))
-    return out
+    return [_timed(window, end_ms) for window in frame.time_windows if window.ends_at(end_ms)] + [
+        Window(name, count_window_start(count, end_ms, frame.pane_ms, labelled), end_ms, count)
+        for name, count in frame.count_windows
+    ]
+
+
+def stepped_windows_ending(frame: Frame, end_ms: int) -> list[Window]:
+    """Those of them that have a step of their own: they are told after a pane without traffic, too."""
+    if not frame.stepped:
+        return []
+    return [_timed(window, end_ms) for window in frame.time_windows if window.step_ms and window.ends_at(end_ms)]
+
+
+def windows_open(frame: Frame, end_ms: int, labelled: Mapping[int, int]) -> list[Window]:
+    """The windows that hold the pane before `end_ms` and end with it, or as soon as their step lets them."""
+    ending = windows_ending(frame, end_ms, labelled)
+    return [_timed(window, window.next_end(end_ms)) for window in frame.time_windows] + [
+        window for window in ending if not window.timed
+    ]
+
+
+def _timed(window: TimeWindow, end_ms: int) -> Window:
+    return Window(window.name, end_ms - window.length_ms, end_ms, stepped=window.step_ms > 0)
 
 
 def count_window_start(count: int, end_ms: int, pane_ms: int, labelled: Mapping[int, int]) -> int:

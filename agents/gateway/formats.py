@@ -54,11 +54,17 @@ def window(name: str) -> str:
 
     Examples
     --------
-    >>> window("7d"), window("1000n")
-    ('last 7d', 'newest 1,000')
+    >>> window("7d"), window("7d/7d"), window("7d/1d"), window("1000n")
+    ('last 7d', 'whole 7d', 'last 7d, every 1d', 'newest 1,000')
     """
     counted = parse_count(name)
-    return f"last {name}" if counted is None else f"newest {counted:,}"
+    if counted is not None:
+        return f"newest {counted:,}"
+    length, _, rest = name.partition("/")
+    step = rest.partition("+")[0]
+    if not step:
+        return f"last {length}"
+    return f"whole {length}" if step == length else f"last {length}, every {step}"
 
 
 def facts(evidence: Mapping[str, Any]) -> list[tuple[str, str]]:

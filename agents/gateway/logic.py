@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from schemas.codec import segment_key, to_ms
-from schemas.durations import parse_count, parse_duration
+from schemas.durations import parse_count
+from schemas.errors import SpecificationError
 from schemas.events import (
     Alert,
     ApprovalRequested,
@@ -39,6 +40,7 @@ from schemas.events import (
     VersionRejected,
     VersionValidated,
 )
+from schemas.windows import parse_window
 
 POINTS_A_SERIES = 1_500
 DRIFT_POINTS_A_SERIES = 400
@@ -399,13 +401,19 @@ def newest_value(board: ModelBoard, metric: str, window: str) -> tuple[Point, in
 
 
 def ordered_windows(names: Iterable[str]) -> list[str]:
-    """Time windows by length, then count windows by size."""
+    """Time windows by length, those that end most often last, then count windows by size."""
     return sorted(names, key=_window_order)
 
 
-def _window_order(window: str) -> tuple[bool, int]:
-    count = parse_count(window)
-    return (False, parse_duration(window)) if count is None else (True, count)
+def _window_order(name: str) -> tuple[bool, int, int]:
+    count = parse_count(name)
+    if count is not None:
+        return True, count, 0
+    try:
+        window = parse_window(name)
+    except SpecificationError:  # a single pane, where a specification names no time window
+        return False, 0, 0
+    return False, window.length_ms, -window.step_ms if window.step_ms else 0
 
 
 def incident_rows(alerts: Iterable[Alert]) -> list[Alert]:

@@ -77,7 +77,8 @@ def own_windows(plan: PanePlan, coded: Coded, times: Indexes) -> dict[str, float
     if total == 0:
         return out
     single: tuple[float, float] | None = None
-    for window, length_ms in (plan.spec.time_windows or {"pane": plan.pane_ms}).items():
+    lengths = {name: window.length_ms for name, window in plan.spec.time_windows.items()}
+    for window, length_ms in (lengths or {"pane": plan.pane_ms}).items():
         length = length_ms // plan.pane_ms
         if length * 2 <= count or single is None:
             length = min(length, count)

@@ -311,8 +311,8 @@ class Coverage(NamedTuple):
 def windows(plans: Plans, verdict: Verdict) -> dict[tuple[Any, ...], tuple[Coverage, Counter[int]]]:
     """Every time window as it stands in the end, with its counters.
 
-    Key: (model, version, segment, name, start, end). A window is told where its last pane holds predictions and the
-    segment has some within the window.
+    Key: (model, version, segment, name, start, end). A window without a step is told where its last pane holds
+    predictions and the segment has some within the window; one with a step wherever the segment has some.
     """
     panes: dict[tuple[Any, ...], Counter[int]] = defaultdict(Counter)
     for (model, version, segment, pane, _, position), n in verdict.counters.items():
@@ -321,14 +321,16 @@ def windows(plans: Plans, verdict: Verdict) -> dict[tuple[Any, ...], tuple[Cover
     for model, version, segment, _ in list(panes):
         plan = plans[model, version]
         at = {name: plan.slots[name].start for name in ("predicted", "labelled")}
-        ends = [key[3] + plan.pane_ms for key, counts in panes.items() if key[:3] == (model, version, "")]
-        for end in ends:
-            for name, length in plan.spec.time_windows.items():
+        ends = {key[3] + plan.pane_ms for key, counts in panes.items() if key[:3] == (model, version, "")}
+        for name, window in plan.spec.time_windows.items():
+            every = window.step_ms
+            reach = range(min(ends), max(ends) + window.length_ms, plan.pane_ms)
+            for end in (when for when in reach if (when - window.offset_ms) % every == 0) if every else ends:
                 total: Counter[int] = Counter()
-                for start in range(end - length, end, plan.pane_ms):
+                for start in range(end - window.length_ms, end, plan.pane_ms):
                     for position, n in panes.get((model, version, segment, start), Counter()).items():
                         total[position] += n
                 if total[at["predicted"]] > 0:
-                    key = (model, version, segment, name, end - length, end)
+                    key = (model, version, segment, name, end - window.length_ms, end)
                     found[key] = (Coverage(total[at["predicted"]], total[at["labelled"]]), total)
     return found

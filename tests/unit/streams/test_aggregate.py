@@ -275,8 +275,82 @@ def test_provisional_shows_what_has_not_settled() -> None:
     assert [m.metrics for m in closed] == [m.metrics for m in first if m.window == "1d"]
 
 
+def _spans(metrics: Sequence[QualityMetric]) -> list[tuple[int, int, int]]:
+    return [(to_ms(m.window_start) // DAY, to_ms(m.window_end) // DAY, m.n) for m in metrics]
+
+
+def test_tumbling_windows_follow_each_other_and_close_when_labels_can_no_longer_come() -> None:
+    p = plan(watch=("accuracy",), windows=("7d/7d", "7d/7d+4d", "1d"))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    closed: dict[str, list[tuple[int, int, int, int]]] = {"7d/7d": [], "7d/7d+4d": []}
+    for day in range(30):
+        records = (
+            [deltas(p, _events(day, 10)), watermark((day + 1) * DAY)] if day < 23 else [watermark((day + 1) * DAY)]
+        )
+        told = _feed(aggregate, records)
+        for name, spans in closed.items():
+            spans += [(day + 1, *span) for span in _spans(_quality(told, window=name, segment=None))]
+    # (told at, start, end, events): three days, the longest label delay, after its end.
+    assert closed["7d/7d"] == [(10, 0, 7, 70), (17, 7, 14, 70), (24, 14, 21, 70)]
+    assert closed["7d/7d+4d"] == [(7, -3, 4, 40), (14, 4, 11, 70), (21, 11, 18, 70), (28, 18, 25, 50)]
+
+
+def test_a_tumbling_window_closes_after_panes_without_traffic_too() -> None:
+    p = plan(watch=("accuracy",), windows=("7d/7d", "7d", "1d"))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    events = [e for day in (1, 2) for e in _events(day, 20)]
+    told = _feed(aggregate, [deltas(p, events), *(watermark(day * DAY) for day in range(3, 60))])
+    closed = _quality(told, window="7d/7d")
+    assert _spans([m for m in closed if m.segment is None]) == [(0, 7, 40)]
+    assert sum(m.n for m in closed if m.segment is not None) == 40
+    assert _spans(_quality(told, window="7d", segment=None)) == [(-5, 2, 20), (-4, 3, 40)]  # these follow the traffic
+    drift = {(d.subject, d.n) for d in told if isinstance(d, DriftMetric) and d.window == "7d/7d"}
+    assert drift == {(name, 40) for name in ("feature:distance", "feature:origin", "prediction", "label")}
+    assert aggregate.models["m"].series == {}
+
+
+def test_a_correction_revises_the_one_tumbling_window_that_holds_the_pane() -> None:
+    p = plan(watch=("accuracy",), windows=("2d/2d", "1d"))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    events = [event for day in range(8) for event in _events(day, 40)]
+    _feed(aggregate, [deltas(p, events), watermark(8 * DAY)])
+    wrong = events[0]
+    compact = p.compact(wrong.prediction)
+    counts = (
+        negated(p.labelled(compact, wrong.label, wrong.delay_ms)),  # type: ignore[arg-type]
+        p.labelled(compact, 1 - int(wrong.label), wrong.delay_ms),  # type: ignore[arg-type]
+    )
+    correction = [PaneDelta(s, 0, 8 * DAY, pack_counters(c)) for s in compact.segments for c in counts]
+    told = _feed(aggregate, [JoinedDelta("m", 1, p.layout, 0, correction), watermark(9 * DAY)])
+    revised = _quality(told, state="revised", window="2d/2d")
+    assert [(m.revision, *_spans([m])[0]) for m in revised if m.segment is None] == [(1, 0, 2, 80)]
+
+
+def test_an_open_tumbling_window_is_told_before_it_ends() -> None:
+    p = plan(watch=("accuracy",), windows=("7d/7d", "1d"))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    for day in (8, 9):
+        aggregate.merge(deltas(p, _events(day, 20)))
+    told = _quality(aggregate.provisional(), window="7d/7d", segment=None)
+    assert _spans(told) == [(7, 14, 40)]
+
+
+def test_a_tumbling_window_that_a_swap_cut_is_told_and_not_judged() -> None:
+    p = plan(watch=("accuracy",), windows=("7d/7d", "1d"))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    told: list[AggregateEvent] = []
+    for day in range(31):
+        version, right = (1, 0.8 if day < 14 else 0.3) if day < 16 else (2, 0.8)
+        record = deltas(p, _events(day, 400, right=right), version=version)
+        told += _feed(aggregate, [record, watermark((day + 1) * DAY)])
+    assert _spans(_quality(told, version=1, window="7d/7d", segment=None))[-1] == (14, 21, 800)
+    opened = [o for o in told if isinstance(o, Observation) and o.kind == "quality" and o.status == "opened"]
+    assert {o.window for o in opened if o.version == 1} >= {"1d"}
+    assert "7d/7d" not in {o.window for o in opened}
+
+
 _P = {
-    task: plan(task, watch=(), windows=("1d", "3d", "50n"), horizon="2d")
+    task: plan(task, watch=(), windows=("1d", "3d", "50n", "4d/4d+1d", "3d/2d"), horizon="2d")
     for task in ("binary", "multiclass", "regression")
 }
 

@@ -184,6 +184,17 @@ def test_allowance_never_spends_more_than_the_budget() -> None:
         assert a.primary > a.other > a.segment
 
 
+def test_windows_that_end_seldom_may_take_more_each() -> None:
+    budget = "1/3650d"  # no share is cut at MOST_P
+    often = cal.Allowance.of(plan(windows=("1d", "7d"), budget=budget), subjects=4, segments=2)
+    p = plan(windows=("1d", "7d/7d"), budget=budget)
+    a = cal.Allowance.of(p, subjects=4, segments=2)
+    assert a.primary == pytest.approx(often.primary * 2 / (1 + 1 / 7))
+    assert a.drift == pytest.approx(often.drift * 2 / (1 + 1 / 7))
+    spent = (1 + 1 / 7) * (a.primary + 2 * a.segment + 4 * a.drift + 2 * a.unusable) + 2 * a.sequential
+    assert spent <= p.spec.budget_per_ms * p.pane_ms * 1.0001
+
+
 def test_drift_bound_holds_for_samples_of_the_reference() -> None:
     p = plan()
     subject = next(s for s in subjects(p) if s.name == "feature:distance")

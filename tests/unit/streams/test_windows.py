@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from streams.windows import MOST_COUNT_PANES, Frame, Window, count_window_start, windows_ending
+from streams.windows import (
+    MOST_COUNT_PANES,
+    Frame,
+    Window,
+    count_window_start,
+    stepped_windows_ending,
+    windows_ending,
+    windows_open,
+)
 from tests.support.plans import plan
 from tests.support.replay import DAY
 
@@ -40,3 +48,46 @@ def test_windows_of_a_plan() -> None:
     assert [w.timed for w in windows] == [True, True, False]
     assert Frame.of(plan(windows=("1d", "7d"))).lookback_ms == 7 * DAY
     assert Frame.of(p).lookback_ms == MOST_COUNT_PANES * DAY
+
+
+def test_windows_with_a_step_end_at_their_times_only() -> None:
+    frame = Frame.of(plan(windows=("7d/7d+4d", "3d/2d", "1d", "50n")))
+    ends = {
+        name: [day for day in range(1, 30) if name in {w.name for w in windows_ending(frame, day * DAY, {})}]
+        for name in ("7d/7d+4d", "3d/2d", "1d", "50n")
+    }
+    assert ends == {
+        "7d/7d+4d": [4, 11, 18, 25],
+        "3d/2d": list(range(2, 30, 2)),
+        "1d": list(range(1, 30)),
+        "50n": list(range(1, 30)),
+    }
+    assert Window("7d/7d+4d", 4 * DAY, 11 * DAY, stepped=True) in windows_ending(frame, 11 * DAY, {})
+    assert [w.name for w in stepped_windows_ending(frame, 18 * DAY)] == ["7d/7d+4d", "3d/2d"]
+    assert stepped_windows_ending(Frame.of(plan(windows=("1d", "7d"))), 7 * DAY) == []
+
+
+def test_the_window_that_is_open_holds_the_newest_pane_and_ends_next() -> None:
+    frame = Frame.of(plan(windows=("7d/7d", "4d/2d", "1d", "5n")))
+    assert windows_open(frame, 9 * DAY, {8 * DAY: 9}) == [
+        Window("7d/7d", 7 * DAY, 14 * DAY, stepped=True),
+        Window("4d/2d", 6 * DAY, 10 * DAY, stepped=True),
+        Window("1d", 8 * DAY, 9 * DAY),
+        Window("5n", 8 * DAY, 9 * DAY, 5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("windows", "steadiest"),
+    [
+        (("1d", "7d"), "7d"),
+        (("1d", "7d/7d"), "1d"),
+        (("7d/7d", "3d/1d", "1d/1d"), "3d/1d"),
+        (("7d/7d",), "7d/7d"),
+        (("100n",), "pane"),
+    ],
+)
+def test_new_segments_are_looked_for_in_the_window_that_ends_most_often(
+    windows: tuple[str, ...], steadiest: str
+) -> None:
+    assert Frame.of(plan(windows=windows)).steadiest == steadiest

@@ -15,6 +15,7 @@ from agents.gateway.logic import (
     in_words,
     incident_rows,
     newest_value,
+    ordered_windows,
 )
 from schemas.events import Alert, DriftMetric, JournalRecord, ModelPromoted, ModelRolledBack, QualityMetric
 from tests.support.gateway import MODEL, START, MemoryRegistry, fill, quality
@@ -135,6 +136,11 @@ def test_segments_and_windows_have_lines_of_their_own() -> None:
     assert found.segments() == ["", "origin=JFK"]
     assert values(board, segment="origin=JFK") == [[0.7]]
     assert values(board, window="7d") == [[0.9]]
+
+
+def test_windows_are_listed_by_length_those_that_end_often_last_then_counts() -> None:
+    names = ["1000n", "7d", "7d/7d", "1d", "7d/1d", "50n", "pane"]
+    assert ordered_windows(names) == ["pane", "1d", "7d/7d", "7d/1d", "7d", "50n", "1000n"]
 
 
 def test_incidents_hold_their_newest_news_and_stay_closed() -> None:
