@@ -23,7 +23,7 @@ from tests.support.joins import HEARTBEAT, IMPLEMENTATIONS, NOW_MS, View, Worker
 from tests.support.plans import plan, prediction
 
 PLANS = {
-    ("m", 1): plan(windows=("50ms", "100ms", "3n"), delay="100ms", horizon="200ms"),
+    ("m", 1): plan(windows=("50ms", "100ms", "3n", "100ms/100ms+50ms"), delay="100ms", horizon="200ms"),
     ("m", 2): plan(windows=("50ms",), delay="150ms", horizon="60ms"),
     ("n", 1): plan("regression", windows=("30ms", "90ms"), delay="100ms", horizon="200ms"),
 }
