@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::hash;
+use crate::log::{self, Block};
 use crate::json::{Odd, Read, Reader, Scalar};
+use crate::notes::{self, Notes};
 use crate::plan::{key_of, Kind, Plan, Task, KEY_ROOM};
 use crate::sums::{PaneKey, Sums};
-use crate::table::{self, Entry, Table, BOOL, EXPIRED, FLOAT, GONE, INT, LABELLED, NEVER, ODD, PENDING, TEXT, TOUCHED};
+use crate::table::{self, Entry, Table, BOOL, EXPIRED, FLOAT, GONE, INT, LABELLED, NEVER, ODD, PENDING, TEXT, TOUCHED, WAITING};
 
 const FINE: f64 = (1u64 << 20) as f64;
 const SMALLEST_PROBABILITY: f64 = 1.0 / (1u64 << 52) as f64;
@@ -24,6 +26,8 @@ pub const LATEST_MS: i64 = 253_402_300_800_000;
 pub const ALL_DONE: u32 = 0;
 pub const REFERENCE: u32 = 1;
 pub const UNKNOWN_VERSION: u32 = 2;
+/// A label has to wait, and the offsets and keys of the records were not given.
+pub const LABEL_RECORDS: u32 = 3;
 
 /// Counts of one batch; the order is that of `streams/native/library.py`.
 #[repr(C)]
@@ -38,6 +42,8 @@ pub struct Counts {
     pub labels: i64,
     pub labels_matched: i64,
     pub labels_duplicate: i64,
+    pub labels_waiting: i64,
+    pub labels_orphaned: i64,
     /// Newest event times seen; i64::MIN: none.
     pub newest_prediction_ms: i64,
     pub newest_label_ms: i64,
@@ -47,7 +53,7 @@ impl Default for Counts {
     fn default() -> Self {
         Counts {
             predictions: 0, pending: 0, labelled: 0, expired: 0, predictions_duplicate: 0, predictions_skipped: 0,
-            labels: 0, labels_matched: 0, labels_duplicate: 0,
+            labels: 0, labels_matched: 0, labels_duplicate: 0, labels_waiting: 0, labels_orphaned: 0,
             newest_prediction_ms: i64::MIN, newest_label_ms: i64::MIN,
         }
     }
@@ -92,14 +98,28 @@ pub struct Records<'a> {
     /// Where each ends in `data`.
     pub ends: &'a [u64],
     pub timestamps_ms: &'a [i64],
-    /// Not 0: the reference treats it (headers that matter, no value).
-    pub odd: &'a [u8],
+    pub marks: &'a [u8],
+    /// Of labels only, and only where one has to wait: what its dead letter would need.
+    pub offsets: &'a [i64],
+    pub keys: &'a [u8],
+    pub key_ends: &'a [u64],
 }
+
+/// The reference treats the record (no value, a heartbeat).
+pub const ODD_RECORD: u8 = 1;
+pub const HAS_HEADERS: u8 = 2;
+pub const NO_KEY: u8 = 4;
 
 impl<'a> Records<'a> {
     fn value(&self, at: usize) -> &'a [u8] {
         let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
         &self.data[start..self.ends[at] as usize]
+    }
+
+    fn note(&self, at: usize) -> Box<[u8]> {
+        let start = if at == 0 { 0 } else { self.key_ends[at - 1] as usize };
+        let key = (self.marks[at] & NO_KEY == 0).then(|| &self.keys[start..self.key_ends[at] as usize]);
+        notes::note(self.offsets[at], self.timestamps_ms[at], key, self.value(at))
     }
 }
 
@@ -113,6 +133,9 @@ pub struct Limits {
 
 pub struct Partition {
     pub table: Table,
+    pub notes: Notes,
+    /// Slot and record of labels that began to wait and whose headers are still to be told.
+    pub bare: Vec<(u32, u32)>,
     pub plans: Vec<Arc<Plan>>,
     pub plan_names: Vec<(Box<[u8]>, i64)>,
     versions: HashMap<Box<[u8]>, Versions>,
@@ -291,7 +314,7 @@ fn id_of(text: &[u8]) -> [u64; 2] {
 impl Partition {
     pub fn new() -> Self {
         Partition {
-            table: Table::default(), plans: Vec::new(), plan_names: Vec::new(), versions: HashMap::new(),
+            table: Table::default(), notes: Notes::default(), bare: Vec::new(), plans: Vec::new(), plan_names: Vec::new(), versions: HashMap::new(),
             texts: Interner { items: Vec::new(), numbers: HashMap::new() },
             segments: Interner { items: Vec::new(), numbers: HashMap::new() },
             undo: Vec::new(), sums: Sums::new(), counts: Counts::default(), live: HashMap::new(),
@@ -342,7 +365,7 @@ impl Partition {
 
     pub fn run_predictions(&mut self, records: &Records, from: usize, limits: &Limits) -> (usize, u32) {
         for at in from..records.ends.len() {
-            if records.odd[at] != 0 {
+            if records.marks[at] & ODD_RECORD != 0 {
                 return (at, REFERENCE);
             }
             match self.prediction(records.value(at), records.timestamps_ms[at], limits) {
@@ -356,8 +379,13 @@ impl Partition {
 
     pub fn run_labels(&mut self, records: &Records, from: usize, limits: &Limits) -> (usize, u32) {
         for at in from..records.ends.len() {
-            if records.odd[at] != 0 || self.label(records.value(at), records.timestamps_ms[at], limits).is_err() {
+            if records.marks[at] & ODD_RECORD != 0 {
                 return (at, REFERENCE);
+            }
+            match self.label(records, at, limits) {
+                Ok(ALL_DONE) => {}
+                Ok(why) => return (at, why),
+                Err(Odd) => return (at, REFERENCE),
             }
         }
         (records.ends.len(), ALL_DONE)
@@ -384,7 +412,9 @@ impl Partition {
         let id = id_of(p.id);
         let payload = hash::payload(data);
         let keep_ms = p.event_ms + plan.delay_ms + plan.horizon_ms + 1;
-        if let Some(slot) = self.table.find(id) {
+        let found = self.table.find(id);
+        let waiting = found.filter(|&slot| self.table.at(slot).state == WAITING);
+        if let (Some(slot), None) = (found, waiting) {
             let entry = self.table.at(slot);
             let same = entry.state != ODD && entry.plan == number && entry.payload == payload && entry.keep_ms >= keep_ms;
             if !same {
@@ -395,36 +425,69 @@ impl Partition {
             if keep_ms <= self.watermark_ms {
                 return Err(Odd);
             }
-            self.first(data, &p, number, &plan, Entry {
+            let entry = Entry {
                 id, payload, event_ms: p.event_ms, keep_ms, due_ms: keep_ms.min(p.event_ms + plan.delay_ms + 1),
                 generation: self.generation, plan: number, state: PENDING, ..Entry::default()
-            })?;
+            };
+            match waiting {
+                Some(slot) => self.first_to(slot, data, &p, &plan, entry)?,
+                None => self.first(data, &p, &plan, entry)?,
+            }
         }
         self.counts.newest_prediction_ms = self.counts.newest_prediction_ms.max(p.event_ms);
         Ok(ALL_DONE)
     }
 
-    /// The first prediction of its id; nothing is changed where it turns out odd.
-    fn first(&mut self, data: &[u8], p: &Prediction, number: u32, plan: &Plan, mut entry: Entry) -> Read<()> {
+    /// The first record of its id; nothing is changed where it turns out odd.
+    fn first(&mut self, data: &[u8], p: &Prediction, plan: &Plan, mut entry: Entry) -> Read<()> {
+        self.begin(data, p, plan, &mut entry)?;
+        let slot = self.table.insert(entry);
+        self.table.at_mut(slot).flags |= TOUCHED;
+        self.undo.push((slot, None));
+        *self.live.entry(self.generation).or_default() += 1;
+        self.counts.pending += 1;
+        Ok(())
+    }
+
+    /// The first prediction of its id, where a label waits for it; nothing is changed where either turns out odd.
+    fn first_to(&mut self, slot: u32, data: &[u8], p: &Prediction, plan: &Plan, mut entry: Entry) -> Read<()> {
+        let waiting = *self.table.at(slot);
+        check_times(plan, &entry, waiting.label_ms, waiting.keep_ms)?;
+        let truth = truth_of(plan, self.label_of(&waiting))?;
+        self.begin(data, p, plan, &mut entry)?;
+        self.touch(slot);
+        let Entry { due_ms, next, prev, flags, .. } = *self.table.at(slot);
+        *self.table.at_mut(slot) = Entry {
+            keep_ms: entry.keep_ms.max(waiting.keep_ms), generation: waiting.generation, state: LABELLED,
+            label: waiting.label, label_kind: waiting.label_kind, label_ms: waiting.label_ms, revision: waiting.revision,
+            due_ms, next, prev, flags, ..entry
+        };
+        self.notes.set(slot, Box::default());
+        if !self.silent {
+            self.labelled(&entry, plan, truth, waiting.label_ms);
+        }
+        self.counts.labels_waiting -= 1;
+        self.counts.labels_matched += 1;
+        self.counts.labelled += 1;
+        Ok(())
+    }
+
+    /// Fill in what is to be known of a prediction, and count it.
+    fn begin(&mut self, data: &[u8], p: &Prediction, plan: &Plan, entry: &mut Entry) -> Read<()> {
         let (predicted, score) = decided(data, p, plan)?;
         entry.predicted = u16::try_from(predicted).map_err(|_| Odd)?;
         entry.score = score.unwrap_or(f64::NAN);
         entry.segments = self.segments_of(data, p, plan)?;
         if !self.silent {
-            self.traffic(data, p, number, plan, &entry)?;
+            self.traffic(data, p, plan, entry)?;
         }
-        let slot = self.table.insert(entry);
-        self.table.at_mut(slot).flags |= TOUCHED;
-        self.undo.push((slot, None));
-        *self.live.entry(self.generation).or_default() += 1;
         self.counts.predictions += 1;
-        self.counts.pending += 1;
         Ok(())
     }
 
-    fn traffic(&mut self, data: &[u8], p: &Prediction, number: u32, plan: &Plan, entry: &Entry) -> Read<()> {
+    fn traffic(&mut self, data: &[u8], p: &Prediction, plan: &Plan, entry: &Entry) -> Read<()> {
         let pane_ms = plan.floor(entry.event_ms);
-        let pane = |segment| PaneKey { plan: number, segment, pane_ms, effect_ms: pane_ms };
+        let pane = |segment| PaneKey { plan: entry.plan, segment, pane_ms, effect_ms: pane_ms };
         let empty = self.texts.put(Box::default()).ok_or(Odd)?;
         let overall = self.sums.pane(pane(empty));
         // Features first: they may still turn out odd, and then nothing is counted.
@@ -501,56 +564,87 @@ impl Partition {
         known.or_else(|| self.segments.put(self.segment_ids.as_slice().into())).ok_or(Odd)
     }
 
-    fn label(&mut self, data: &[u8], timestamp_ms: i64, limits: &Limits) -> Read<()> {
+    fn label(&mut self, records: &Records, at: usize, limits: &Limits) -> Read<u32> {
+        let data = records.value(at);
         if data.len() > limits.most_bytes {
             return Err(Odd);
         }
         let l = read_label(data)?;
-        check_future(l.event_ms, timestamp_ms, limits)?;
-        let slot = self.table.find(id_of(l.id)).ok_or(Odd)?;
+        check_future(l.event_ms, records.timestamps_ms[at], limits)?;
+        let until_ms = l.event_ms + limits.horizon_ms + 1;
+        let id = id_of(l.id);
+        match self.table.find(id) {
+            Some(slot) => self.label_to(slot, &l, until_ms)?,
+            None if records.offsets.is_empty() => return Ok(LABEL_RECORDS),
+            None => self.wait(id, &l, until_ms, records, at)?,
+        }
+        self.counts.labels += 1;
+        self.counts.newest_label_ms = self.counts.newest_label_ms.max(l.event_ms);
+        Ok(ALL_DONE)
+    }
+
+    fn label_to(&mut self, slot: u32, l: &Label, until_ms: i64) -> Read<()> {
         let entry = *self.table.at(slot);
         if entry.state != PENDING && entry.state != LABELLED {
             return Err(Odd);
         }
         let plan = Arc::clone(&self.plans[entry.plan as usize]);
-        let until_ms = l.event_ms + limits.horizon_ms + 1;
-        if l.event_ms > entry.event_ms + plan.delay_ms + plan.horizon_ms || until_ms <= entry.event_ms {
-            return Err(Odd);
-        }
-        let (kind, bits) = self.label_bits(l.label)?;
         if entry.state == LABELLED {
+            let (kind, bits) = self.label_bits(l.label)?;
             let same = entry.label_ms == l.event_ms && entry.revision == l.revision && entry.label_kind == kind && entry.label == bits;
-            if !same || until_ms > entry.keep_ms {
+            if !same || until_ms > entry.keep_ms || until_ms <= entry.event_ms {
                 return Err(Odd);
             }
             self.counts.labels_duplicate += 1;
-        } else {
-            if plan.task != Task::Binary || l.event_ms > entry.event_ms + plan.delay_ms {
-                return Err(Odd);
-            }
-            let mut truth = plan.class_of(l.label).ok_or(Odd)?;
-            if truth >= plan.classes {
-                if !plan.any_label {
-                    return Err(Odd);
-                }
-                truth = 0;
-            }
-            if !self.silent {
-                self.labelled(&entry, &plan, truth, l.event_ms);
-            }
-            self.touch(slot);
-            let entry = self.table.at_mut(slot);
-            entry.state = LABELLED;
-            (entry.label, entry.label_kind, entry.label_ms, entry.revision) = (bits, kind, l.event_ms, l.revision);
-            entry.keep_ms = entry.keep_ms.max(until_ms);
-            // Its due time stays: when it comes, the entry is looked at and told the next.
-            self.counts.labels_matched += 1;
-            self.counts.pending -= 1;
-            self.counts.labelled += 1;
+            return Ok(());
         }
-        self.counts.labels += 1;
-        self.counts.newest_label_ms = self.counts.newest_label_ms.max(l.event_ms);
+        check_times(&plan, &entry, l.event_ms, until_ms)?;
+        let truth = truth_of(&plan, l.label)?;
+        let (kind, bits) = self.label_bits(l.label)?;
+        if !self.silent {
+            self.labelled(&entry, &plan, truth, l.event_ms);
+        }
+        self.touch(slot);
+        let entry = self.table.at_mut(slot);
+        entry.state = LABELLED;
+        (entry.label, entry.label_kind, entry.label_ms, entry.revision) = (bits, kind, l.event_ms, l.revision);
+        entry.keep_ms = entry.keep_ms.max(until_ms);
+        // Its due time stays: when it comes, the entry is looked at and told the next.
+        self.counts.labels_matched += 1;
+        self.counts.pending -= 1;
+        self.counts.labelled += 1;
         Ok(())
+    }
+
+    /// A label whose prediction has not come.
+    fn wait(&mut self, id: [u64; 2], l: &Label, until_ms: i64, records: &Records, at: usize) -> Read<()> {
+        if until_ms <= self.watermark_ms {
+            return Err(Odd);
+        }
+        let (label_kind, label) = self.label_bits(l.label)?;
+        let slot = self.table.insert(Entry {
+            id, label, label_kind, label_ms: l.event_ms, revision: l.revision, keep_ms: until_ms, due_ms: until_ms,
+            generation: self.generation, plan: table::NONE, state: WAITING, ..Entry::default()
+        });
+        self.table.at_mut(slot).flags |= TOUCHED;
+        self.undo.push((slot, None));
+        self.notes.set(slot, records.note(at));
+        if records.marks[at] & HAS_HEADERS != 0 {
+            self.bare.push((slot, at as u32));
+        }
+        *self.live.entry(self.generation).or_default() += 1;
+        self.counts.labels_waiting += 1;
+        Ok(())
+    }
+
+    /// The label of an entry.
+    fn label_of(&self, entry: &Entry) -> Scalar<'_> {
+        match entry.label_kind {
+            INT => Scalar::Int(entry.label as i64),
+            FLOAT => Scalar::Float(f64::from_bits(entry.label)),
+            BOOL => Scalar::Bool(entry.label != 0),
+            _ => Scalar::Text(&self.texts.items[entry.label as usize]),
+        }
     }
 
     fn label_bits(&mut self, label: Scalar) -> Read<(u8, u64)> {
@@ -608,6 +702,13 @@ impl Partition {
         for slot in due {
             let entry = *self.table.at(slot);
             self.touch(slot);
+            if entry.state == WAITING {
+                self.counts.labels_waiting -= 1;
+                self.counts.labels_orphaned += 1;
+                self.notes.set(slot, Box::default());
+                self.gone(slot);
+                continue;
+            }
             let until_ms = entry.event_ms + self.plans[entry.plan as usize].delay_ms;
             let over = entry.keep_ms <= watermark_ms;
             if entry.state == PENDING && (over || until_ms < watermark_ms) {
@@ -615,13 +716,17 @@ impl Partition {
                 self.table.at_mut(slot).state = EXPIRED;
             }
             if over {
-                *self.live.entry(entry.generation).or_default() -= 1;
-                self.table.due(slot, NEVER);
-                self.table.at_mut(slot).state = GONE;
+                self.gone(slot);
             } else {
                 self.table.due(slot, entry.keep_ms);
             }
         }
+    }
+
+    fn gone(&mut self, slot: u32) {
+        *self.live.entry(self.table.at(slot).generation).or_default() -= 1;
+        self.table.due(slot, NEVER);
+        self.table.at_mut(slot).state = GONE;
     }
 
     fn expire(&mut self, entry: &Entry, until_ms: i64) {
@@ -655,6 +760,9 @@ impl Partition {
         match self.table.find(id) {
             Some(slot) => {
                 self.touch(slot);
+                if self.table.at(slot).state == WAITING {
+                    self.notes.set(slot, Box::default());
+                }
                 self.table.due(slot, NEVER);
                 self.table.at_mut(slot).state = ODD;
             }
@@ -676,7 +784,7 @@ impl Partition {
     }
 
     /// The entry became an ordinary one.
-    pub fn put(&mut self, id: &[u8], entry: Entry) {
+    pub fn put(&mut self, id: &[u8], entry: Entry, note: &[u8]) {
         let id = id_of(id);
         let slot = self.table.find(id).unwrap_or_else(|| {
             let slot = self.table.insert(Entry { id, state: ODD, due_ms: NEVER, ..Entry::default() });
@@ -688,27 +796,50 @@ impl Partition {
         self.table.due(slot, NEVER);
         *self.table.at_mut(slot) = Entry { id, flags: TOUCHED, due_ms: NEVER, next: table::NONE, prev: table::NONE, ..entry };
         self.table.due(slot, entry.due_ms);
+        if !note.is_empty() {
+            self.notes.set(slot, note.into());
+        }
+    }
+
+    /// The note of a label that began to wait, now with its headers.
+    pub fn add_headers(&mut self, slot: u32, headers: &[u8]) {
+        let note = [self.notes.get(slot), headers].concat();
+        self.notes.set(slot, note.into_boxed_slice());
     }
 
     /// The batch counts. Writes what changed: entries as they are now, and for those that left, their id and GONE.
     pub fn commit(&mut self, out: &mut Vec<u8>) {
+        let mut block = Block::begin(out);
         for (slot, before) in std::mem::take(&mut self.undo) {
             let entry = self.table.at_mut(slot);
             entry.flags &= !TOUCHED;
             let entry = *entry;
-            let ordinary = |state| matches!(state, PENDING | LABELLED | EXPIRED);
             if ordinary(entry.state) {
-                out.extend_from_slice(entry.bytes());
+                block.add(&entry, self.notes.get(slot));
             } else {
                 if before.is_some_and(|before| ordinary(before.state)) {
-                    out.extend_from_slice(Entry { id: entry.id, state: GONE, ..Entry::default() }.bytes());
+                    block.add(&Entry { id: entry.id, state: GONE, ..Entry::default() }, &[]);
                 }
                 if entry.state == GONE {
                     self.table.remove(slot);
                 }
             }
         }
+        block.end();
+        self.notes.commit();
         self.clear();
+    }
+
+    /// Write ordinary entries out, so many slots from one on.
+    pub fn export(&self, from: u32, slots: u32, out: &mut Vec<u8>) {
+        let mut block = Block::begin(out);
+        for slot in from..self.table.slots().min(from.saturating_add(slots)) {
+            let entry = self.table.at(slot);
+            if ordinary(entry.state) {
+                block.add(entry, self.notes.get(slot));
+            }
+        }
+        block.end();
     }
 
     pub fn abort(&mut self) {
@@ -718,36 +849,43 @@ impl Partition {
                 None => self.table.remove(slot),
             }
         }
+        self.notes.abort();
         self.clear();
     }
 
     fn clear(&mut self) {
+        self.bare.clear();
         self.sums.clear();
         self.counts = Counts::default();
         self.live.clear();
     }
 
-    /// Take in what `commit` or `export` wrote; false where it is damaged.
-    pub fn load(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() % table::SIZE != 0 {
-            return false;
-        }
-        for chunk in bytes.chunks_exact(table::SIZE) {
-            let entry = Entry { flags: 0, ..Entry::from_bytes(chunk) };
+    /// Take in what `commit` or `export` wrote; None where it is damaged.
+    pub fn load(&mut self, bytes: &[u8]) -> Option<()> {
+        log::read(bytes, |entry, note| {
+            let entry = Entry { flags: 0, ..entry };
             if let Some(slot) = self.table.find(entry.id) {
+                self.notes.put(slot, &[]);
                 self.table.remove(slot);
             }
             if entry.state == GONE {
-                continue;
+                return Some(());
             }
             let known = (entry.plan as usize) < self.plans.len() && (entry.segments as usize) < self.segments.items.len();
-            if !known || entry.state > EXPIRED || entry.due_ms == NEVER {
-                return false;
+            let text = entry.label_kind != TEXT || (entry.label as usize) < self.texts.items.len();
+            if !ordinary(entry.state) || !(known || entry.state == WAITING) || !text || entry.due_ms == NEVER {
+                return None;
             }
-            self.table.insert(entry);
-        }
-        true
+            let slot = self.table.insert(entry);
+            self.notes.put(slot, note);
+            Some(())
+        })
     }
+}
+
+/// The native table holds it whole.
+fn ordinary(state: u8) -> bool {
+    matches!(state, PENDING | LABELLED | EXPIRED | WAITING)
 }
 
 fn check_future(event_ms: i64, timestamp_ms: i64, limits: &Limits) -> Read<()> {
@@ -764,6 +902,25 @@ fn delay_bin(delay_s: u64) -> u32 {
     let length = 64 - delay_s.leading_zeros();
     let shift = length.saturating_sub(4);
     8 * shift + (delay_s >> shift) as u32
+}
+
+/// Whether a label of that time is the prediction's own for sure, and in time; else the reference decides.
+fn check_times(plan: &Plan, entry: &Entry, label_ms: i64, until_ms: i64) -> Read<()> {
+    let good = label_ms <= entry.event_ms + plan.delay_ms && until_ms > entry.event_ms;
+    if good { Ok(()) } else { Err(Odd) }
+}
+
+/// What a label says to a model that takes it; twin of `PanePlan.accepts`.
+fn truth_of(plan: &Plan, label: Scalar) -> Read<u32> {
+    if plan.task != Task::Binary {
+        return Err(Odd);
+    }
+    let truth = plan.class_of(label).ok_or(Odd)?;
+    match truth < plan.classes {
+        true => Ok(truth),
+        false if plan.any_label => Ok(0),
+        false => Err(Odd),
+    }
 }
 
 /// Class index and score; twin of `PanePlan.compact`.

@@ -6,6 +6,8 @@
 mod hash;
 mod join;
 mod json;
+mod log;
+mod notes;
 mod plan;
 mod sums;
 mod table;
@@ -19,12 +21,27 @@ use sums::PaneKey;
 use table::Entry;
 
 /// Raised with every change of an interface or of the meaning of a state.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FAILED: i64 = -1;
 
 pub struct Handle {
     partition: Partition,
     out: Vec<u8>,
+}
+
+/// Records of one topic, column by column.
+#[repr(C)]
+pub struct Columns {
+    count: usize,
+    data: *const u8,
+    data_len: usize,
+    ends: *const u64,
+    timestamps_ms: *const i64,
+    marks: *const u8,
+    offsets: *const i64,
+    keys: *const u8,
+    keys_len: usize,
+    key_ends: *const u64,
 }
 
 fn guarded(work: impl FnOnce() -> Option<i64>) -> i64 {
@@ -133,18 +150,22 @@ pub unsafe extern "C" fn dl_begin(h: *mut Handle, generation: u32, watermark_ms:
 /// the output buffer, its number in `version`.
 ///
 /// # Safety
-/// `ends`, `timestamps_ms` and `odd` hold `count` items; the last end is at most `len`.
+/// `columns` hold `count` items each and their last ends at most the bytes they are of; offsets and
+/// keys may be null.
 #[no_mangle]
 pub unsafe extern "C" fn dl_run(
-    h: *mut Handle, labels: u32, data: *const u8, len: usize, ends: *const u64, timestamps_ms: *const i64, odd: *const u8,
-    count: usize, from: usize, limits: *const i64, why: *mut u32, version: *mut i64,
+    h: *mut Handle, labels: u32, columns: *const Columns, from: usize, limits: *const i64, why: *mut u32, version: *mut i64,
 ) -> i64 {
-    let h = &mut *h;
+    let (h, c) = (&mut *h, &*columns);
+    let with_keys = if c.offsets.is_null() { 0 } else { c.count };
     let records = Records {
-        data: bytes(data, len),
-        ends: slice(ends, count),
-        timestamps_ms: slice(timestamps_ms, count),
-        odd: slice(odd, count),
+        data: bytes(c.data, c.data_len),
+        ends: slice(c.ends, c.count),
+        timestamps_ms: slice(c.timestamps_ms, c.count),
+        marks: bytes(c.marks, c.count),
+        offsets: slice(c.offsets, with_keys),
+        keys: bytes(c.keys, c.keys_len),
+        key_ends: slice(c.key_ends, with_keys),
     };
     let l = slice(limits, 4);
     let limits = Limits { future_ms: l[0], horizon_ms: l[1], now_ms: l[2], most_bytes: l[3] as usize };
@@ -309,7 +330,7 @@ pub unsafe extern "C" fn dl_segments(h: *mut Handle, at: *const u32, len: usize)
     guarded(|| h.partition.segments.put(list.into()).map(i64::from))
 }
 
-/// Copy the entry of an id to the output buffer; gives its length, 0 where there is none.
+/// Copy the entry of an id and its note to the output buffer; gives their length, 0 where there is none.
 ///
 /// # Safety
 /// Pointers are valid.
@@ -321,6 +342,7 @@ pub unsafe extern "C" fn dl_get(h: *mut Handle, id: *const u8, len: usize) -> i6
         h.out.clear();
         if let Some(slot) = h.partition.table.find([(hashed >> 64) as u64, hashed as u64]) {
             h.out.extend_from_slice(h.partition.table.at(slot).bytes());
+            h.out.extend_from_slice(h.partition.notes.get(slot));
         }
         Some(h.out.len() as i64)
     })
@@ -349,12 +371,42 @@ pub unsafe extern "C" fn dl_drop_odd(h: *mut Handle, id: *const u8, len: usize) 
 }
 
 /// # Safety
-/// `entry` points to one entry's bytes.
+/// `entry` points to `size` bytes: one entry's and those of its note.
 #[no_mangle]
-pub unsafe extern "C" fn dl_put(h: *mut Handle, id: *const u8, len: usize, entry: *const u8) -> i64 {
-    let (h, id, entry) = (&mut *h, bytes(id, len), bytes(entry, table::SIZE));
+pub unsafe extern "C" fn dl_put(h: *mut Handle, id: *const u8, len: usize, entry: *const u8, size: usize) -> i64 {
+    let (h, id, entry) = (&mut *h, bytes(id, len), bytes(entry, size));
     guarded(|| {
-        h.partition.put(id, Entry::from_bytes(entry));
+        let entry = (entry.len() >= table::SIZE).then(|| entry.split_at(table::SIZE))?;
+        h.partition.put(id, Entry::from_bytes(entry.0), entry.1);
+        Some(0)
+    })
+}
+
+/// Which records began to wait without their headers, which the caller has: slot and number of each as u32, to be
+/// answered with `dl_headers`. Asking forgets them.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_bare(h: *mut Handle) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        h.out.clear();
+        for (slot, record) in h.partition.bare.drain(..) {
+            h.out.extend_from_slice(&slot.to_le_bytes());
+            h.out.extend_from_slice(&record.to_le_bytes());
+        }
+        Some(h.out.len() as i64)
+    })
+}
+
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_headers(h: *mut Handle, slot: u32, at: *const u8, len: usize) -> i64 {
+    let (h, headers) = (&mut *h, bytes(at, len));
+    guarded(|| {
+        h.partition.add_headers(slot, headers);
         Some(0)
     })
 }
@@ -387,23 +439,30 @@ pub unsafe extern "C" fn dl_abort(h: *mut Handle) -> i64 {
 #[no_mangle]
 pub unsafe extern "C" fn dl_load(h: *mut Handle, at: *const u8, len: usize) -> i64 {
     let (h, entries) = (&mut *h, bytes(at, len));
-    guarded(|| h.partition.load(entries).then_some(0))
+    guarded(|| h.partition.load(entries).map(|()| 0))
 }
 
-/// All ordinary entries, into the output buffer.
+/// Ordinary entries of so many slots from one on, as `dl_commit` writes them.
 ///
 /// # Safety
 /// `h` is valid.
 #[no_mangle]
-pub unsafe extern "C" fn dl_export(h: *mut Handle) -> i64 {
+pub unsafe extern "C" fn dl_export(h: *mut Handle, from: u32, slots: u32) -> i64 {
     let h = &mut *h;
     guarded(|| {
         h.out.clear();
-        for entry in h.partition.table.entries().filter(|entry| entry.state != table::ODD) {
-            h.out.extend_from_slice(entry.bytes());
-        }
+        h.partition.export(from, slots, &mut h.out);
         Some(h.out.len() as i64)
     })
+}
+
+/// Slots that `dl_export` can be asked for.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_slots(h: *mut Handle) -> u32 {
+    (*h).partition.table.slots()
 }
 
 /// # Safety
@@ -435,7 +494,7 @@ pub unsafe extern "C" fn dl_len(h: *mut Handle) -> usize {
 /// `h` is valid.
 #[no_mangle]
 pub unsafe extern "C" fn dl_memory(h: *mut Handle) -> usize {
-    (*h).partition.table.memory()
+    (*h).partition.table.memory() + (*h).partition.notes.memory()
 }
 
 /// Hash of an id, 16 bytes.

@@ -7,15 +7,22 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+import msgspec
+
 from schemas.events import Label
-from streams.join.entries import Entry, JoinedPrediction, LabelFact
+from streams.join.entries import Entry, JoinedPrediction, LabelFact, WaitingLabel
+from streams.kafka.records import RecordHeaders
 from streams.panes import Compact, PanePlan
 
 _LAYOUT: Final = struct.Struct("<16s8sqdQqqqIIIHHBBBBIII")
 SIZE: Final = _LAYOUT.size
-GONE: Final = struct.calcsize("<16s8sqdQqqqIIIHH")
-"""Where an entry's state stands; 0 there says that it is gone."""
-_PENDING, _LABELLED, _EXPIRED = 1, 2, 3
+_PENDING, _LABELLED, _EXPIRED, _WAITING = 1, 2, 3, 5
+_NOTE: Final = struct.Struct("<qqiI")
+_NO_KEY: Final = -1
+_U32: Final = struct.Struct("<I")
+_NOTE_HEAD: Final = struct.Struct("<II")
+_headers = msgspec.msgpack.Decoder(tuple[tuple[str, bytes | None], ...])
+_encoder = msgspec.msgpack.Encoder()
 _INT, _FLOAT, _BOOL, _TEXT = 0, 1, 2, 3
 _EXACT: Final = 1 << 53
 _NONE: Final = (1 << 32) - 1
@@ -57,10 +64,32 @@ class Symbols:
         return zip(self.versions, self._times, strict=True)
 
 
+def encode_headers(headers: RecordHeaders) -> bytes:
+    """Headers as they stand at the end of a note."""
+    return _encoder.encode(tuple(headers))
+
+
+def read_log(chunk: bytes) -> Iterator[bytes]:
+    """The entries of a piece of the log, each with its note behind (`native/src/log.rs`)."""
+    (count,) = _U32.unpack_from(chunk)
+    at = _U32.size + count * SIZE
+    notes: dict[int, bytes] = {}
+    while at < len(chunk):
+        index, length = _NOTE_HEAD.unpack_from(chunk, at)
+        at += _NOTE_HEAD.size + length
+        notes[index] = chunk[at - length : at]
+    for index in range(count):
+        start = _U32.size + index * SIZE
+        yield chunk[start : start + SIZE] + notes.get(index, b"")
+
+
 def from_native(packed: bytes, symbols: Symbols) -> Entry:
-    """The entry that a native one stands for."""
+    """The entry that a native one stands for; behind its bytes may stand its note."""
     (_, payload, event_ms, score, bits, label_ms, keep_ms, _, generation, plan, segments, predicted, revision,
-     state, kind, *_) = _LAYOUT.unpack(packed)  # fmt: skip
+     state, kind, *_) = _LAYOUT.unpack_from(packed)  # fmt: skip
+    if state == _WAITING:
+        label = _waiting(packed[SIZE:], label_ms, revision, _label(kind, bits, symbols), keep_ms)
+        return Entry(keep_ms, generation, waiting=(label,))
     model, version = symbols.versions[plan]
     delay_ms, horizon_ms = symbols.times(plan)
     compact = Compact(
@@ -69,17 +98,30 @@ def from_native(packed: bytes, symbols: Symbols) -> Entry:
         tuple(symbols.texts[number] for number in symbols.lists[segments]),
     )
     if state == _LABELLED:
-        label = _label(kind, bits, symbols)
+        fact = LabelFact(label_ms, revision, _label(kind, bits, symbols))
         until_ms = max(label_ms, event_ms) + horizon_ms
         joined = JoinedPrediction(
-            *(model, version, event_ms, payload, compact, until_ms, max(event_ms, label_ms), label_ms, label)
+            *(model, version, event_ms, payload, compact, until_ms, max(event_ms, label_ms), label_ms, fact.label)
         )
-        return Entry(keep_ms, generation, (joined,), (LabelFact(label_ms, revision, label),))
+        return Entry(keep_ms, generation, (joined,), (fact,))
     until_ms = event_ms + delay_ms
     expired = state == _EXPIRED
     effect_ms = max(until_ms, event_ms) if expired else event_ms
     joined = JoinedPrediction(model, version, event_ms, payload, compact, until_ms, effect_ms, expired=expired)
     return Entry(keep_ms, generation, (joined,))
+
+
+def _waiting(note: bytes, label_ms: int, revision: int, label: Label, until_ms: int) -> WaitingLabel:
+    offset, timestamp_ms, key_length, value_length = _NOTE.unpack_from(note)
+    value_at = _NOTE.size + max(key_length, 0)
+    headers_at = value_at + value_length
+    return WaitingLabel(
+        *(label_ms, revision, label, offset, timestamp_ms),
+        None if key_length == _NO_KEY else note[_NOTE.size : value_at],
+        note[value_at:headers_at],
+        _headers.decode(note[headers_at:]) if len(note) > headers_at else None,
+        until_ms,
+    )
 
 
 def _label(kind: int, bits: int, symbols: Symbols) -> Label:
@@ -96,7 +138,9 @@ def to_native(
     number_of: Callable[[str, int], int],
     intern: Callable[[Sequence[str]], int],
 ) -> bytes | None:
-    """The entry for the native table; None where it is not ordinary."""
+    """The entry for the native table, with its note behind; None where it is not ordinary."""
+    if not entry.predictions and len(entry.waiting) == 1:
+        return _to_waiting(entry)
     if len(entry.predictions) != 1 or len(entry.labels) > 1 or entry.waiting:
         return None
     joined = entry.predictions[0]
@@ -134,6 +178,23 @@ def to_native(
         until_ms = joined.event_time_ms + delay_ms
         meant = (until_ms, max(until_ms, joined.event_time_ms) if joined.expired else joined.event_time_ms)
     return packed if told == meant else None
+
+
+def _to_waiting(entry: Entry) -> bytes | None:
+    label = entry.waiting[0]
+    coded = _coded(label.label)
+    if coded is None or label.value is None or label.until_ms != entry.keep_until_ms:
+        return None
+    if not 0 <= label.revision <= _MOST_REVISION:
+        return None
+    packed = _LAYOUT.pack(
+        *(bytes(16), bytes(8), 0, 0.0, coded[1], label.event_time_ms, entry.keep_until_ms, entry.keep_until_ms),
+        *(entry.generation, _NONE, 0, 0, label.revision, _WAITING, coded[0], 0, 0, _NONE, _NONE, 0),
+    )
+    key_length = _NO_KEY if label.key is None else len(label.key)
+    head = _NOTE.pack(label.offset, label.timestamp_ms, key_length, len(label.value))
+    headers = encode_headers(label.headers) if label.headers else b""
+    return packed + head + (label.key or b"") + label.value + headers
 
 
 def _coded(label: Label | None) -> tuple[int, int] | None:

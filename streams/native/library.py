@@ -13,14 +13,16 @@ from ctypes import POINTER, c_char_p, c_int64, c_size_t, c_uint32, c_uint64, c_v
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from schemas.errors import StateError
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the interface and of the state; raised together with that in `native/src/lib.rs`."""
 FILE: Final = Path(__file__).with_name("libdriftline_hot.so")
 
-ALL_DONE, REFERENCE, UNKNOWN_VERSION = 0, 1, 2
-"""Why a kernel stopped."""
+ALL_DONE, REFERENCE, UNKNOWN_VERSION, LABEL_RECORDS = 0, 1, 2, 3
+"""Why a kernel stopped; the last: a label has to wait, and offsets and keys were not given."""
 NOT_KNOWN: Final = -1
 
 COUNTS: Final = (
@@ -33,9 +35,60 @@ COUNTS: Final = (
     "labels",
     "labels.matched",
     "labels.duplicate",
+    "labels.waiting",
+    "labels.orphaned",
 )
 """Totals in the order of the native counts; the newest event times of both topics follow."""
 NOTHING_SEEN: Final = -(1 << 63)
+
+MARK_ODD, MARK_HEADERS, MARK_NO_KEY = 1, 2, 4
+"""What a record is marked with: it is not for the core, it has headers, it has no key."""
+
+
+_Times = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class Piece(ctypes.Structure):
+    """Some records of one topic, column by column, as the core reads them; keeps what it points to alive."""
+
+    _fields_ = (
+        ("count", c_size_t),
+        ("data", c_char_p),
+        ("data_bytes", c_size_t),
+        ("ends", c_void_p),
+        ("timestamps_ms", c_void_p),
+        ("marks", c_char_p),
+        ("offsets", c_void_p),
+        ("keys", c_char_p),
+        ("keys_bytes", c_size_t),
+        ("key_ends", c_void_p),
+    )
+
+    @classmethod
+    def of(cls, values: Sequence[bytes], timestamps_ms: _Times, marks: bytes | bytearray) -> Piece:
+        """Values with their timestamps and marks; without offsets and keys."""
+        data, ends = _concatenated(values)
+        self = cls(len(values), data, len(data), ends.ctypes.data, timestamps_ms.ctypes.data, bytes(marks))
+        self._marks = marks
+        self._kept = (ends, timestamps_ms)
+        return self
+
+    def add_keys(self, offsets: _Times, keys: Sequence[bytes | None]) -> None:
+        """Offsets and keys, where a label has to wait."""
+        if None in keys:
+            self.marks = bytes(
+                mark | (MARK_NO_KEY if key is None else 0) for mark, key in zip(self._marks, keys, strict=True)
+            )
+        data, ends = _concatenated([key or b"" for key in keys])
+        self.offsets, self.keys, self.keys_bytes = offsets.ctypes.data, data, len(data)
+        self.key_ends = ends.ctypes.data
+        self._kept_keys = (offsets, ends)
+
+
+def _concatenated(values: Sequence[bytes]) -> tuple[bytes, np.ndarray[tuple[int], np.dtype[np.uint64]]]:
+    ends = np.cumsum(np.fromiter(map(len, values), np.uint64, len(values)), dtype=np.uint64)
+    return b"".join(values), ends
+
 
 _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
     "dl_version": (c_uint32, ()),
@@ -51,7 +104,7 @@ _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
     "dl_run": (
         c_int64,
         (
-            *(c_void_p, c_uint32, c_char_p, c_size_t, c_void_p, c_void_p, c_char_p, c_size_t, c_size_t, c_void_p),
+            *(c_void_p, c_uint32, POINTER(Piece), c_size_t, c_void_p),
             *(POINTER(c_uint32), POINTER(c_int64)),
         ),
     ),
@@ -69,11 +122,14 @@ _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
     "dl_get": (c_int64, (c_void_p, c_char_p, c_size_t)),
     "dl_set_odd": (c_int64, (c_void_p, c_char_p, c_size_t)),
     "dl_drop_odd": (c_int64, (c_void_p, c_char_p, c_size_t)),
-    "dl_put": (c_int64, (c_void_p, c_char_p, c_size_t, c_char_p)),
+    "dl_put": (c_int64, (c_void_p, c_char_p, c_size_t, c_char_p, c_size_t)),
+    "dl_bare": (c_int64, (c_void_p,)),
+    "dl_headers": (c_int64, (c_void_p, c_uint32, c_char_p, c_size_t)),
     "dl_commit": (c_int64, (c_void_p,)),
     "dl_abort": (c_int64, (c_void_p,)),
     "dl_load": (c_int64, (c_void_p, c_char_p, c_size_t)),
-    "dl_export": (c_int64, (c_void_p,)),
+    "dl_export": (c_int64, (c_void_p, c_uint32, c_uint32)),
+    "dl_slots": (c_uint32, (c_void_p,)),
     "dl_out": (c_void_p, (c_void_p,)),
     "dl_out_len": (c_size_t, (c_void_p,)),
     "dl_len": (c_size_t, (c_void_p,)),

@@ -23,16 +23,21 @@ from streams.join.batch import JoinLimits, Overlay, PlanView, Slice
 from streams.join.deltas import MAX_BYTES, Deltas
 from streams.join.entries import Entry
 from streams.join.partition import JoinPartition
-from streams.kafka.records import Record, columns_of
-from streams.native.entries import GONE, SIZE, Symbols, from_native, to_native
+from streams.kafka.records import Record, RecordHeaders, columns_of, keys_of, offsets_of
+from streams.native.entries import Symbols, encode_headers, from_native, read_log, to_native
 from streams.native.library import (
     ALL_DONE,
     COUNTS,
+    LABEL_RECORDS,
+    MARK_HEADERS,
+    MARK_ODD,
     NOT_KNOWN,
     NOTHING_SEEN,
+    REFERENCE,
     UNKNOWN_VERSION,
     VERSION,
     WHY_NOT,
+    Piece,
     available,
     checked,
     library,
@@ -47,7 +52,7 @@ ODD: Final = b"e"
 LOG: Final = b"l"
 SYMBOLS: Final = b"y"
 _PIECE: Final = 4_096
-_CHUNK: Final = SIZE * 40_000
+_CHUNK_SLOTS: Final = 40_000
 _REWRITE_SLACK: Final = 32 * 1024 * 1024
 _PACKED: Final = msgspec.msgpack.Decoder(list[tuple[int, list[tuple[str, int, int, bytes]]]])
 _SYMBOLS: Final = msgspec.msgpack.Decoder(tuple[list[str], list[list[int]], list[tuple[str, int]]])
@@ -137,57 +142,62 @@ class NativeJoinPartition(JoinPartition):
         if not count:
             return
         values, timestamps, headers = columns_of(records)
-        odd = bytearray(count)
+        marks = bytearray(count)
         if None in values:
-            odd = bytearray(value is None for value in values)
+            marks = bytearray(MARK_ODD if value is None else 0 for value in values)
             values = [value or b"" for value in values]
         if headers is not None:
             for index, found in enumerate(headers):
-                odd[index] |= bool(found) and is_heartbeat(found)
+                if found:
+                    marks[index] |= MARK_ODD if is_heartbeat(found) else MARK_HEADERS
         limits = np.array([self.limits.future_tolerance_ms, horizon_ms, now_ms, MAX_MESSAGE_BYTES], np.int64)
         # Piece by piece, so that what was just copied together is still in the cache when it is read.
         for start in range(0, count, _PIECE):
-            stop = min(start + _PIECE, count)
-            piece = values[start:stop]
-            data = b"".join(piece)  # type: ignore[arg-type]
-            ends = np.cumsum(np.fromiter(map(len, piece), np.uint64, len(piece)), dtype=np.uint64)  # type: ignore[arg-type]
-            for at in self._kernel(labels, data, ends, timestamps[start:stop], bytes(odd[start:stop]), limits, view):
+            part = slice(start, min(start + _PIECE, count))
+            piece = Piece.of(values[part], timestamps[part], marks[part])  # type: ignore[arg-type]
+            for at, why in self._kernel(labels, piece, limits, view):
                 if labels:
+                    self._tell_headers(headers, start)
+                if why == LABEL_RECORDS:
+                    piece.add_keys(offsets_of(records)[part], keys_of(records)[part])
+                elif why == REFERENCE and labels:
                     self._label(records[start + at], view, overlay, now_ms, horizon_ms)
-                else:
+                elif why == REFERENCE:
                     self._prediction(records[start + at], view, overlay, now_ms)
 
-    def _kernel(  # noqa: PLR0917 - the columns of a piece
-        self,
-        labels: int,
-        data: bytes,
-        ends: np.ndarray[tuple[int], np.dtype[np.uint64]],
-        timestamps: np.ndarray[tuple[int], np.dtype[np.int64]],
-        odd: bytes,
-        limits: np.ndarray[tuple[int], np.dtype[np.int64]],
-        view: PlanView,
-    ) -> Iterator[int]:
-        """Run a kernel over a piece; gives the index of each record that the reference treats before it goes on."""
+    def _kernel(
+        self, labels: int, piece: Piece, limits: np.ndarray[tuple[int], np.dtype[np.int64]], view: PlanView
+    ) -> Iterator[tuple[int, int]]:
+        """Run a kernel over a piece; gives the index of each record that it cannot go on at, why, and the end."""
         why, version = ctypes.c_uint32(), ctypes.c_int64()
         # Asked for once: numpy makes an object each time, and odd records come back here one by one.
-        ends_at, timestamps_at, limits_at = ends.ctypes.data, timestamps.ctypes.data, limits.ctypes.data
+        limits_at = limits.ctypes.data
         at = 0
         while True:
             at = checked(
                 self._library.dl_run(
-                    *(self._handle, labels, data, len(data), ends_at, timestamps_at, odd, len(odd), at),
-                    *(limits_at, ctypes.byref(why), ctypes.byref(version)),
+                    *(self._handle, labels, ctypes.byref(piece), at, limits_at),
+                    *(ctypes.byref(why), ctypes.byref(version)),
                 ),
                 "a batch",
             )
-            if why.value == ALL_DONE:
-                return
             if why.value == UNKNOWN_VERSION:
                 model = self._output(self._library.dl_out_len(self._handle))
                 self._know(model.decode(), version.value, view)
                 continue
-            yield at
-            at += 1
+            yield at, why.value
+            if why.value == ALL_DONE:
+                return
+            at += why.value == REFERENCE
+
+    def _tell_headers(self, headers: Sequence[RecordHeaders | None] | None, start: int) -> None:
+        """Give the headers of labels that began to wait: only theirs are ever looked at."""
+        if headers is None:
+            return
+        length = checked(self._library.dl_bare(self._handle), "waiting labels")
+        for slot, index in np.frombuffer(self._output(length), np.uint32).reshape(-1, 2).tolist():
+            packed = encode_headers(headers[start + index] or ())
+            checked(self._library.dl_headers(self._handle, slot, packed, len(packed)), "headers")
 
     def _know(self, model: str, version: int, view: PlanView) -> int:
         """Number of a version's plan, told to the native core if need be; negative: it is not registered."""
@@ -274,7 +284,7 @@ class NativeJoinPartition(JoinPartition):
             packed = to_native(entry, self._symbols, self._number_of, self._intern)
             if packed is not None:
                 name = key.encode()
-                checked(self._library.dl_put(self._handle, name, len(name), packed), "an ordinary entry")
+                checked(self._library.dl_put(self._handle, name, len(name), packed, len(packed)), "an ordinary entry")
                 overlay.entries[key] = None
 
     def _number_of(self, model: str, version: int) -> int:
@@ -382,16 +392,22 @@ class NativeJoinPartition(JoinPartition):
         if symbols is not None:
             puts[SYMBOLS + number] = symbols
             self._keep_symbols()
-        if self._log_bytes > 3 * SIZE * len(self) + _REWRITE_SLACK:
+        if self._log_bytes > 3 * self.memory_bytes + _REWRITE_SLACK:
             puts.pop(LOG + number, None)
             deletes += self._log_keys
             puts |= self._begin_log(number)
         return puts, deletes
 
     def _whole_log(self, number: bytes) -> Iterator[tuple[bytes, bytes]]:
-        entries = self._output(checked(self._library.dl_export(self._handle), "the table"))
-        for index, start in enumerate(range(0, len(entries), _CHUNK)):
-            yield LOG + number + index.to_bytes(4, "big"), entries[start : start + _CHUNK]
+        for index, chunk in enumerate(self._table()):
+            yield LOG + number + index.to_bytes(4, "big"), chunk
+
+    def _table(self) -> Iterator[bytes]:
+        """All ordinary entries, in pieces of the log."""
+        for first in range(0, int(self._library.dl_slots(self._handle)), _CHUNK_SLOTS):
+            length = checked(self._library.dl_export(self._handle, first, _CHUNK_SLOTS), "the table")
+            if length:
+                yield self._output(length)
 
     def _begin_log(self, number: bytes) -> dict[bytes, bytes]:
         written = dict(self._whole_log(number))
@@ -466,12 +482,9 @@ class NativeJoinPartition(JoinPartition):
             out = np.zeros(2, np.uint64)
             self._library.dl_id(name, len(name), out.ctypes.data)
             found[out.tobytes()] = entry
-        table = self._output(checked(self._library.dl_export(self._handle), "the table"))
-        for start in range(0, len(table), SIZE):
-            packed = table[start : start + SIZE]
-            if packed[GONE] == 0:
-                continue
-            found[packed[:16]] = from_native(packed, self._symbols)
+        for chunk in self._table():
+            for packed in read_log(chunk):
+                found[packed[:16]] = from_native(packed, self._symbols)
         digest = hashlib.sha256()
         for name in sorted(found):
             digest.update(name)
