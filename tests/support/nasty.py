@@ -236,6 +236,8 @@ class Nastiness(NamedTuple):
     future: float = 0.01
     disorder_ms: int = 200
     step_ms: float = 12.0
+    early: float = 0.1
+    """Of labels: whose prediction is still to come."""
 
 
 class Producer:
@@ -253,6 +255,7 @@ class Producer:
         self.now = rng.choice((0.0, 30.0, 500.0))
         self.log: dict[str, list[Record]] = {topic: [] for topic in TOPICS}
         self.born: dict[str, int] = {}
+        self.early: dict[str, int] = {}
 
     def send(self) -> None:
         """One more record to one of the topics."""
@@ -279,8 +282,11 @@ class Producer:
     def prediction(self) -> tuple[bytes | None, bytes | None]:
         """Value and key of a prediction."""
         rng = self.rng
-        key = self._id()
+        awaited = self.early and rng.random() < 0.7
+        key = rng.choice(list(self.early)) if awaited else self._id()
         at = max(0, round(self.now) - self._disorder())
+        if awaited:
+            at = max(0, self.early.pop(key) - rng.choice((-20, 0, 0, 1, 10, 40, 90, 100, 101, 150, 299, 300, 500)))
         if rng.random() < 0.5:
             at = self.born.setdefault(key, at)
         self.born[key] = at
@@ -319,11 +325,18 @@ class Producer:
     def truth(self) -> tuple[bytes | None, bytes | None]:
         """Value and key of a label."""
         rng = self.rng
-        key = rng.choice(list(self.born)) if self.born and rng.random() < 0.85 else self._id()
+        early = rng.random() < self.how.early
+        if early:
+            key = f"early-{rng.randrange(10**6)}"
+            self.early[key] = round(self.now)
+        else:
+            key = rng.choice(list(self.born)) if self.born and rng.random() < 0.85 else self._id()
         if rng.random() < 0.08:
             return None, rng.choice((key.encode(), key.encode(), key.encode(), b"", None, b"\xff\xfe"))
         at = self.born.get(key, round(self.now))
-        if rng.random() < 0.6:
+        if early:
+            self.early[key] = at
+        elif rng.random() < 0.6:
             at += rng.choice((-201, -200, -60, 0, 0, 1, 10, 20, 99, 100, 101, 150, 200, 250, 299, 300, 301, 302, 400))
         else:
             at = round(self.now) - self._disorder()
@@ -455,6 +468,7 @@ def log(seed: int, records: int = 80, how: Nastiness | None = None) -> dict[str,
                 Nastiness(odd_field=0.3, layout=0.8, broken=0.15, headers=0.3),
                 Nastiness(odd_field=0.0, layout=0.0, broken=0.0, headers=0.0, future=0.0, disorder_ms=40, step_ms=3.0),
                 Nastiness(heartbeat=0.15, step_ms=40.0),
+                Nastiness(odd_field=0.01, layout=0.0, broken=0.0, headers=0.3, disorder_ms=20, step_ms=3.0, early=0.6),
             )
         )
     producer = Producer(rng, how)
