@@ -9,11 +9,10 @@ from agents.config import Settings
 from agents.monitoring.registry_view import RegistryView
 from benchmarks.harness import UnequalError
 from benchmarks.traffic import scores_and_truths
-from schemas.events import JoinedDelta
 from schemas.topics import JOINED_DELTAS
 from streams.kafka.config import KafkaConfig
 from streams.kafka.reader import Tail
-from streams.packed import decode_delta, unpack_counters
+from streams.packed import decode_delta, deltas_of, unpack_counters
 
 _NAMES = ("tn", "fp", "fn", "tp")
 
@@ -43,10 +42,7 @@ def of_worker(kafka: KafkaConfig, settings: Settings, model: str = "bench", vers
     with Tail(kafka, [JOINED_DELTAS], from_beginning=True) as tail:
         for record in tail.read_to_end(60.0):
             assert record.value is not None
-            delta = decode_delta(record.value)
-            if not isinstance(delta, JoinedDelta):
-                continue
-            for pane in delta.panes:
+            for pane in (pane for delta in deltas_of(decode_delta(record.value)) for pane in delta.panes):
                 if pane.segment:
                     continue
                 for position, count in zip(*unpack_counters(pane.counters), strict=True):

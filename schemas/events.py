@@ -111,10 +111,7 @@ class PartitionWatermark(msgspec.Struct, frozen=True, gc=False, array_like=True)
 
 
 class JoinedDelta(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="delta"):
-    """All of one commit's contributions to one (model, version) from one stage-1 partition; key = model.
-
-    The one topic that is not JSON: msgpack, by `streams.packed`.
-    """
+    """All of one commit's contributions to one (model, version) from one stage-1 partition."""
 
     model: str
     version: int
@@ -123,13 +120,22 @@ class JoinedDelta(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="d
     panes: list[PaneDelta]
 
 
+class DeltaBatch(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="deltas"):
+    """Deltas of many versions in one record: of all models that belong into the partition (murmur2 of the name).
+
+    Null key, explicit partition. The one topic that is not JSON: msgpack, by `streams.packed`.
+    """
+
+    deltas: list[JoinedDelta]
+
+
 class WatermarkUpdate(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="watermark"):
     """Sent to every partition of joined-deltas when watermarks moved; null key, explicit partition."""
 
     watermarks: list[PartitionWatermark]
 
 
-DeltaRecord = JoinedDelta | WatermarkUpdate
+DeltaRecord = JoinedDelta | DeltaBatch | WatermarkUpdate
 
 
 # ----------------------------------------------------------------------------------- series and crossings

@@ -88,8 +88,8 @@ _TOPICS = (
     _traffic(GROUND_TRUTH, "prediction_id", "what turned out to be true; corrections carry a higher revision"),
     _traffic(
         JOINED_DELTAS,
-        "model",
-        "mergeable pane contributions from the join to the aggregation",
+        "none",
+        "mergeable pane contributions from the join to the aggregation, many models a record, partitioned by model",
         content_type="application/msgpack",
     ),
     _traffic(MONITORING_JOURNAL, "partition", "one record per commit and partition; what a rebuild replays"),

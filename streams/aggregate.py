@@ -24,6 +24,7 @@ from schemas.events import (
     QualityMetric,
     WatermarkUpdate,
 )
+from streams.packed import deltas_of
 from streams.panes import PanePlan
 from streams.series import Series, SeriesState
 from streams.windows import Frame
@@ -126,6 +127,11 @@ class AggregatePartition:
                 before = self.watermarks.get(told.partition, (NOTHING, True))[0]
                 self.watermarks[told.partition] = (max(before, told.watermark_ms), told.idle)
             return self._advance()
+        for delta in deltas_of(record):
+            self._merge(delta)
+        return []
+
+    def _merge(self, record: JoinedDelta) -> None:
         panes = self._touch(record.model)
         series = self._series(panes, record)
         for delta in record.panes:
@@ -134,7 +140,6 @@ class AggregatePartition:
         boundary = series.next_boundary()
         if boundary is not None and (panes.boundary is None or boundary < panes.boundary):
             self._schedule(record.model, panes, boundary)
-        return []
 
     def _touch(self, model: str) -> ModelPanes:
         """A model that is going to change."""

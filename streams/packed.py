@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import DecodeError
-from schemas.events import DeltaRecord
+from schemas.events import DeltaBatch, DeltaRecord, JoinedDelta
 
 Counts = NDArray[np.int64]
 _Unsigned = NDArray[np.uint64]
@@ -61,6 +61,13 @@ def decode_delta(data: bytes) -> DeltaRecord:
                 reason="json",
             ) from error
         raise DecodeError(f"not a delta: {error}", reason="schema") from error
+
+
+def deltas_of(record: DeltaRecord) -> Sequence[JoinedDelta]:
+    """The deltas that a record holds."""
+    if isinstance(record, DeltaBatch):
+        return record.deltas
+    return [record] if isinstance(record, JoinedDelta) else []
 
 
 # ------------------------------------------------------------------------------------------------- packing

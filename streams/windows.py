@@ -51,7 +51,10 @@ class Frame(NamedTuple):
 
     @classmethod
     def of(cls, plan: PanePlan) -> Frame:
-        """Frame of a plan."""
+        """Frame of a plan; plans that give back the most of themselves keep theirs."""
+        kept = getattr(plan, "frame", None)
+        if isinstance(kept, cls):
+            return kept
         return cls(
             plan.pane_ms,
             plan.max_label_delay_ms,

@@ -127,7 +127,7 @@ def check_topics(settings: Settings, kafka: KafkaConfig) -> int:
 def join_states(settings: Settings, kafka: KafkaConfig, registry: RegistryView, partitions: int) -> JoinStates:
     """Where the join's state comes from, and which topics it belongs to."""
     identity = Identity(partitions, admin.topic_ids(kafka, (PREDICTIONS, GROUND_TRUTH, MONITORING_JOURNAL)))
-    limits = JoinLimits(settings.grace_ms, settings.future_tolerance_ms)
+    limits = JoinLimits(settings.grace_ms, settings.future_tolerance_ms, targets=partitions)
     joins = join_class(settings.join_core)
     if joins is JoinPartition:
         _log.warning("the join runs without its native core (%s): several times slower", WHY_NOT or "as configured")

@@ -9,8 +9,8 @@ from agents.monitoring.join_state import JoinStates, Kept
 from agents.monitoring.journal import journal_output
 from agents.monitoring.key_check import KeyCheck
 from agents.monitoring.registry_view import BatchView, RegistryView
-from schemas.events import JoinedDelta, PartitionWatermark, WatermarkUpdate
-from schemas.topics import JOINED_DELTAS, MAX_MESSAGE_BYTES
+from schemas.events import PartitionWatermark, WatermarkUpdate
+from schemas.topics import JOINED_DELTAS
 from streams.join.batch import JoinOutcome, Slice
 from streams.join.partition import TOPICS
 from streams.kafka.batches import by_partition
@@ -111,8 +111,8 @@ class JoinHandler:
         return outputs + journal
 
     def _outputs(self, batch: Slice, outcome: JoinOutcome, view: BatchView) -> Iterator[Output]:
-        for delta in outcome.deltas:
-            yield from _packed(delta)
+        for target, value in outcome.records:
+            yield Output(JOINED_DELTAS, value, None, [_PACKED], target)
         for letter in outcome.dead_letters:
             yield dead_letter(letter.record, letter.reason, letter.message, GROUP)
         for arrived in batch.records.values():
@@ -160,14 +160,3 @@ def _slice(partition: int, records: Mapping[str, Sequence[Record]], positions: P
         {topic: positions.drained.get((topic, partition), False) for topic, _ in tps},
         now_ms,
     )
-
-
-def _packed(delta: JoinedDelta) -> Iterator[Output]:
-    """A delta as a record; in halves where it is too large for one."""
-    value = encode_delta(delta)
-    if len(value) > MAX_MESSAGE_BYTES * 9 // 10 and len(delta.panes) > 1:
-        middle = len(delta.panes) // 2
-        for panes in (delta.panes[:middle], delta.panes[middle:]):
-            yield from _packed(JoinedDelta(delta.model, delta.version, delta.layout, delta.partition, panes))
-        return
-    yield Output(JOINED_DELTAS, value, delta.model.encode(), [_PACKED])

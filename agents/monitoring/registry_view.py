@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right, insort
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 from typing import Any, Final
@@ -20,49 +20,90 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.reader import Tail
 from streams.kafka.records import Record
 from streams.panes import PanePlan
+from streams.windows import Frame
 
 DEFAULT_LABEL_HORIZON_MS = 7 * 86_400_000
 """How long labels wait for predictions while no model is registered."""
-MOST_REFERENCES: Final = 64
-"""Reference statistics that stay decoded: only compiling a plan and closing a window need them."""
+MOST_FILLED: Final = 256
+"""Plans that are kept whole: compiling, closing a window and odd records need more than a `LightPlan` keeps."""
+MOST_SPECIFICATIONS: Final = 256
+"""Specifications that stay parsed."""
 
 
 class LightPlan(PanePlan):
-    """A plan that gives its reference back after compiling, and shares what many plans have alike.
+    """A plan that keeps the little that is asked for all the time, and gives the rest back.
 
     Parameters
     ----------
-    spec : Specification
-    reference : callable
-        Brings the reference statistics, every time they are asked for.
-    shared : dict
-        Layouts of earlier plans, by their shape.
+    load : callable
+        Brings specification and reference statistics, every time they are asked for.
+    filled : FilledPlans
+        The plans that are whole at the moment.
 
     Notes
     -----
-    Reference statistics of twenty features take twice the memory of the plan itself, and there may be tens of
-    thousands of versions.
+    A whole plan of twenty features with its reference takes 150 kB, and there may be tens of thousands of versions. The
+    native core keeps its own compact copy; what is left for Python are closings, provisional windows and odd records.
+    Attributes that were given back come again when they are asked for. Safe to share between threads: what comes again
+    equals what was there.
     """
 
-    def __init__(
-        self, spec: Specification, reference: Callable[[], ReferenceStatistics], shared: dict[Hashable, Any]
-    ) -> None:
-        self._load = reference
-        self._held: ReferenceStatistics | None = None
-        super().__init__(spec, reference())
-        self._held = None
-        shape = tuple((name, where.start, where.stop) for name, where in self.slots.items())
-        self.slots, self.features, self._at = shared.setdefault(shape, (self.slots, self.features, self._at))
-        self._numeric = [numeric._replace(where=self.features[numeric.name]) for numeric in self._numeric]
+    def __init__(self, load: Callable[[], tuple[Specification, ReferenceStatistics]], filled: FilledPlans) -> None:
+        self._load = load
+        self._filled = filled
+        spec, reference = load()
+        super().__init__(spec, reference)
+        self.frame = filled.frames.setdefault(frame := Frame.of(self), frame)
+        filled.add(self)
 
-    @property
-    def reference(self) -> ReferenceStatistics:
-        """Statistics of the reference, loaded again if need be."""
-        return self._load() if self._held is None else self._held
+    def __getattr__(self, name: str) -> Any:
+        """What was given back."""
+        if name not in _GIVEN_BACK:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        whole = vars(PanePlan(*self._load()))
+        vars(self).update(whole)
+        self._filled.add(self)
+        return whole[name]
 
-    @reference.setter
-    def reference(self, reference: ReferenceStatistics) -> None:
-        self._held = reference
+    def give_back(self) -> None:
+        """Keep what is small."""
+        for name in _GIVEN_BACK:
+            vars(self).pop(name, None)
+
+
+_GIVEN_BACK: Final = frozenset(
+    {
+        *("spec", "reference", "classes", "class_index", "class_by_value", "score_edges", "label_edges", "slots"),
+        *("features", "_at", "_edges", "_categorical", "_numeric"),
+    }
+)
+
+
+class FilledPlans:
+    """The plans that are whole, a bounded number; the one that was filled first is the first to give back.
+
+    Parameters
+    ----------
+    most : int
+
+    Attributes
+    ----------
+    frames : dict
+        One of each; many plans share it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.frames: dict[Frame, Frame] = {}
+        self._most = most
+        self._plans: deque[LightPlan] = deque()
+        self._lock = threading.Lock()
+
+    def add(self, plan: LightPlan) -> None:
+        """A plan has been filled."""
+        with self._lock:
+            self._plans.append(plan)
+            if len(self._plans) > self._most:
+                self._plans.popleft().give_back()
 
 
 class RegistryView:
@@ -86,11 +127,10 @@ class RegistryView:
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
         self._versions: dict[tuple[str, int], VersionState] = {}
-        self._specs: dict[str, Specification] = {}
+        self._specs: OrderedDict[str, Specification] = OrderedDict()
         self._plans: dict[tuple[str, int], PanePlan] = {}
         self._by_content: dict[tuple[str, str], PanePlan] = {}
-        self._references: OrderedDict[str, ReferenceStatistics] = OrderedDict()
-        self._shapes: dict[Hashable, Any] = {}
+        self._filled = FilledPlans(MOST_FILLED)
         self._horizons: list[tuple[int, int]] = []
         self._longest: list[int] = []
         self._needed_ms = 0
@@ -136,6 +176,8 @@ class RegistryView:
         found = self._specs.get(sha)
         if found is None:
             found = self._specs[sha] = parse(self._artifacts.get(sha).decode(), file=f"specification {sha[:12]}")
+            if len(self._specs) > MOST_SPECIFICATIONS:
+                self._specs.popitem(last=False)
         return found
 
     # -------------------------------------------------------------------------------------------- asking
@@ -183,21 +225,13 @@ class RegistryView:
             content = (state.specification, state.reference)
             plan = self._by_content.get(content)
             if plan is None:
-                spec = self._specification(state.specification)
-                load = partial(self._reference, state.reference)
-                plan = self._by_content[content] = LightPlan(spec, load, self._shapes)
+                plan = self._by_content[content] = LightPlan(partial(self._contents, *content), self._filled)
             self._plans[key] = plan
             return plan
 
-    def _reference(self, sha: str) -> ReferenceStatistics:
+    def _contents(self, specification: str, reference: str) -> tuple[Specification, ReferenceStatistics]:
         with self._lock:
-            found = self._references.pop(sha, None)
-            if found is None:
-                found = decode(self._artifacts.get(sha), ReferenceStatistics)
-            self._references[sha] = found
-            if len(self._references) > MOST_REFERENCES:
-                self._references.popitem(last=False)
-            return found
+            return self._specification(specification), decode(self._artifacts.get(reference), ReferenceStatistics)
 
     def plan_or_refresh(self, model: str, version: int) -> PanePlan | None:
         """As `plan`, looking again before it says None."""

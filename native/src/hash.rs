@@ -57,6 +57,26 @@ pub fn payload(bytes: &[u8]) -> u64 {
     lanes.iter().fold(tail, |state, lane| mix(state, *lane, K[3]))
 }
 
+/// Murmur2 as Java's producer hashes keys.
+pub fn murmur2(key: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut h = 0x9747_b28c ^ key.len() as u32;
+    let mut words = key.chunks_exact(4);
+    for chunk in &mut words {
+        let mut k = u32::from_le_bytes(chunk.try_into().unwrap()).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        h = h.wrapping_mul(M) ^ k;
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        let mut padded = [0; 4];
+        padded[..rest.len()].copy_from_slice(rest);
+        h = (h ^ u32::from_le_bytes(padded)).wrapping_mul(M);
+    }
+    h = (h ^ (h >> 13)).wrapping_mul(M);
+    h ^ (h >> 15)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +97,12 @@ mod tests {
         assert_ne!(id(b"a"), id(b"a\0"));
         assert_ne!(payload(b""), payload(b"\0"));
         assert_ne!(payload(&[0; 32]), payload(&[0; 64]));
+    }
+
+    #[test]
+    fn keys_go_where_java_sends_them() {
+        assert_eq!(murmur2(b"21") as i32, -973_932_308);
+        assert_eq!(murmur2(b"") as i32, 275_646_681);
     }
 
     #[test]

@@ -8,13 +8,16 @@ mod join;
 mod json;
 mod log;
 mod notes;
+mod msgpack;
 mod plan;
+mod records;
 mod sums;
 mod table;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
+use msgpack::{array, int, text};
 use join::{Counts, Limits, Partition, Records};
 use plan::Plan;
 use sums::PaneKey;
@@ -226,38 +229,17 @@ pub unsafe extern "C" fn dl_add(
     })
 }
 
-/// Contributions as msgpack: [[plan, [[segment, pane, effect, packed counters] …]] …].
+/// What the batch contributed, as records of `joined-deltas`: each its target partition (u32), length (u32) and bytes.
 ///
 /// # Safety
 /// `h` is valid; the bytes (see `dl_out`) stand until the next call.
 #[no_mangle]
-pub unsafe extern "C" fn dl_pack(h: *mut Handle) -> i64 {
+pub unsafe extern "C" fn dl_records(h: *mut Handle, from: i64, targets: u32) -> i64 {
     let h = &mut *h;
     guarded(|| {
         let Handle { partition, out } = h;
-        let mut panes = partition.sums.panes();
-        panes.sort_unstable_by(|(a, _), (b, _)| {
-            let text = |key: &PaneKey| &partition.texts.items[key.segment as usize];
-            (a.plan, text(a), a.pane_ms, a.effect_ms).cmp(&(b.plan, text(b), b.pane_ms, b.effect_ms))
-        });
-        let groups: Vec<_> = panes.chunk_by(|(a, _), (b, _)| a.plan == b.plan).collect();
         out.clear();
-        array(groups.len(), out);
-        let mut packed = Vec::new();
-        for group in groups {
-            array(2, out);
-            int(i64::from(group[0].0.plan), out);
-            array(group.len(), out);
-            for (key, counters) in group {
-                array(4, out);
-                text(&partition.texts.items[key.segment as usize], out);
-                int(key.pane_ms, out);
-                int(key.effect_ms, out);
-                packed.clear();
-                sums::pack(counters, &mut packed);
-                binary(&packed, out);
-            }
-        }
+        records::write(partition, from, targets, out);
         Some(out.len() as i64)
     })
 }
@@ -529,26 +511,4 @@ pub unsafe extern "C" fn dl_merge(into: *mut i64, size: usize, at: *const u8, le
         })
         .map(|()| 0)
     })
-}
-
-fn array(n: usize, out: &mut Vec<u8>) {
-    out.push(0xdd);
-    out.extend_from_slice(&(n as u32).to_be_bytes());
-}
-
-fn int(value: i64, out: &mut Vec<u8>) {
-    out.push(0xd3);
-    out.extend_from_slice(&value.to_be_bytes());
-}
-
-fn text(value: &[u8], out: &mut Vec<u8>) {
-    out.push(0xdb);
-    out.extend_from_slice(&(value.len() as u32).to_be_bytes());
-    out.extend_from_slice(value);
-}
-
-fn binary(value: &[u8], out: &mut Vec<u8>) {
-    out.push(0xc6);
-    out.extend_from_slice(&(value.len() as u32).to_be_bytes());
-    out.extend_from_slice(value);
 }

@@ -81,6 +81,8 @@ pub struct Plan {
     pub positive: Box<[u8]>,
     pub segments: Box<[Box<[u8]>]>,
     pub features: Box<[Feature]>,
+    /// Name of the layout, for the aggregation.
+    pub layout: Box<[u8]>,
 }
 
 /// Reads what `streams/native/plans.py` writes.
@@ -179,10 +181,11 @@ impl Plan {
             };
             Some(Feature { name, kind })
         })?;
+        let layout = w.text()?;
         let whole = pane_ms > 0 && w.0.is_empty();
         whole.then_some(Plan {
             task, pane_ms, delay_ms, horizon_ms, classes, threshold, any_label, delay_bins, calibration_bins, at, edges,
-            class_ints, class_texts, positive, segments, features,
+            class_ints, class_texts, positive, segments, features, layout,
         })
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from schemas.events import JoinedDelta
@@ -14,6 +15,7 @@ from streams.join.entries import Entry, WaitingLabel
 from streams.join.generations import Generation
 from streams.join.watermarks import NO_WATERMARK
 from streams.kafka.records import Record
+from streams.packed import decode_delta, deltas_of
 from streams.panes import PanePlan
 
 
@@ -42,10 +44,13 @@ class JoinLimits:
         Disorder of event time tolerated: a topic's watermark stays behind its newest event by it.
     future_tolerance_ms : int
         A record whose event time is later than its timestamp by more is quarantined.
+    targets : int
+        Partitions of `joined-deltas`.
     """
 
     grace_ms: int = 60_000
     future_tolerance_ms: int = 86_400_000
+    targets: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,18 @@ class DeadLetter:
 class JoinOutcome:
     """What a batch comes to. It counts once `JoinPartition.commit` is called."""
 
-    deltas: list[JoinedDelta] = field(default_factory=list)
+    records: list[tuple[int, bytes]] = field(default_factory=list)
+    """Records of `joined-deltas`, each with the partition it goes to."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
     watermark_ms: int = NO_WATERMARK
     idle: bool = False
     watermark_moved: bool = False
     """The watermark or the idle flag of the partition changed."""
+
+    @cached_property
+    def deltas(self) -> list[JoinedDelta]:
+        """What the records hold."""
+        return [delta for _, value in self.records for delta in deltas_of(decode_delta(value))]
 
 
 class Overlay:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 
-from schemas.events import JoinedDelta, PaneDelta
-from streams.packed import pack_many
+from schemas.events import DeltaBatch, JoinedDelta, PaneDelta
+from streams.join.partitioning import partition_of
+from streams.packed import encode_delta, pack_many
 
 MAX_COUNTERS = 30_000
 """Counters in one pane's contribution at most: 450 kB where every one takes the most bytes."""
@@ -37,8 +38,23 @@ class Deltas:
         """(model, version, layout) with the sums of its panes."""
         yield from self._versions.items()
 
+    def records(self, partition: int, targets: int) -> list[tuple[int, bytes]]:
+        """Records of `joined-deltas` with the partition each goes to: that of its models' names."""
+        out: list[tuple[int, bytes]] = []
+        open_: dict[int, list[JoinedDelta]] = {}
+        filled: dict[int, int] = {}
+        for delta in self.pack(partition):
+            target = partition_of(delta.model.encode(), targets)
+            size = sum(len(pane.counters) + len(pane.segment.encode()) + _PANE_BYTES for pane in delta.panes)
+            if open_.get(target) and filled[target] + size > MAX_BYTES:
+                out.append((target, encode_delta(DeltaBatch(open_.pop(target)))))
+                filled[target] = 0
+            open_.setdefault(target, []).append(delta)
+            filled[target] = filled.get(target, 0) + size
+        return out + [(target, encode_delta(DeltaBatch(deltas))) for target, deltas in sorted(open_.items())]
+
     def pack(self, partition: int) -> Iterator[JoinedDelta]:
-        """Records for `joined-deltas`, in a stable order; contributions that cancelled out are left out."""
+        """Deltas in a stable order; contributions that cancelled out are left out."""
         parts = [
             (of_version, key, counters)
             for of_version in sorted(self._versions)

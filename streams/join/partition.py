@@ -10,7 +10,7 @@ import msgspec
 
 from schemas.codec import decode_heartbeat, decode_prediction, is_heartbeat
 from schemas.errors import DecodeError, StateError
-from schemas.events import JoinedDelta, JournalRecord, Prediction
+from schemas.events import JournalRecord, Prediction
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.join import rules
 from streams.join import totals as t
@@ -238,9 +238,9 @@ class JoinPartition:
             self._label(record, view, overlay, batch.now_ms, horizon_ms)
         overlay.records = sum(map(len, batch.records.values()))
 
-    def _pack(self, deltas: Deltas, view: PlanView) -> list[JoinedDelta]:
+    def _pack(self, deltas: Deltas, view: PlanView) -> list[tuple[int, bytes]]:
         del view
-        return list(deltas.pack(self.partition))
+        return deltas.records(self.partition, self.limits.targets)
 
     def _payload(self, value: bytes) -> bytes:
         return hashlib.blake2b(value, digest_size=8).digest()

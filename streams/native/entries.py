@@ -59,9 +59,9 @@ class Symbols:
         """max_label_delay and revision_horizon of a version, in milliseconds."""
         return self._times[number]
 
-    def timed(self) -> Iterator[tuple[tuple[str, int], tuple[int, int]]]:
-        """Versions with their times."""
-        return zip(self.versions, self._times, strict=True)
+    def timed(self, start: int = 0) -> Iterator[tuple[tuple[str, int], tuple[int, int]]]:
+        """Versions from a number on, with their times."""
+        return zip(self.versions[start:], self._times[start:], strict=True)
 
 
 def encode_headers(headers: RecordHeaders) -> bytes:

@@ -114,7 +114,7 @@ _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
         c_int64,
         (c_void_p, c_uint32, c_char_p, c_size_t, c_int64, c_int64, c_void_p, c_void_p, c_size_t),
     ),
-    "dl_pack": (c_int64, (c_void_p,)),
+    "dl_records": (c_int64, (c_void_p, c_int64, c_uint32)),
     "dl_live": (c_int64, (c_void_p,)),
     "dl_symbols": (c_int64, (c_void_p, c_size_t, c_size_t, c_size_t)),
     "dl_text": (c_int64, (c_void_p, c_char_p, c_size_t)),

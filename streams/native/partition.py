@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -17,10 +18,9 @@ import numpy as np
 
 from schemas.codec import is_heartbeat
 from schemas.errors import StateError
-from schemas.events import JoinedDelta, PaneDelta
 from schemas.topics import GROUND_TRUTH, MAX_MESSAGE_BYTES, PREDICTIONS
 from streams.join.batch import JoinLimits, Overlay, PlanView, Slice
-from streams.join.deltas import MAX_BYTES, Deltas
+from streams.join.deltas import Deltas
 from streams.join.entries import Entry
 from streams.join.partition import JoinPartition
 from streams.kafka.records import Record, RecordHeaders, columns_of, keys_of, offsets_of
@@ -42,7 +42,7 @@ from streams.native.library import (
     checked,
     library,
 )
-from streams.native.plans import CompiledPlan, describe, placeholder
+from streams.native.plans import CompiledPlan, compiled, placeholder
 from streams.panes import PanePlan
 
 if not available():
@@ -54,21 +54,11 @@ SYMBOLS: Final = b"y"
 _PIECE: Final = 4_096
 _CHUNK_SLOTS: Final = 40_000
 _REWRITE_SLACK: Final = 32 * 1024 * 1024
-_PACKED: Final = msgspec.msgpack.Decoder(list[tuple[int, list[tuple[str, int, int, bytes]]]])
+_FRAME: Final = struct.Struct("<II")
 _SYMBOLS: Final = msgspec.msgpack.Decoder(tuple[list[str], list[list[int]], list[tuple[str, int]]])
 _KEPT_SYMBOLS: Final = msgspec.msgpack.Decoder(tuple[list[str], list[list[int]], list[tuple[str, int, int, int]]])
 _entry_encoder = msgspec.msgpack.Encoder()
 _entry_decoder = msgspec.msgpack.Decoder(Entry)
-_compiled: dict[int, tuple[PanePlan, CompiledPlan]] = {}
-
-
-def _compile(plan: PanePlan) -> CompiledPlan:
-    """The plan inside the native core; partitions share it."""
-    found = _compiled.get(id(plan))
-    if found is None:
-        # The plan is kept with it, so that its id is not given to another.
-        found = _compiled[id(plan)] = (plan, CompiledPlan(describe(plan)))
-    return found[1]
 
 
 class NativeJoinPartition(JoinPartition):
@@ -99,6 +89,7 @@ class NativeJoinPartition(JoinPartition):
         self._log_bytes = 0
         self._log_keys: list[bytes] = []
         self._view: PlanView | None = None
+        self._plans: list[CompiledPlan] = []
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -210,10 +201,16 @@ class NativeJoinPartition(JoinPartition):
             self._library.dl_know(self._handle, name, len(name), version, None)
             return NOT_KNOWN
         number = checked(
-            self._library.dl_know(self._handle, name, len(name), version, _compile(plan).pointer), "a new version"
+            self._library.dl_know(self._handle, name, len(name), version, self._compile(plan).pointer), "a new version"
         )
         self._symbols.add_plan(model, version, plan)
         return number
+
+    def _compile(self, plan: PanePlan) -> CompiledPlan:
+        """The plan inside the native core, for as long as a partition knows it."""
+        found = compiled(plan)
+        self._plans.append(found)
+        return found
 
     def _resolve(self, view: PlanView) -> None:
         """Give versions that came out of a checkpoint their plans."""
@@ -226,7 +223,7 @@ class NativeJoinPartition(JoinPartition):
                     where=f"model {model} version {version}",
                     remedy="check that registry-state and the artifact store are those of this installation",
                 )
-            checked(self._library.dl_replace(self._handle, number, _compile(plan).pointer), "a known version")
+            checked(self._library.dl_replace(self._handle, number, self._compile(plan).pointer), "a known version")
             self._symbols.set_plan(number, plan)
         self._unresolved = []
 
@@ -302,7 +299,7 @@ class NativeJoinPartition(JoinPartition):
         array = np.array(numbers, np.uint32)
         return int(self._library.dl_segments(self._handle, array.ctypes.data, len(numbers)))
 
-    def _pack(self, deltas: Deltas, view: PlanView) -> list[JoinedDelta]:
+    def _pack(self, deltas: Deltas, view: PlanView) -> list[tuple[int, bytes]]:
         for (model, version, _), panes in deltas.of_versions():
             number = self._know(model, version, view)
             for (segment, pane_ms, effect_ms), sums in panes.items():
@@ -316,22 +313,15 @@ class NativeJoinPartition(JoinPartition):
                     ),
                     "a contribution",
                 )
-        length = checked(self._library.dl_pack(self._handle), "the deltas")
-        found = _PACKED.decode(self._output(length))
-        self._refresh_symbols()
-        out: list[JoinedDelta] = []
-        for number, of_version in sorted(found, key=lambda item: self._symbols.versions[item[0]]):
-            model, version = self._symbols.versions[number]
-            layout = self._symbols.layouts[number]
-            panes_: list[PaneDelta] = []
-            filled = 0
-            for pane in of_version:
-                if panes_ and filled + len(pane[3]) > MAX_BYTES:
-                    out.append(JoinedDelta(model, version, layout, self.partition, panes_))
-                    panes_, filled = [], 0
-                panes_.append(PaneDelta(*pane))
-                filled += len(pane[3]) + 40 + len(pane[0])
-            out.append(JoinedDelta(model, version, layout, self.partition, panes_))
+        length = checked(self._library.dl_records(self._handle, self.partition, self.limits.targets), "the deltas")
+        found = self._output(length)
+        out = []
+        at = 0
+        while at < length:
+            target, size = _FRAME.unpack_from(found, at)
+            at += _FRAME.size
+            out.append((target, found[at : at + size]))
+            at += size
         return out
 
     # -------------------------------------------------------------------------------------------- keeping
@@ -366,7 +356,7 @@ class NativeJoinPartition(JoinPartition):
         if (len(known.texts), len(known.lists), len(known.versions)) == (texts, lists, versions):
             return None
         return _entry_encoder.encode(
-            (known.texts[texts:], known.lists[lists:], [(*v, *t) for v, t in known.timed()][versions:])
+            (known.texts[texts:], known.lists[lists:], [(*v, *t) for v, t in known.timed(versions)])
         )
 
     def _keep_symbols(self) -> None:

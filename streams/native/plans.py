@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Final
+from weakref import WeakKeyDictionary, ref
 
 from schemas.reference import NumericReference
 from streams.native.library import library
@@ -72,7 +74,7 @@ def describe(plan: PanePlan) -> bytes:
         else:
             table = [(category, where.bins.start + index) for index, category in enumerate(feature.categories)]
             out += [_u32(1), _table(table), _u32(where.bins.stop - 1, where.missing)]
-    return b"".join(out)
+    return b"".join([*out, _text(plan.layout)])
 
 
 def placeholder(delay_ms: int, horizon_ms: int) -> bytes:
@@ -85,7 +87,7 @@ def placeholder(delay_ms: int, horizon_ms: int) -> bytes:
             struct.pack("<d", 0.5),
             _u32(1, 1),
             _u32(*(0 for _ in _SLOTS)),
-            _u32(0, 0, 0, 0, 0, 0),
+            _u32(0, 0, 0, 0, 0, 0, 0),
         ]
     )
 
@@ -108,3 +110,18 @@ class CompiledPlan:
     def __del__(self) -> None:
         if getattr(self, "pointer", None):
             self._library.dl_plan_free(self.pointer)
+
+
+_compiled: WeakKeyDictionary[PanePlan, ref[CompiledPlan]] = WeakKeyDictionary()
+_lock: Final = threading.Lock()
+
+
+def compiled(plan: PanePlan) -> CompiledPlan:
+    """The plan inside the native core; all partitions share one as long as any of them holds it."""
+    with _lock:
+        known = _compiled.get(plan)
+        found = known() if known is not None else None
+        if found is None:
+            found = CompiledPlan(describe(plan))
+            _compiled[plan] = ref(found)
+        return found

@@ -16,13 +16,15 @@ import msgspec
 
 from schemas.events import JournalRecord
 from streams.join.batch import JoinLimits, JoinOutcome, Slice
+from streams.join.partitioning import partition_of
 from streams.kafka.records import Record
+from streams.packed import decode_delta, deltas_of
 from tests.support import nasty
 from tests.support.joins import IMPLEMENTATIONS, NOW_MS, View, contributions
 from tests.support.zoo import FIRST, LATER
 
 Action = Literal["commit", "redo", "snapshot", "rebuild", "checkpoint", "register"]
-LIMITS = JoinLimits(grace_ms=20, future_tolerance_ms=1_000)
+LIMITS = JoinLimits(grace_ms=20, future_tolerance_ms=1_000, targets=3)
 
 
 class Step(NamedTuple):
@@ -132,6 +134,9 @@ def seen(outcome: JoinOutcome) -> dict[str, Any]:
     """What a batch put out, in a form that compares."""
     sums = contributions(outcome.deltas)
     assert all(sums.values()), "a contribution of nothing"
+    for target, value in outcome.records:
+        models = {delta.model for delta in deltas_of(decode_delta(value))}
+        assert {partition_of(model.encode(), LIMITS.targets) for model in models} == {target}
     return {
         "deltas": dict(sums),
         "dead letters": sorted(

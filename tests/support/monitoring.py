@@ -23,7 +23,6 @@ from schemas.codec import encode
 from schemas.events import (
     GroundTruth,
     Heartbeat,
-    JoinedDelta,
     JournalRecord,
     ModelState,
     Prediction,
@@ -42,7 +41,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import Tail, read_all
 from streams.kafka.records import ERROR_HEADER
-from streams.packed import decode_delta, unpack_counters
+from streams.packed import decode_delta, deltas_of, unpack_counters
 from streams.panes import PanePlan
 from tests.support.plans import plan, prediction, reference
 from tests.support.wait import eventually
@@ -144,8 +143,7 @@ class Installation:
         """All contributions in `joined-deltas`, summed; zeros left out."""
         sums: Counter[tuple[Any, ...]] = Counter()
         for record in read_all(self.kafka, JOINED_DELTAS):
-            delta = decode_delta(record.value or b"")
-            if isinstance(delta, JoinedDelta):
+            for delta in deltas_of(decode_delta(record.value or b"")):
                 for pane in delta.panes:
                     positions, counts = unpack_counters(pane.counters)
                     for position, n in zip(positions.tolist(), counts.tolist(), strict=True):

@@ -10,9 +10,11 @@ from schemas.codec import encode
 from schemas.errors import DecodeError
 from schemas.events import JoinedDelta, PaneDelta, PartitionWatermark, WatermarkUpdate
 from streams.join.deltas import MAX_BYTES, Deltas, add
+from streams.join.partitioning import partition_of
 from streams.packed import (
     add_packed,
     decode_delta,
+    deltas_of,
     encode_delta,
     merge_packed,
     pack_counters,
@@ -124,3 +126,18 @@ def test_a_commit_packs_into_records_under_the_limit() -> None:
     seen = [(r.model, r.version, p.pane_start_ms) for r in records for p in r.panes]
     assert seen == [*(("m", v, pane) for v in (1, 2) for pane in range(40)), *[("n", 1, 0)] * 3]
     assert sum(len(unpack_counters(p.counters)[0]) for r in records if r.model == "n" for p in r.panes) == 70_000
+
+    together = deltas.records(7, 5)
+    assert all(len(value) < 2.1 * MAX_BYTES for _, value in together)
+    again = [(target, delta) for target, value in together for delta in deltas_of(decode_delta(value))]
+    assert sorted((d.model, d.version, *p) for _, d in again for p in map(msgspec.structs.astuple, d.panes)) == sorted(
+        (d.model, d.version, *p) for d in records for p in map(msgspec.structs.astuple, d.panes)
+    )
+    assert all(target == partition_of(delta.model.encode(), 5) for target, delta in again)
+
+
+def test_a_record_holds_many_models() -> None:
+    deltas = Deltas()
+    for model in range(1_000):
+        add(deltas.panes(f"m{model}", 1, "layout"), ("", 0, 0), {1: 1})
+    assert len(deltas.records(0, 4)) == 4

@@ -1,37 +1,66 @@
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+import threading
 
-from agents.monitoring.registry_view import LightPlan
+import pytest
+
+from agents.monitoring.registry_view import FilledPlans, LightPlan
 from schemas.reference import ReferenceStatistics
+from schemas.specification import Specification
 from streams.panes import PanePlan
 from tests.support.plans import prediction, reference, specification
 
 
-def test_a_light_plan_counts_as_the_plan_and_holds_no_reference() -> None:
+def _heavy(plan: PanePlan) -> list[str]:
+    return sorted(name for name in vars(plan) if name in {"spec", "reference", "slots", "features", "_numeric"})
+
+
+def test_a_light_plan_counts_as_the_plan_and_keeps_little() -> None:
     spec, statistics = specification(), reference()
-    loads: list[ReferenceStatistics] = []
+    loads: list[int] = []
 
-    def load() -> ReferenceStatistics:
-        loads.append(statistics)
-        return statistics
+    def load() -> tuple[Specification, ReferenceStatistics]:
+        loads.append(1)
+        return spec, statistics
 
-    shared: dict[Hashable, Any] = {}
     plain = PanePlan(spec, statistics)
-    light, other = LightPlan(spec, load, shared), LightPlan(spec, load, shared)
+    filled = FilledPlans(1)
+    light = LightPlan(load, filled)
+    assert _heavy(light)
+    other = LightPlan(load, filled)
+    assert not _heavy(light)
     assert len(loads) == 2
-    assert (light.layout, light.size, light.slots, light.features) == (
-        plain.layout,
-        plain.size,
-        plain.slots,
-        plain.features,
-    )
-    assert light.slots is other.slots
+    assert (light.layout, light.size, light.pane_ms) == (plain.layout, plain.size, plain.pane_ms)
+    assert len(loads) == 2
+
     p = prediction("1", 5, distance=120.0, probability=0.7)
     assert light.traffic(p) == plain.traffic(p)
     assert light.labelled(light.compact(p), 1, 99) == plain.labelled(plain.compact(p), 1, 99)
-    assert len(loads) == 2
-    assert light.reference == statistics
     assert len(loads) == 3
-    assert statistics not in vars(light).values()
+    assert _heavy(light)
+    assert not _heavy(other)
+    assert (other.slots, other.features, other.reference) == (plain.slots, plain.features, statistics)
+
+
+def test_what_a_plan_never_had_is_missing() -> None:
+    light = LightPlan(lambda: (specification(), reference()), FilledPlans(1))
+    with pytest.raises(AttributeError, match="nonsense"):
+        light.nonsense  # noqa: B018
+
+
+def test_plans_can_be_used_while_others_take_their_place() -> None:
+    filled = FilledPlans(1)
+    plans = [LightPlan(lambda: (specification(), reference()), filled) for _ in range(2)]
+    p = prediction("1", 5, distance=120.0, probability=0.7)
+    expected = plans[0].traffic(p)
+    found: list[bool] = []
+
+    def use(plan: LightPlan) -> None:
+        found.append(all(plan.traffic(p) == expected for _ in range(50)))
+
+    threads = [threading.Thread(target=use, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == [True, True]
