@@ -188,8 +188,9 @@ class JoinStates:
             return None, True
         if newest is None or join.sequence == last:
             return join, False
-        if join.sequence < newest[1].low_water_sequence - 1:
-            # Another worker had the partition for long: what the folder knows is gone from state.
+        if not at or join.sequence < newest[1].low_water_sequence - 1:
+            # Made before the group's first commit, so it knows no offsets to go on from. Or another worker had the
+            # partition for long: what the folder knows is gone from state.
             return None, True
         # A crash between a commit and its checkpoint: the last batches are repeated.
         replayed = self._replay(join, newest, at, join.journal_next, join.sequence + 1)
@@ -210,10 +211,8 @@ class JoinStates:
         expected = sequence
         with ExitStack() as stack:
             spans = {
-                topic: stack.enter_context(
-                    closing(Span(self._kafka, topic, partition, low_water.get(topic, start), end))
-                )
-                for topic, (start, end) in last.slices.items()
+                topic: stack.enter_context(closing(Span(self._kafka, topic, partition, low_water[topic], end)))
+                for topic, (_, end) in last.slices.items()
             }
             journal_end = at + 1 if sequence <= last.sequence else journal_low
             records = stack.enter_context(

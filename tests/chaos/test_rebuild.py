@@ -18,10 +18,12 @@ from agents.monitoring.agent import check_topics, join_states
 from agents.monitoring.join_state import Identity, JoinStates
 from agents.monitoring.registry_view import RegistryView
 from schemas.errors import RetentionPassedError, StateError, TopicError
+from schemas.events import JournalRecord
 from schemas.topics import GROUND_TRUTH, MONITORING_JOURNAL, PREDICTIONS
 from streams.kafka.admin import topic_ids
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
+from streams.kafka.reader import read_all
 from streams.state.store import PartitionStore
 from tests.support.monitoring import Installation, Traffic
 from tests.support.wait import eventually
@@ -70,6 +72,16 @@ def delete_records(kafka: KafkaConfig, topic: str, partition: int, until: int) -
         future.result(10)
 
 
+def early_record(kafka: KafkaConfig, partition: int) -> tuple[int, JournalRecord]:
+    """The last journal record of a partition that still needs everything from its first one on."""
+    found = [
+        (record.offset, journal.to_journal(record))
+        for record in read_all(kafka, MONITORING_JOURNAL)
+        if record.partition == partition and journal.is_join_record(record)
+    ]
+    return max((at for at in found if at[1].low_water_sequence == 1), key=lambda at: at[0])
+
+
 def test_lost_old_and_foreign_folders(
     house: Installation, registry: RegistryView, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,6 +91,19 @@ def test_lost_old_and_foreign_folders(
     live = digests(states, house.partitions)
     assert not caplog.records, "the folder that the worker left is used as it is"
     assert all(0 < entries < 1_500 // house.partitions for _, entries, _ in live)
+
+    # A folder that was made before the group's first commit, which another worker made: it knows no offsets at all.
+    early = early_record(house.kafka, 0)
+    found = []
+    for made_before in (False, True):
+        shutil.rmtree(folder)
+        if made_before:
+            states.open(0, None).store.close()
+        kept = states.open(0, early)
+        found.append((kept.join.digest(), len(kept.join)))
+        kept.store.close()
+    assert found[0] == found[1]
+    assert found[0][1] > 0
 
     # Everything before the low water may be gone: a rebuild does not need it.
     newest = journal.newest(house.kafka)
