@@ -5,22 +5,26 @@
 //! is odd, and every rule that is not written here is written there.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::hash;
+use crate::json::{Odd, Read, Scalar};
+use crate::labels::{contribution, truth_of, Contribution, Told, Truth};
 use crate::log::{self, Block};
-use crate::json::{Odd, Read, Reader, Scalar};
 use crate::notes::{self, Notes};
 use crate::plan::{key_of, Kind, Plan, Task, KEY_ROOM};
 use crate::sums::{PaneKey, Sums};
-use crate::table::{self, Entry, Table, BOOL, EXPIRED, FLOAT, GONE, INT, LABELLED, NEVER, ODD, PENDING, TEXT, TOUCHED, WAITING};
+use crate::table::{
+    self, Entry, Table, BOOL, EXPIRED, FLOAT, GONE, INT, LABELLED, NEVER, NOTED, ODD, PENDING, TEXT, TOUCHED, WAITING,
+};
+use crate::traffic::{
+    as_number, object_at, probability, read_label, read_prediction, Features, Label, Prediction, Probability,
+};
 
-const FINE: f64 = (1u64 << 20) as f64;
-const SMALLEST_PROBABILITY: f64 = 1.0 / (1u64 << 52) as f64;
 const MOST_SEGMENT_BYTES: usize = 128;
 /// Beyond, new segments and label texts go the reference's way: what is interned is never let go.
 const MOST_SYMBOLS: usize = 1 << 20;
-pub const LATEST_MS: i64 = 253_402_300_800_000;
 
 /// Why a kernel stopped.
 pub const ALL_DONE: u32 = 0;
@@ -59,24 +63,31 @@ impl Default for Counts {
     }
 }
 
+/// Number of the text that stands for all of the traffic.
+const OVERALL: u32 = 0;
+
 /// Texts and lists of them as numbers.
-#[derive(Default)]
-pub struct Interner<T: std::hash::Hash + Eq + Clone> {
-    pub items: Vec<T>,
-    numbers: HashMap<T, u32>,
+pub struct Interner<T: Hash + Eq + Clone> {
+    pub items: Vec<Box<[T]>>,
+    numbers: HashMap<Box<[T]>, u32>,
 }
 
-impl<T: std::hash::Hash + Eq + Clone> Interner<T> {
-    pub fn put(&mut self, item: T) -> Option<u32> {
-        if let Some(&number) = self.numbers.get(&item) {
+impl<T: Hash + Eq + Clone> Interner<T> {
+    fn new() -> Self {
+        Interner { items: Vec::new(), numbers: HashMap::new() }
+    }
+
+    /// Number of an item; None where there are too many.
+    pub fn put(&mut self, item: &[T]) -> Option<u32> {
+        if let Some(&number) = self.numbers.get(item) {
             return Some(number);
         }
         if self.items.len() >= MOST_SYMBOLS {
             return None;
         }
         let number = self.items.len() as u32;
-        self.items.push(item.clone());
-        self.numbers.insert(item, number);
+        self.items.push(item.into());
+        self.numbers.insert(item.into(), number);
         Some(number)
     }
 }
@@ -139,8 +150,8 @@ pub struct Partition {
     pub plans: Vec<Arc<Plan>>,
     pub plan_names: Vec<(Box<[u8]>, i64)>,
     versions: HashMap<Box<[u8]>, Versions>,
-    pub texts: Interner<Box<[u8]>>,
-    pub segments: Interner<Box<[u32]>>,
+    pub texts: Interner<u8>,
+    pub segments: Interner<u32>,
     pub undo: Vec<(u32, Option<Entry>)>,
     pub sums: Sums,
     pub counts: Counts,
@@ -152,158 +163,16 @@ pub struct Partition {
     pub asked: (Vec<u8>, i64),
     key: Vec<u8>,
     segment_ids: Vec<u32>,
+    /// Of the prediction at hand.
+    probabilities: Vec<f64>,
+    contribution: Contribution,
 }
 
-struct Prediction<'a> {
-    id: &'a [u8],
-    model: &'a [u8],
-    version: i64,
-    event_ms: i64,
-    features: usize,
-    prediction: Scalar<'a>,
-    probability: Option<usize>,
-    segment: Option<usize>,
-}
-
-struct Label<'a> {
-    id: &'a [u8],
-    event_ms: i64,
-    label: Scalar<'a>,
-    revision: u16,
-}
-
-fn once(seen: &mut u32, bit: u32) -> Read<()> {
-    // The last of two members of one name would count: rare enough for the reference.
-    if *seen & (1 << bit) != 0 {
-        return Err(Odd);
-    }
-    *seen |= 1 << bit;
-    Ok(())
-}
-
-fn read_prediction(data: &[u8]) -> Read<Prediction<'_>> {
-    let mut seen = 0;
-    let mut p = Prediction {
-        id: b"", model: b"", version: 0, event_ms: 0, features: 0, prediction: Scalar::Null, probability: None, segment: None,
-    };
-    let mut reader = Reader::new(data);
-    reader.object(|r, name| {
-        match name {
-            b"prediction_id" => {
-                once(&mut seen, 0)?;
-                p.id = r.text()?;
-            }
-            b"model" => {
-                once(&mut seen, 1)?;
-                p.model = r.text()?;
-            }
-            b"version" => {
-                once(&mut seen, 2)?;
-                p.version = r.int()?;
-            }
-            b"event_time_ms" => {
-                once(&mut seen, 3)?;
-                p.event_ms = r.int()?;
-            }
-            b"features" => {
-                once(&mut seen, 4)?;
-                p.features = r.at;
-                r.object(|r, _| r.scalar().map(|_| ()))?;
-            }
-            b"prediction" => {
-                once(&mut seen, 5)?;
-                p.prediction = r.scalar()?;
-            }
-            b"probability" => {
-                once(&mut seen, 6)?;
-                if r.is_null() {
-                    r.scalar()?;
-                } else {
-                    p.probability = Some(r.at);
-                    if r.is_object() {
-                        r.object(|r, _| probability(r).map(|_| ()))?;
-                    } else {
-                        probability(r)?;
-                    }
-                }
-            }
-            b"segment" => {
-                once(&mut seen, 7)?;
-                if r.is_null() {
-                    r.scalar()?;
-                } else {
-                    p.segment = Some(r.at);
-                    r.object(|r, _| r.text().map(|_| ()))?;
-                }
-            }
-            b"schema_version" => {
-                once(&mut seen, 8)?;
-                if r.int()? != 1 {
-                    return Err(Odd);
-                }
-            }
-            _ => r.skip(0)?,
-        }
-        Ok(())
-    })?;
-    reader.end()?;
-    let whole = seen & 0x3f == 0x3f && !p.id.is_empty() && p.prediction != Scalar::Null;
-    if whole && (0..LATEST_MS).contains(&p.event_ms) { Ok(p) } else { Err(Odd) }
-}
-
-fn read_label(data: &[u8]) -> Read<Label<'_>> {
-    let mut seen = 0;
-    let mut l = Label { id: b"", event_ms: 0, label: Scalar::Null, revision: 0 };
-    let mut reader = Reader::new(data);
-    reader.object(|r, name| {
-        match name {
-            b"prediction_id" => {
-                once(&mut seen, 0)?;
-                l.id = r.text()?;
-            }
-            b"event_time_ms" => {
-                once(&mut seen, 1)?;
-                l.event_ms = r.int()?;
-            }
-            b"label" => {
-                once(&mut seen, 2)?;
-                l.label = r.scalar()?;
-            }
-            b"revision" => {
-                once(&mut seen, 3)?;
-                l.revision = u16::try_from(r.int()?).map_err(|_| Odd)?;
-            }
-            b"schema_version" => {
-                once(&mut seen, 4)?;
-                if r.int()? != 1 {
-                    return Err(Odd);
-                }
-            }
-            _ => r.skip(0)?,
-        }
-        Ok(())
-    })?;
-    reader.end()?;
-    let whole = seen & 7 == 7 && !l.id.is_empty() && l.label != Scalar::Null;
-    if whole && (0..LATEST_MS).contains(&l.event_ms) { Ok(l) } else { Err(Odd) }
-}
-
-fn probability(reader: &mut Reader) -> Read<f64> {
-    let value = match reader.number()? {
-        Scalar::Int(value) => value as f64,
-        Scalar::Float(value) => value,
-        _ => return Err(Odd),
-    };
-    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err(Odd) }
-}
-
-fn as_number(value: Scalar) -> Option<f64> {
-    match value {
-        Scalar::Int(value) => Some(value as f64),
-        Scalar::Float(value) => Some(value),
-        Scalar::Bool(value) => Some(f64::from(u8::from(value))),
-        _ => None,
-    }
+/// What the kernel of predictions needs room for, once a batch.
+#[derive(Default)]
+struct Room<'a> {
+    features: Features<'a>,
+    values: Vec<Option<Scalar<'a>>>,
 }
 
 fn id_of(text: &[u8]) -> [u64; 2] {
@@ -313,13 +182,15 @@ fn id_of(text: &[u8]) -> [u64; 2] {
 
 impl Partition {
     pub fn new() -> Self {
+        let mut texts = Interner::new();
+        let overall = texts.put(b"");
+        debug_assert_eq!(overall, Some(OVERALL));
         Partition {
             table: Table::default(), notes: Notes::default(), bare: Vec::new(), plans: Vec::new(), plan_names: Vec::new(), versions: HashMap::new(),
-            texts: Interner { items: Vec::new(), numbers: HashMap::new() },
-            segments: Interner { items: Vec::new(), numbers: HashMap::new() },
+            texts, segments: Interner::new(),
             undo: Vec::new(), sums: Sums::new(), counts: Counts::default(), live: HashMap::new(),
             generation: 0, watermark_ms: i64::MIN, silent: false, asked: (Vec::new(), 0),
-            key: Vec::new(), segment_ids: Vec::new(),
+            key: Vec::new(), segment_ids: Vec::new(), probabilities: Vec::new(), contribution: Vec::new(),
         }
     }
 
@@ -364,39 +235,43 @@ impl Partition {
     // -------------------------------------------------------------------------------------------- kernels
 
     pub fn run_predictions(&mut self, records: &Records, from: usize, limits: &Limits) -> (usize, u32) {
-        for at in from..records.ends.len() {
-            if records.marks[at] & ODD_RECORD != 0 {
-                return (at, REFERENCE);
-            }
-            match self.prediction(records.value(at), records.timestamps_ms[at], limits) {
-                Ok(ALL_DONE) => {}
-                Ok(why) => return (at, why),
-                Err(Odd) => return (at, REFERENCE),
-            }
-        }
-        (records.ends.len(), ALL_DONE)
+        let mut room = Room::default();
+        self.run(records, from, |partition, plans, at| partition.prediction(records, at, limits, plans, &mut room))
     }
 
     pub fn run_labels(&mut self, records: &Records, from: usize, limits: &Limits) -> (usize, u32) {
-        for at in from..records.ends.len() {
-            if records.marks[at] & ODD_RECORD != 0 {
-                return (at, REFERENCE);
-            }
-            match self.label(records, at, limits) {
-                Ok(ALL_DONE) => {}
-                Ok(why) => return (at, why),
-                Err(Odd) => return (at, REFERENCE),
-            }
-        }
-        (records.ends.len(), ALL_DONE)
+        self.run(records, from, |partition, plans, at| partition.label(records, at, limits, plans))
     }
 
-    fn prediction(&mut self, data: &[u8], timestamp_ms: i64, limits: &Limits) -> Read<u32> {
+    fn run(
+        &mut self, records: &Records, from: usize, mut each: impl FnMut(&mut Self, &[Arc<Plan>], usize) -> Read<u32>,
+    ) -> (usize, u32) {
+        // Apart for the time of a run: so each record can look at its plan while it changes the rest.
+        let plans = std::mem::take(&mut self.plans);
+        let mut stopped = (records.ends.len(), ALL_DONE);
+        for at in from..records.ends.len() {
+            let why = match records.marks[at] & ODD_RECORD {
+                0 => each(self, &plans, at).unwrap_or(REFERENCE),
+                _ => REFERENCE,
+            };
+            if why != ALL_DONE {
+                stopped = (at, why);
+                break;
+            }
+        }
+        self.plans = plans;
+        stopped
+    }
+
+    fn prediction<'a>(
+        &mut self, records: &Records<'a>, at: usize, limits: &Limits, plans: &[Arc<Plan>], room: &mut Room<'a>,
+    ) -> Read<u32> {
+        let data = records.value(at);
         if data.len() > limits.most_bytes {
             return Err(Odd);
         }
-        let p = read_prediction(data)?;
-        check_future(p.event_ms, timestamp_ms, limits)?;
+        let p = read_prediction(data, &mut room.features)?;
+        check_future(p.event_ms, records.timestamps_ms[at], limits)?;
         let number = match self.known(p.model, p.version) {
             Some(Known::Plan(number)) => number,
             Some(Known::Skip) => {
@@ -408,7 +283,7 @@ impl Partition {
                 return Ok(UNKNOWN_VERSION);
             }
         };
-        let plan = Arc::clone(&self.plans[number as usize]);
+        let plan = &*plans[number as usize];
         let id = id_of(p.id);
         let payload = hash::payload(data);
         let keep_ms = p.event_ms + plan.delay_ms + plan.horizon_ms + 1;
@@ -430,8 +305,8 @@ impl Partition {
                 generation: self.generation, plan: number, state: PENDING, ..Entry::default()
             };
             match waiting {
-                Some(slot) => self.first_to(slot, data, &p, &plan, entry)?,
-                None => self.first(data, &p, &plan, entry)?,
+                Some(slot) => self.first_to(slot, data, &p, plan, entry, room)?,
+                None => self.first(data, &p, plan, entry, room)?,
             }
         }
         self.counts.newest_prediction_ms = self.counts.newest_prediction_ms.max(p.event_ms);
@@ -439,22 +314,27 @@ impl Partition {
     }
 
     /// The first record of its id; nothing is changed where it turns out odd.
-    fn first(&mut self, data: &[u8], p: &Prediction, plan: &Plan, mut entry: Entry) -> Read<()> {
-        self.begin(data, p, plan, &mut entry)?;
+    fn first<'a>(
+        &mut self, data: &'a [u8], p: &Prediction<'a>, plan: &Plan, mut entry: Entry, room: &mut Room<'a>,
+    ) -> Read<()> {
+        self.begin(data, p, plan, &mut entry, room)?;
         let slot = self.table.insert(entry);
         self.table.at_mut(slot).flags |= TOUCHED;
         self.undo.push((slot, None));
+        self.note(slot, notes::of_prediction(&self.probabilities));
         *self.live.entry(self.generation).or_default() += 1;
         self.counts.pending += 1;
         Ok(())
     }
 
     /// The first prediction of its id, where a label waits for it; nothing is changed where either turns out odd.
-    fn first_to(&mut self, slot: u32, data: &[u8], p: &Prediction, plan: &Plan, mut entry: Entry) -> Read<()> {
+    fn first_to<'a>(
+        &mut self, slot: u32, data: &'a [u8], p: &Prediction<'a>, plan: &Plan, mut entry: Entry, room: &mut Room<'a>,
+    ) -> Read<()> {
         let waiting = *self.table.at(slot);
         check_times(plan, &entry, waiting.label_ms, waiting.keep_ms)?;
         let truth = truth_of(plan, self.label_of(&waiting))?;
-        self.begin(data, p, plan, &mut entry)?;
+        self.begin(data, p, plan, &mut entry, room)?;
         self.touch(slot);
         let Entry { due_ms, next, prev, flags, .. } = *self.table.at(slot);
         *self.table.at_mut(slot) = Entry {
@@ -462,10 +342,8 @@ impl Partition {
             label: waiting.label, label_kind: waiting.label_kind, label_ms: waiting.label_ms, revision: waiting.revision,
             due_ms, next, prev, flags, ..entry
         };
-        self.notes.set(slot, Box::default());
-        if !self.silent {
-            self.labelled(&entry, plan, truth, waiting.label_ms);
-        }
+        self.note(slot, notes::of_prediction(&self.probabilities));
+        self.labelled(&entry, plan, truth, waiting.label_ms);
         self.counts.labels_waiting -= 1;
         self.counts.labels_matched += 1;
         self.counts.labelled += 1;
@@ -473,74 +351,50 @@ impl Partition {
     }
 
     /// Fill in what is to be known of a prediction, and count it.
-    fn begin(&mut self, data: &[u8], p: &Prediction, plan: &Plan, entry: &mut Entry) -> Read<()> {
-        let (predicted, score) = decided(data, p, plan)?;
+    fn begin<'a>(
+        &mut self, data: &'a [u8], p: &Prediction<'a>, plan: &Plan, entry: &mut Entry, room: &mut Room<'a>,
+    ) -> Read<()> {
+        let (predicted, score) = decided(data, p, plan, &mut self.probabilities)?;
         entry.predicted = u16::try_from(predicted).map_err(|_| Odd)?;
-        entry.score = score.unwrap_or(f64::NAN);
-        entry.segments = self.segments_of(data, p, plan)?;
+        entry.score = score;
+        entry.segments = self.segments_of(data, p, plan, &room.features)?;
         if !self.silent {
-            self.traffic(data, p, plan, entry)?;
+            placed(&room.features, plan, &mut room.values)?;
+            self.traffic(&room.values, plan, entry);
         }
         self.counts.predictions += 1;
         Ok(())
     }
 
-    fn traffic(&mut self, data: &[u8], p: &Prediction, plan: &Plan, entry: &Entry) -> Read<()> {
-        let pane_ms = plan.floor(entry.event_ms);
-        let pane = |segment| PaneKey { plan: entry.plan, segment, pane_ms, effect_ms: pane_ms };
-        let empty = self.texts.put(Box::default()).ok_or(Odd)?;
-        let overall = self.sums.pane(pane(empty));
-        // Features first: they may still turn out odd, and then nothing is counted.
-        let sums = &mut self.sums;
-        count_features(data, p, plan, &mut |position, count| sums.add(overall, position, count))?;
+    fn traffic(&mut self, values: &[Option<Scalar>], plan: &Plan, entry: &Entry) {
         let at = &plan.at;
+        let pane_ms = plan.floor(entry.event_ms);
         let score = if entry.score.is_nan() { at.score_missing } else { at.scores + plan.score_bin(entry.score) };
-        for index in 0..self.segments.items[entry.segments as usize].len() {
-            let segment = self.segments.items[entry.segments as usize][index];
-            let number = self.sums.pane(pane(segment));
-            self.sums.add(number, at.predicted, 1);
-            self.sums.add(number, score, 1);
+        for &segment in &*self.segments.items[entry.segments as usize] {
+            let pane = self.sums.pane(PaneKey { plan: entry.plan, segment, pane_ms, effect_ms: pane_ms });
+            self.sums.add(pane, at.predicted, 1);
+            self.sums.add(pane, score, 1);
             if plan.classes > 0 {
-                self.sums.add(number, at.predictions + u32::from(entry.predicted), 1);
+                self.sums.add(pane, at.predictions + u32::from(entry.predicted), 1);
+            }
+            if segment == OVERALL {
+                let sums = &mut self.sums;
+                for (feature, value) in plan.features.iter().zip(values) {
+                    // `placed` has left out what it could refuse.
+                    feature.count(value.unwrap_or(Scalar::Null), &mut |position, count| sums.add(pane, position, count));
+                }
             }
         }
-        Ok(())
     }
 
-    fn segments_of(&mut self, data: &[u8], p: &Prediction, plan: &Plan) -> Read<u32> {
+    fn segments_of(&mut self, data: &[u8], p: &Prediction, plan: &Plan, features: &Features) -> Read<u32> {
         self.segment_ids.clear();
-        self.segment_ids.push(self.texts.put(Box::default()).ok_or(Odd)?);
+        self.segment_ids.push(OVERALL);
         for name in &plan.segments {
-            let mut value = Scalar::Null;
-            if let Some(at) = p.segment {
-                let mut reader = Reader::new(data);
-                reader.at = at;
-                reader.object(|r, found| {
-                    let text = r.text()?;
-                    if *found == **name {
-                        if value != Scalar::Null {
-                            return Err(Odd);
-                        }
-                        value = Scalar::Text(text);
-                    }
-                    Ok(())
-                })?;
-            }
-            if value == Scalar::Null {
-                let mut seen = false;
-                let mut reader = Reader::new(data);
-                reader.at = p.features;
-                reader.object(|r, found| {
-                    let scalar = r.scalar()?;
-                    if *found == **name {
-                        if seen {
-                            return Err(Odd);
-                        }
-                        (seen, value) = (true, scalar);
-                    }
-                    Ok(())
-                })?;
-            }
+            let value = match p.segment.map_or(Ok(None), |at| given_segment(data, at, name))? {
+                Some(text) => Scalar::Text(text),
+                None => feature_of(features, name)?,
+            };
             if value == Scalar::Null {
                 continue;
             }
@@ -556,15 +410,12 @@ impl Partition {
             self.key.extend_from_slice(name);
             self.key.push(b'=');
             self.key.extend_from_slice(text);
-            let known = self.texts.numbers.get(&self.key[..]).copied();
-            let number = known.or_else(|| self.texts.put(self.key.as_slice().into())).ok_or(Odd)?;
-            self.segment_ids.push(number);
+            self.segment_ids.push(self.texts.put(&self.key).ok_or(Odd)?);
         }
-        let known = self.segments.numbers.get(&self.segment_ids[..]).copied();
-        known.or_else(|| self.segments.put(self.segment_ids.as_slice().into())).ok_or(Odd)
+        self.segments.put(&self.segment_ids).ok_or(Odd)
     }
 
-    fn label(&mut self, records: &Records, at: usize, limits: &Limits) -> Read<u32> {
+    fn label(&mut self, records: &Records, at: usize, limits: &Limits, plans: &[Arc<Plan>]) -> Read<u32> {
         let data = records.value(at);
         if data.len() > limits.most_bytes {
             return Err(Odd);
@@ -574,7 +425,7 @@ impl Partition {
         let until_ms = l.event_ms + limits.horizon_ms + 1;
         let id = id_of(l.id);
         match self.table.find(id) {
-            Some(slot) => self.label_to(slot, &l, until_ms)?,
+            Some(slot) => self.label_to(slot, &l, until_ms, plans)?,
             None if records.offsets.is_empty() => return Ok(LABEL_RECORDS),
             None => self.wait(id, &l, until_ms, records, at)?,
         }
@@ -583,12 +434,11 @@ impl Partition {
         Ok(ALL_DONE)
     }
 
-    fn label_to(&mut self, slot: u32, l: &Label, until_ms: i64) -> Read<()> {
+    fn label_to(&mut self, slot: u32, l: &Label, until_ms: i64, plans: &[Arc<Plan>]) -> Read<()> {
         let entry = *self.table.at(slot);
         if entry.state != PENDING && entry.state != LABELLED {
             return Err(Odd);
         }
-        let plan = Arc::clone(&self.plans[entry.plan as usize]);
         if entry.state == LABELLED {
             let (kind, bits) = self.label_bits(l.label)?;
             let same = entry.label_ms == l.event_ms && entry.revision == l.revision && entry.label_kind == kind && entry.label == bits;
@@ -598,12 +448,15 @@ impl Partition {
             self.counts.labels_duplicate += 1;
             return Ok(());
         }
-        check_times(&plan, &entry, l.event_ms, until_ms)?;
-        let truth = truth_of(&plan, l.label)?;
+        let plan = &*plans[entry.plan as usize];
+        check_times(plan, &entry, l.event_ms, until_ms)?;
+        let truth = truth_of(plan, l.label)?;
         let (kind, bits) = self.label_bits(l.label)?;
-        if !self.silent {
-            self.labelled(&entry, &plan, truth, l.event_ms);
+        self.probabilities.clear();
+        if plan.task == Task::Multiclass {
+            notes::probabilities(self.notes.get(slot), &mut self.probabilities);
         }
+        self.labelled(&entry, plan, truth, l.event_ms);
         self.touch(slot);
         let entry = self.table.at_mut(slot);
         entry.state = LABELLED;
@@ -628,7 +481,7 @@ impl Partition {
         });
         self.table.at_mut(slot).flags |= TOUCHED;
         self.undo.push((slot, None));
-        self.notes.set(slot, records.note(at));
+        self.note(slot, records.note(at));
         if records.marks[at] & HAS_HEADERS != 0 {
             self.bare.push((slot, at as u32));
         }
@@ -652,45 +505,26 @@ impl Partition {
             Scalar::Int(value) => (INT, value as u64),
             Scalar::Float(value) => (FLOAT, value.to_bits()),
             Scalar::Bool(value) => (BOOL, u64::from(value)),
-            Scalar::Text(text) => {
-                let known = self.texts.numbers.get(text).copied();
-                (TEXT, u64::from(known.or_else(|| self.texts.put(text.into())).ok_or(Odd)?))
-            }
+            Scalar::Text(text) => (TEXT, u64::from(self.texts.put(text).ok_or(Odd)?)),
             Scalar::Null => return Err(Odd),
         })
     }
 
-    /// Contribution of a first label to a binary model; twin of `PanePlan.labelled`.
-    fn labelled(&mut self, entry: &Entry, plan: &Plan, truth: u32, label_ms: i64) {
-        let at = &plan.at;
-        let delay_s = (label_ms - entry.event_ms).max(0) / 1000;
+    /// Count a first label, for the prediction whose probabilities are at hand.
+    fn labelled(&mut self, entry: &Entry, plan: &Plan, truth: Truth, label_ms: i64) {
+        if self.silent {
+            return;
+        }
+        let told = Told {
+            predicted: u32::from(entry.predicted), score: entry.score, probabilities: &self.probabilities,
+        };
+        contribution(plan, &told, truth, label_ms - entry.event_ms, &mut self.contribution);
         let (pane_ms, effect_ms) = (plan.floor(entry.event_ms), plan.floor(label_ms.max(entry.event_ms)));
-        let score = entry.score;
-        let hit = truth == 1;
-        let miss = f64::from(u8::from(hit)) - score;
-        let of_truth = if hit { score } else { 1.0 - score };
-        let bin = ((score * f64::from(plan.calibration_bins)) as u32).min(plan.calibration_bins - 1);
-        let edges = plan.score_bin(score);
-        for index in 0..self.segments.items[entry.segments as usize].len() {
-            let segment = self.segments.items[entry.segments as usize][index];
+        for &segment in &*self.segments.items[entry.segments as usize] {
             let pane = self.sums.pane(PaneKey { plan: entry.plan, segment, pane_ms, effect_ms });
-            let mut add = |position, count| self.sums.add(pane, position, count);
-            add(at.labelled, 1);
-            add(at.delay + delay_bin(delay_s as u64).min(plan.delay_bins - 1), 1);
-            add(at.delay_total, delay_s);
-            add(at.confusion + truth * (plan.classes + 1) + u32::from(entry.predicted), 1);
-            if score.is_nan() {
-                continue;
+            for &(position, count) in &self.contribution {
+                self.sums.add(pane, position, count);
             }
-            add(if hit { at.positives } else { at.negatives } + edges, 1);
-            add(at.calibration_n + bin, 1);
-            if hit {
-                add(at.calibration_hits + bin, 1);
-            }
-            add(at.calibration_total + bin, fixed(score));
-            add(at.brier, fixed(miss * miss));
-            add(at.scored, 1);
-            add(at.log_loss, fixed(-of_truth.max(SMALLEST_PROBABILITY).ln()));
         }
     }
 
@@ -705,7 +539,6 @@ impl Partition {
             if entry.state == WAITING {
                 self.counts.labels_waiting -= 1;
                 self.counts.labels_orphaned += 1;
-                self.notes.set(slot, Box::default());
                 self.gone(slot);
                 continue;
             }
@@ -727,6 +560,7 @@ impl Partition {
         *self.live.entry(self.table.at(slot).generation).or_default() -= 1;
         self.table.due(slot, NEVER);
         self.table.at_mut(slot).state = GONE;
+        self.note(slot, Box::default());
     }
 
     fn expire(&mut self, entry: &Entry, until_ms: i64) {
@@ -735,10 +569,9 @@ impl Partition {
         if self.silent {
             return;
         }
-        let plan = Arc::clone(&self.plans[entry.plan as usize]);
+        let plan = &self.plans[entry.plan as usize];
         let (pane_ms, effect_ms) = (plan.floor(entry.event_ms), plan.floor(until_ms.max(entry.event_ms)));
-        for index in 0..self.segments.items[entry.segments as usize].len() {
-            let segment = self.segments.items[entry.segments as usize][index];
+        for &segment in &*self.segments.items[entry.segments as usize] {
             let pane = self.sums.pane(PaneKey { plan: entry.plan, segment, pane_ms, effect_ms });
             self.sums.add(pane, plan.at.expired, 1);
         }
@@ -760,11 +593,9 @@ impl Partition {
         match self.table.find(id) {
             Some(slot) => {
                 self.touch(slot);
-                if self.table.at(slot).state == WAITING {
-                    self.notes.set(slot, Box::default());
-                }
                 self.table.due(slot, NEVER);
                 self.table.at_mut(slot).state = ODD;
+                self.note(slot, Box::default());
             }
             None => {
                 let slot = self.table.insert(Entry { id, state: ODD, due_ms: NEVER, ..Entry::default() });
@@ -796,15 +627,23 @@ impl Partition {
         self.table.due(slot, NEVER);
         *self.table.at_mut(slot) = Entry { id, flags: TOUCHED, due_ms: NEVER, next: table::NONE, prev: table::NONE, ..entry };
         self.table.due(slot, entry.due_ms);
-        if !note.is_empty() {
-            self.notes.set(slot, note.into());
+        self.note(slot, note.into());
+    }
+
+    /// Change the note of a touched entry.
+    fn note(&mut self, slot: u32, note: Box<[u8]>) {
+        let entry = self.table.at_mut(slot);
+        if entry.flags & NOTED == 0 && note.is_empty() {
+            return;
         }
+        entry.flags = if note.is_empty() { entry.flags & !NOTED } else { entry.flags | NOTED };
+        self.notes.set(slot, note);
     }
 
     /// The note of a label that began to wait, now with its headers.
     pub fn add_headers(&mut self, slot: u32, headers: &[u8]) {
         let note = [self.notes.get(slot), headers].concat();
-        self.notes.set(slot, note.into_boxed_slice());
+        self.note(slot, note.into_boxed_slice());
     }
 
     /// The batch counts. Writes what changed: entries as they are now, and for those that left, their id and GONE.
@@ -863,7 +702,7 @@ impl Partition {
     /// Take in what `commit` or `export` wrote; None where it is damaged.
     pub fn load(&mut self, bytes: &[u8]) -> Option<()> {
         log::read(bytes, |entry, note| {
-            let entry = Entry { flags: 0, ..entry };
+            let entry = Entry { flags: if note.is_empty() { 0 } else { NOTED }, ..entry };
             if let Some(slot) = self.table.find(entry.id) {
                 self.notes.put(slot, &[]);
                 self.table.remove(slot);
@@ -893,15 +732,23 @@ fn check_future(event_ms: i64, timestamp_ms: i64, limits: &Limits) -> Read<()> {
     if event_ms > at_ms.saturating_add(limits.future_ms) { Err(Odd) } else { Ok(()) }
 }
 
-fn fixed(value: f64) -> i64 {
-    (value * FINE).round_ties_even() as i64
+/// What the prediction itself says of a segment, in the object that stands at `at`.
+fn given_segment<'a>(data: &'a [u8], at: usize, name: &[u8]) -> Read<Option<&'a [u8]>> {
+    let mut value = None;
+    object_at(data, at, |r, found| {
+        let text = r.text()?;
+        if *found == *name && value.replace(text).is_some() {
+            return Err(Odd);
+        }
+        Ok(())
+    })?;
+    Ok(value)
 }
 
-/// Whole seconds below 16 have bins of their own, then eight an octave (`streams/metrics/delay.py`).
-fn delay_bin(delay_s: u64) -> u32 {
-    let length = 64 - delay_s.leading_zeros();
-    let shift = length.saturating_sub(4);
-    8 * shift + (delay_s >> shift) as u32
+fn feature_of<'a>(features: &Features<'a>, name: &[u8]) -> Read<Scalar<'a>> {
+    let mut found = features.iter().filter(|feature| *feature.0 == *name);
+    let value = found.next().map_or(Scalar::Null, |feature| feature.1);
+    if found.next().is_some() { Err(Odd) } else { Ok(value) }
 }
 
 /// Whether a label of that time is the prediction's own for sure, and in time; else the reference decides.
@@ -910,72 +757,76 @@ fn check_times(plan: &Plan, entry: &Entry, label_ms: i64, until_ms: i64) -> Read
     if good { Ok(()) } else { Err(Odd) }
 }
 
-/// What a label says to a model that takes it; twin of `PanePlan.accepts`.
-fn truth_of(plan: &Plan, label: Scalar) -> Read<u32> {
-    if plan.task != Task::Binary {
-        return Err(Odd);
-    }
-    let truth = plan.class_of(label).ok_or(Odd)?;
-    match truth < plan.classes {
-        true => Ok(truth),
-        false if plan.any_label => Ok(0),
-        false => Err(Odd),
-    }
-}
-
-/// Class index and score; twin of `PanePlan.compact`.
-fn decided(data: &[u8], p: &Prediction, plan: &Plan) -> Read<(u32, Option<f64>)> {
+/// Class index and score (NaN: none), and the probabilities by class where there are; twin of `PanePlan.compact`.
+fn decided(data: &[u8], p: &Prediction, plan: &Plan, by_class: &mut Vec<f64>) -> Read<(u32, f64)> {
+    by_class.clear();
     if plan.task == Task::Regression {
-        return as_number(p.prediction).map(|score| (0, Some(score))).ok_or(Odd);
+        return as_number(p.prediction).map(|score| (0, score)).ok_or(Odd);
     }
     let mut predicted = plan.class_of(p.prediction).ok_or(Odd)?;
-    let mut score = None;
-    if let Some(at) = p.probability {
-        let mut reader = Reader::new(data);
-        reader.at = at;
-        if !reader.is_object() {
-            score = Some(probability(&mut reader)?);
-        } else if plan.task == Task::Multiclass {
-            return Err(Odd);
-        } else {
-            reader.object(|r, name| {
-                let value = probability(r)?;
-                if *name == *plan.positive {
-                    if score.is_some() {
-                        return Err(Odd);
-                    }
-                    score = Some(value);
-                }
-                Ok(())
-            })?;
+    let mut score = match p.probability {
+        Probability::Missing => f64::NAN,
+        Probability::One(value) => value,
+        Probability::ByClass(at) if plan.task == Task::Binary => of_class(data, at, &plan.positive)?.unwrap_or(f64::NAN),
+        Probability::ByClass(at) => {
+            let mut room = [0u8; KEY_ROOM];
+            let own = key_of(p.prediction, &mut room).ok_or(Odd)?;
+            all_classes(data, at, plan, by_class)?;
+            of_class(data, at, own)?.unwrap_or(0.0)
         }
-    }
+    };
     if plan.task == Task::Binary && predicted == plan.classes {
-        if score.is_none() {
-            score = as_number(p.prediction).filter(|value| (0.0..=1.0).contains(value));
+        if score.is_nan() {
+            score = as_number(p.prediction).filter(|value| (0.0..=1.0).contains(value)).unwrap_or(f64::NAN);
         }
-        if let Some(score) = score {
+        if !score.is_nan() {
             predicted = u32::from(score >= plan.threshold);
         }
     }
     Ok((predicted, score))
 }
 
-/// Count all features with `add`; nothing is counted where one turns out odd.
-fn count_features(data: &[u8], p: &Prediction, plan: &Plan, add: &mut impl FnMut(u32, i64)) -> Read<()> {
-    let mut values = vec![None; plan.features.len()];
+/// The probability of one class in the object that stands at `at`.
+fn of_class(data: &[u8], at: usize, class: &[u8]) -> Read<Option<f64>> {
+    let mut found = None;
+    object_at(data, at, |r, name| {
+        let value = probability(r)?;
+        if *name == *class && found.replace(value).is_some() {
+            return Err(Odd);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The probabilities of all classes in the object that stands at `at`; 0 where one is not named.
+fn all_classes(data: &[u8], at: usize, plan: &Plan, out: &mut Vec<f64>) -> Read<()> {
+    out.resize(plan.classes as usize, f64::NAN);
+    object_at(data, at, |r, name| {
+        let value = probability(r)?;
+        if let Some(class) = plan.find_text(name) {
+            let place = out.get_mut(class as usize).filter(|place| place.is_nan()).ok_or(Odd)?;
+            *place = value;
+        }
+        Ok(())
+    })?;
+    out.iter_mut().filter(|place| place.is_nan()).for_each(|place| *place = 0.0);
+    Ok(())
+}
+
+/// Which feature of the plan has which value; an error where the reference has to say it.
+fn placed<'a>(features: &Features<'a>, plan: &Plan, values: &mut Vec<Option<Scalar<'a>>>) -> Read<()> {
+    values.clear();
+    values.resize(plan.features.len(), None);
     let mut next = 0;
-    let mut reader = Reader::new(data);
-    reader.at = p.features;
-    reader.object(|r, name| {
-        let value = r.scalar()?;
+    for &(name, value) in features {
         // Producers send features in one order: the next one is where it was expected, or it is looked for.
         let at = if plan.features.get(next).is_some_and(|feature| *feature.name == *name) {
             next
         } else {
             match plan.features.iter().position(|feature| *feature.name == *name) {
                 Some(at) => at,
-                None => return Ok(()),
+                None => continue,
             }
         };
         next = at + 1;
@@ -987,10 +838,6 @@ fn count_features(data: &[u8], p: &Prediction, plan: &Plan, add: &mut impl FnMut
             key_of(value, &mut [0; KEY_ROOM]).ok_or(Odd)?;
         }
         values[at] = Some(value);
-        Ok(())
-    })?;
-    for (feature, value) in plan.features.iter().zip(values) {
-        feature.count(value.unwrap_or(Scalar::Null), add).ok_or(Odd)?;
     }
     Ok(())
 }

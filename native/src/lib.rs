@@ -6,13 +6,15 @@
 mod hash;
 mod join;
 mod json;
+mod labels;
 mod log;
-mod notes;
 mod msgpack;
+mod notes;
 mod plan;
 mod records;
 mod sums;
 mod table;
+mod traffic;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use sums::PaneKey;
 use table::Entry;
 
 /// Raised with every change of an interface or of the meaning of a state.
-const VERSION: u32 = 2;
+const VERSION: u32 = 4;
 const FAILED: i64 = -1;
 
 pub struct Handle {
@@ -220,7 +222,7 @@ pub unsafe extern "C" fn dl_add(
     let (positions, counts) = (slice(positions, n), slice(counts, n));
     guarded(|| {
         let partition = &mut h.partition;
-        let segment = partition.texts.put(segment.into())?;
+        let segment = partition.texts.put(segment)?;
         let pane = partition.sums.pane(PaneKey { plan, segment, pane_ms, effect_ms });
         for (position, count) in positions.iter().zip(counts) {
             partition.sums.add(pane, *position, *count);
@@ -299,7 +301,7 @@ pub unsafe extern "C" fn dl_symbols(h: *mut Handle, texts: usize, segments: usiz
 #[no_mangle]
 pub unsafe extern "C" fn dl_text(h: *mut Handle, at: *const u8, len: usize) -> i64 {
     let (h, item) = (&mut *h, bytes(at, len));
-    guarded(|| h.partition.texts.put(item.into()).map(i64::from))
+    guarded(|| h.partition.texts.put(item).map(i64::from))
 }
 
 /// Intern a list of texts by their numbers; gives its number.
@@ -309,7 +311,7 @@ pub unsafe extern "C" fn dl_text(h: *mut Handle, at: *const u8, len: usize) -> i
 #[no_mangle]
 pub unsafe extern "C" fn dl_segments(h: *mut Handle, at: *const u32, len: usize) -> i64 {
     let (h, list) = (&mut *h, slice(at, len));
-    guarded(|| h.partition.segments.put(list.into()).map(i64::from))
+    guarded(|| h.partition.segments.put(list).map(i64::from))
 }
 
 /// Copy the entry of an id and its note to the output buffer; gives their length, 0 where there is none.

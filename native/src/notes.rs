@@ -1,4 +1,5 @@
-//! What waiting labels need beyond their entry: the record as it was read, for the dead letter it may become.
+//! What some entries need beyond their fields: a waiting label its record as it was read, for the dead letter it may
+//! become; a prediction of many classes its probabilities.
 
 use std::collections::HashMap;
 
@@ -62,6 +63,26 @@ pub fn note(offset: i64, timestamp_ms: i64, key: Option<&[u8]>, value: &[u8]) ->
     out.extend_from_slice(key.unwrap_or_default());
     out.extend_from_slice(value);
     out.into_boxed_slice()
+}
+
+/// The note of a prediction; empty where there is nothing to note.
+pub fn of_prediction(probabilities: &[f64]) -> Box<[u8]> {
+    if probabilities.is_empty() {
+        return Box::default();
+    }
+    let mut out = Vec::with_capacity(4 + 8 * probabilities.len());
+    out.extend_from_slice(&(probabilities.len() as u32).to_le_bytes());
+    probabilities.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+    out.into_boxed_slice()
+}
+
+/// Probabilities by class in the note of a prediction.
+pub fn probabilities(note: &[u8], out: &mut Vec<f64>) {
+    out.clear();
+    if let Some((count, rest)) = note.split_first_chunk() {
+        let values = rest.chunks_exact(8).take(u32::from_le_bytes(*count) as usize);
+        out.extend(values.map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap())));
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,21 @@ pub struct Slots {
     pub calibration_n: u32,
     pub calibration_hits: u32,
     pub calibration_total: u32,
+    pub labels: u32,
+    pub clipped: u32,
+    pub error: u32,
+    pub error_abs: u32,
+    pub error_square_high: u32,
+    pub error_square_low: u32,
+    pub ape: u32,
+    pub ape_n: u32,
+    pub label_total: u32,
+    pub label_square_high: u32,
+    pub label_square_low: u32,
+    pub truth: u32,
+    pub decided: u32,
+    pub hits: u32,
+    pub ranks: u32,
 }
 
 pub struct Plan {
@@ -76,6 +91,10 @@ pub struct Plan {
     pub calibration_bins: u32,
     pub at: Slots,
     pub edges: Box<[f64]>,
+    pub label_edges: Box<[f64]>,
+    pub error_scale: f64,
+    pub label_mean: f64,
+    pub label_std: f64,
     class_ints: Box<[(i64, u32)]>,
     class_texts: Box<[(Box<[u8]>, u32)]>,
     pub positive: Box<[u8]>,
@@ -150,8 +169,25 @@ impl Plan {
             calibration_n: w.u32()?,
             calibration_hits: w.u32()?,
             calibration_total: w.u32()?,
+            labels: w.u32()?,
+            clipped: w.u32()?,
+            error: w.u32()?,
+            error_abs: w.u32()?,
+            error_square_high: w.u32()?,
+            error_square_low: w.u32()?,
+            ape: w.u32()?,
+            ape_n: w.u32()?,
+            label_total: w.u32()?,
+            label_square_high: w.u32()?,
+            label_square_low: w.u32()?,
+            truth: w.u32()?,
+            decided: w.u32()?,
+            hits: w.u32()?,
+            ranks: w.u32()?,
         };
         let edges = w.list(Words::f64)?;
+        let label_edges = w.list(Words::f64)?;
+        let (error_scale, label_mean, label_std) = (w.f64()?, w.f64()?, w.f64()?);
         let mut class_ints = w.list(|w| Some((w.i64()?, w.u32()?)))?;
         class_ints.sort_unstable();
         let mut class_texts = w.list(|w| Some((w.text()?, w.u32()?)))?;
@@ -185,6 +221,7 @@ impl Plan {
         let whole = pane_ms > 0 && w.0.is_empty();
         whole.then_some(Plan {
             task, pane_ms, delay_ms, horizon_ms, classes, threshold, any_label, delay_bins, calibration_bins, at, edges,
+            label_edges, error_scale, label_mean, label_std,
             class_ints, class_texts, positive, segments, features, layout,
         })
     }
@@ -211,7 +248,8 @@ impl Plan {
         Some(found.unwrap_or(self.classes))
     }
 
-    fn find_text(&self, text: &[u8]) -> Option<u32> {
+    /// Index of the class that has this very key.
+    pub fn find_text(&self, text: &[u8]) -> Option<u32> {
         find(&self.class_texts, text)
     }
 

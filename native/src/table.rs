@@ -51,6 +51,8 @@ pub struct Entry {
 
 /// The batch has touched it: its state before the batch is in the undo log.
 pub const TOUCHED: u8 = 1;
+/// It has a note.
+pub const NOTED: u8 = 128;
 
 impl Entry {
     pub fn bytes(&self) -> &[u8] {

@@ -96,6 +96,7 @@ def from_native(packed: bytes, symbols: Symbols) -> Entry:
         predicted,
         None if math.isnan(score) else score,
         tuple(symbols.texts[number] for number in symbols.lists[segments]),
+        _probabilities(packed[SIZE:]),
     )
     if state == _LABELLED:
         fact = LabelFact(label_ms, revision, _label(kind, bits, symbols))
@@ -109,6 +110,13 @@ def from_native(packed: bytes, symbols: Symbols) -> Entry:
     effect_ms = max(until_ms, event_ms) if expired else event_ms
     joined = JoinedPrediction(model, version, event_ms, payload, compact, until_ms, effect_ms, expired=expired)
     return Entry(keep_ms, generation, (joined,))
+
+
+def _probabilities(note: bytes) -> tuple[float, ...]:
+    if not note:
+        return ()
+    (count,) = _U32.unpack_from(note)
+    return struct.unpack_from(f"<{count}d", note, _U32.size)
 
 
 def _waiting(note: bytes, label_ms: int, revision: int, label: Label, until_ms: int) -> WaitingLabel:
@@ -137,15 +145,16 @@ def to_native(
     symbols: Symbols,
     number_of: Callable[[str, int], int],
     intern: Callable[[Sequence[str]], int],
+    intern_text: Callable[[str], int],
 ) -> bytes | None:
     """The entry for the native table, with its note behind; None where it is not ordinary."""
     if not entry.predictions and len(entry.waiting) == 1:
-        return _to_waiting(entry)
+        return _to_waiting(entry, intern_text)
     if len(entry.predictions) != 1 or len(entry.labels) > 1 or entry.waiting:
         return None
     joined = entry.predictions[0]
     compact = joined.compact
-    if joined.revised or compact.probabilities or compact.predicted > _MOST_REVISION:
+    if joined.revised or compact.predicted > _MOST_REVISION:
         return None
     state, kind, bits, label_ms, revision, due_ms = _PENDING, 0, 0, 0, 0, entry.wake_ms
     if joined.expired:
@@ -154,7 +163,7 @@ def to_native(
         state = _EXPIRED
     elif entry.labels:
         fact = entry.labels[0]
-        coded = _coded(fact.label)
+        coded = _coded(fact.label, intern_text)
         if coded is None or joined.label is not fact.label or not 0 <= fact.revision <= _MOST_REVISION:
             return None
         state, label_ms, revision = _LABELLED, fact.event_time_ms, fact.revision
@@ -177,12 +186,15 @@ def to_native(
     else:
         until_ms = joined.event_time_ms + delay_ms
         meant = (until_ms, max(until_ms, joined.event_time_ms) if joined.expired else joined.event_time_ms)
-    return packed if told == meant else None
+    if told != meant:
+        return None
+    given = compact.probabilities
+    return packed + struct.pack(f"<I{len(given)}d", len(given), *given) if given else packed
 
 
-def _to_waiting(entry: Entry) -> bytes | None:
+def _to_waiting(entry: Entry, intern_text: Callable[[str], int]) -> bytes | None:
     label = entry.waiting[0]
-    coded = _coded(label.label)
+    coded = _coded(label.label, intern_text)
     if coded is None or label.value is None or label.until_ms != entry.keep_until_ms:
         return None
     if not 0 <= label.revision <= _MOST_REVISION:
@@ -197,12 +209,13 @@ def _to_waiting(entry: Entry) -> bytes | None:
     return packed + head + (label.key or b"") + label.value + headers
 
 
-def _coded(label: Label | None) -> tuple[int, int] | None:
-    """Kind and bits of a number; texts stay where they are."""
+def _coded(label: Label | None, intern_text: Callable[[str], int]) -> tuple[int, int] | None:
+    """Kind and bits of a label."""
     if isinstance(label, bool):
         return _BOOL, int(label)
     if isinstance(label, int):
         return (_INT, label & ((1 << 64) - 1)) if -_EXACT <= label <= _EXACT else None
     if isinstance(label, float):
         return _FLOAT, int(struct.unpack("<Q", struct.pack("<d", label))[0])
-    return None
+    number = -1 if label is None else intern_text(label)
+    return (_TEXT, number) if number >= 0 else None

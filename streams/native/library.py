@@ -17,7 +17,7 @@ import numpy as np
 
 from schemas.errors import StateError
 
-VERSION: Final = 2
+VERSION: Final = 4
 """Of the interface and of the state; raised together with that in `native/src/lib.rs`."""
 FILE: Final = Path(__file__).with_name("libdriftline_hot.so")
 

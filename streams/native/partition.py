@@ -278,7 +278,7 @@ class NativeJoinPartition(JoinPartition):
         for key, entry in overlay.entries.items():
             if entry is None:
                 continue
-            packed = to_native(entry, self._symbols, self._number_of, self._intern)
+            packed = to_native(entry, self._symbols, self._number_of, self._intern, self._intern_text)
             if packed is not None:
                 name = key.encode()
                 checked(self._library.dl_put(self._handle, name, len(name), packed, len(packed)), "an ordinary entry")
@@ -288,12 +288,14 @@ class NativeJoinPartition(JoinPartition):
         assert self._view is not None
         return self._know(model, version, self._view)
 
+    def _intern_text(self, text: str) -> int:
+        """Number of a text; negative where there are too many."""
+        data = text.encode()
+        return int(self._library.dl_text(self._handle, data, len(data)))
+
     def _intern(self, texts: Sequence[str]) -> int:
-        """Number of a list of texts; of one text alone that of the text, negative where there are too many."""
-        numbers = []
-        for text in texts:
-            data = text.encode()
-            numbers.append(int(self._library.dl_text(self._handle, data, len(data))))
+        """Number of a list of texts; negative where there are too many."""
+        numbers = list(map(self._intern_text, texts))
         if min(numbers) < 0:
             return -1
         array = np.array(numbers, np.uint32)

@@ -18,6 +18,8 @@ _SLOTS: Final = (
     *("predicted", "labelled", "expired", "delay_total", "score_missing", "delay", "scores", "predictions"),
     *("confusion", "scored", "brier", "log_loss", "positives", "negatives"),
     *("calibration_n", "calibration_hits", "calibration_total"),
+    *("labels", "clipped", "error", "error_abs", "error_square_high", "error_square_low", "ape", "ape_n"),
+    *("label_total", "label_square_high", "label_square_low", "truth", "decided", "hits", "ranks"),
 )
 _I64: Final = 1 << 63
 
@@ -55,6 +57,8 @@ def describe(plan: PanePlan) -> bytes:
         _u32(plan.delay_bins, CALIBRATION_BINS),
         _u32(*(plan.slots[name].start if name in plan.slots else _NOWHERE for name in _SLOTS)),
         _floats(plan.score_edges),
+        _floats(plan.label_edges),
+        struct.pack("<ddd", plan.error_scale, plan.label_mean, plan.label_std),
         _u32(len(classes)) + b"".join(struct.pack("<qI", value, index) for value, index in classes),
         _table(plan.class_index.items()),
         _text(plan.positive),
@@ -87,7 +91,9 @@ def placeholder(delay_ms: int, horizon_ms: int) -> bytes:
             struct.pack("<d", 0.5),
             _u32(1, 1),
             _u32(*(0 for _ in _SLOTS)),
-            _u32(0, 0, 0, 0, 0, 0, 0),
+            _u32(0, 0),
+            struct.pack("<ddd", 1.0, 0.0, 1.0),
+            _u32(0, 0, 0, 0, 0, 0),
         ]
     )
 

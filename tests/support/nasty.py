@@ -159,6 +159,8 @@ TRUTHS: tuple[Any, ...] = (
         Raw, ("-0", "1e0", "-0.0", "1E2", '"\\u0031"', "1e-400", "9007199254740993", "9007199254740992.0", "1" * 5_000)
     ),
 )
+CLASSES: dict[str, tuple[Any, ...]] = {"k": ("a", "b", 1, True, "true", "zzz"), "x": (0, 1, 2, "2", 3)}
+"""What multiclass models of the zoo know, and one class that they do not."""
 REVISIONS: tuple[Any, ...] = (0, 0, 0, 1, 1, 2, -1, 2**62, -(2**62), 1 - 2**62, 2**63 - 1, 2**63, 2**70, -(2**70))
 BAD_SCALARS: tuple[Any, ...] = (
     "1",
@@ -314,8 +316,8 @@ class Producer:
             ("version", version),
             ("event_time_ms", at),
             ("features", Raw(members(rng, named, 1))),
-            ("prediction", rng.choice(PREDICTED) if self._odd() else rng.choice((0, 1, 1.0, True))),
-            ("probability", rng.choice(PROBABILITIES) if self._odd() else rng.random()),
+            ("prediction", rng.choice(PREDICTED) if self._odd() else self._of_task(model)),
+            ("probability", rng.choice(PROBABILITIES) if self._odd() else self._probability(model)),
         ]
         if self._odd():
             fields.append(("segment", rng.choice(SEGMENTS)))
@@ -343,7 +345,7 @@ class Producer:
         fields: list[tuple[str, Any]] = [
             ("prediction_id", key),
             ("event_time_ms", max(0, at)),
-            ("label", rng.choice(TRUTHS) if self._odd() else rng.choice((0, 1))),
+            ("label", rng.choice(TRUTHS) if self._odd() else self._of_task(rng.choice(("m", "m", "k", "n")))),
         ]
         if rng.random() < 0.3:
             fields.append(("revision", rng.choice(REVISIONS) if self._odd() else rng.choice((0, 1, 2))))
@@ -396,6 +398,19 @@ class Producer:
     def _disorder(self) -> int:
         rng = self.rng
         return rng.randrange(self.how.disorder_ms + 1) if rng.random() < 0.5 else 0
+
+    def _of_task(self, model: str) -> Any:
+        rng = self.rng
+        if model == "n":
+            return rng.choice((0, 1, 120, 99.5, -3, rng.uniform(-50, 500)))
+        return rng.choice(CLASSES.get(model, (0, 0, 1, 1, 1.0, True)))
+
+    def _probability(self, model: str) -> Any:
+        rng = self.rng
+        if model not in CLASSES or rng.random() < 0.2:
+            return rng.random()
+        names = [str(name) for name in CLASSES[model] if rng.random() < 0.9]
+        return {name: rng.choice((rng.random(), rng.random(), 0, 1, 0.25)) for name in names}
 
     def _id(self) -> str:
         rng = self.rng
