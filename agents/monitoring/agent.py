@@ -87,7 +87,7 @@ def _run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
                 topics=[PREDICTIONS, GROUND_TRUTH],
                 transactional_id=f"{JOIN_GROUP}-{settings.slot}",
                 handler=join,
-                options=replace(options, leader=PREDICTIONS),
+                options=replace(options, leader=PREDICTIONS, direct=True),
             ),
             BatchProcessor(
                 kafka,

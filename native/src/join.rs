@@ -103,8 +103,20 @@ struct Versions {
     of: Vec<(i64, Known)>,
 }
 
-/// Records of one topic, as Python hands them over for the time of one call.
-pub struct Records<'a> {
+/// Records of one topic and partition, in the order of the log.
+pub trait Records {
+    fn len(&self) -> usize;
+    fn value(&self, at: usize) -> &[u8];
+    fn timestamp_ms(&self, at: usize) -> i64;
+    fn mark(&self, at: usize) -> u8;
+    /// Whether `note` may be asked for.
+    fn complete(&self) -> bool;
+    /// What the dead letter of a label would need.
+    fn note(&self, at: usize) -> Box<[u8]>;
+}
+
+/// Records as Python hands them over for the time of one call, column by column.
+pub struct Piece<'a> {
     pub data: &'a [u8],
     /// Where each ends in `data`.
     pub ends: &'a [u64],
@@ -121,10 +133,26 @@ pub const ODD_RECORD: u8 = 1;
 pub const HAS_HEADERS: u8 = 2;
 pub const NO_KEY: u8 = 4;
 
-impl<'a> Records<'a> {
-    fn value(&self, at: usize) -> &'a [u8] {
+impl Records for Piece<'_> {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn value(&self, at: usize) -> &[u8] {
         let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
         &self.data[start..self.ends[at] as usize]
+    }
+
+    fn timestamp_ms(&self, at: usize) -> i64 {
+        self.timestamps_ms[at]
+    }
+
+    fn mark(&self, at: usize) -> u8 {
+        self.marks[at]
+    }
+
+    fn complete(&self) -> bool {
+        !self.offsets.is_empty()
     }
 
     fn note(&self, at: usize) -> Box<[u8]> {
@@ -234,23 +262,23 @@ impl Partition {
 
     // -------------------------------------------------------------------------------------------- kernels
 
-    pub fn run_predictions(&mut self, records: &Records, from: usize, limits: &Limits) -> (usize, u32) {
+    pub fn run_predictions(&mut self, records: &impl Records, from: usize, limits: &Limits) -> (usize, u32) {
         let mut room = Room::default();
         self.run(records, from, |partition, plans, at| partition.prediction(records, at, limits, plans, &mut room))
     }
 
-    pub fn run_labels(&mut self, records: &Records, from: usize, limits: &Limits) -> (usize, u32) {
+    pub fn run_labels(&mut self, records: &impl Records, from: usize, limits: &Limits) -> (usize, u32) {
         self.run(records, from, |partition, plans, at| partition.label(records, at, limits, plans))
     }
 
     fn run(
-        &mut self, records: &Records, from: usize, mut each: impl FnMut(&mut Self, &[Arc<Plan>], usize) -> Read<u32>,
+        &mut self, records: &impl Records, from: usize, mut each: impl FnMut(&mut Self, &[Arc<Plan>], usize) -> Read<u32>,
     ) -> (usize, u32) {
         // Apart for the time of a run: so each record can look at its plan while it changes the rest.
         let plans = std::mem::take(&mut self.plans);
-        let mut stopped = (records.ends.len(), ALL_DONE);
-        for at in from..records.ends.len() {
-            let why = match records.marks[at] & ODD_RECORD {
+        let mut stopped = (records.len(), ALL_DONE);
+        for at in from..records.len() {
+            let why = match records.mark(at) & ODD_RECORD {
                 0 => each(self, &plans, at).unwrap_or(REFERENCE),
                 _ => REFERENCE,
             };
@@ -264,14 +292,14 @@ impl Partition {
     }
 
     fn prediction<'a>(
-        &mut self, records: &Records<'a>, at: usize, limits: &Limits, plans: &[Arc<Plan>], room: &mut Room<'a>,
+        &mut self, records: &'a impl Records, at: usize, limits: &Limits, plans: &[Arc<Plan>], room: &mut Room<'a>,
     ) -> Read<u32> {
         let data = records.value(at);
         if data.len() > limits.most_bytes {
             return Err(Odd);
         }
         let p = read_prediction(data, &mut room.features)?;
-        check_future(p.event_ms, records.timestamps_ms[at], limits)?;
+        check_future(p.event_ms, records.timestamp_ms(at), limits)?;
         let number = match self.known(p.model, p.version) {
             Some(Known::Plan(number)) => number,
             Some(Known::Skip) => {
@@ -415,18 +443,18 @@ impl Partition {
         self.segments.put(&self.segment_ids).ok_or(Odd)
     }
 
-    fn label(&mut self, records: &Records, at: usize, limits: &Limits, plans: &[Arc<Plan>]) -> Read<u32> {
+    fn label(&mut self, records: &impl Records, at: usize, limits: &Limits, plans: &[Arc<Plan>]) -> Read<u32> {
         let data = records.value(at);
         if data.len() > limits.most_bytes {
             return Err(Odd);
         }
         let l = read_label(data)?;
-        check_future(l.event_ms, records.timestamps_ms[at], limits)?;
+        check_future(l.event_ms, records.timestamp_ms(at), limits)?;
         let until_ms = l.event_ms + limits.horizon_ms + 1;
         let id = id_of(l.id);
         match self.table.find(id) {
             Some(slot) => self.label_to(slot, &l, until_ms, plans)?,
-            None if records.offsets.is_empty() => return Ok(LABEL_RECORDS),
+            None if !records.complete() => return Ok(LABEL_RECORDS),
             None => self.wait(id, &l, until_ms, records, at)?,
         }
         self.counts.labels += 1;
@@ -470,7 +498,7 @@ impl Partition {
     }
 
     /// A label whose prediction has not come.
-    fn wait(&mut self, id: [u64; 2], l: &Label, until_ms: i64, records: &Records, at: usize) -> Read<()> {
+    fn wait(&mut self, id: [u64; 2], l: &Label, until_ms: i64, records: &impl Records, at: usize) -> Read<()> {
         if until_ms <= self.watermark_ms {
             return Err(Odd);
         }
@@ -482,7 +510,7 @@ impl Partition {
         self.table.at_mut(slot).flags |= TOUCHED;
         self.undo.push((slot, None));
         self.note(slot, records.note(at));
-        if records.marks[at] & HAS_HEADERS != 0 {
+        if records.mark(at) & HAS_HEADERS != 0 {
             self.bare.push((slot, at as u32));
         }
         *self.live.entry(self.generation).or_default() += 1;

@@ -3,6 +3,7 @@
 //! Every function catches panics: a fault here becomes a Python error, not the end of the process. Pointers are Python's
 //! for the time of one call. A partition is used by one thread at a time.
 
+mod fetch;
 mod hash;
 mod join;
 mod json;
@@ -16,11 +17,13 @@ mod sums;
 mod table;
 mod traffic;
 
+use std::ffi::c_void;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
+use fetch::{Batch, Client, Message, Told};
+use join::{Counts, Limits, Partition, Piece, Records};
 use msgpack::{array, int, text};
-use join::{Counts, Limits, Partition, Records};
 use plan::Plan;
 use sums::PaneKey;
 use table::Entry;
@@ -163,7 +166,7 @@ pub unsafe extern "C" fn dl_run(
 ) -> i64 {
     let (h, c) = (&mut *h, &*columns);
     let with_keys = if c.offsets.is_null() { 0 } else { c.count };
-    let records = Records {
+    let records = Piece {
         data: bytes(c.data, c.data_len),
         ends: slice(c.ends, c.count),
         timestamps_ms: slice(c.timestamps_ms, c.count),
@@ -172,14 +175,30 @@ pub unsafe extern "C" fn dl_run(
         keys: bytes(c.keys, c.keys_len),
         key_ends: slice(c.key_ends, with_keys),
     };
-    let l = slice(limits, 4);
+    run(h, labels, &records, from, slice(limits, 4), &mut *why, &mut *version)
+}
+
+/// As `dl_run`, over what was fetched.
+///
+/// # Safety
+/// `batch` comes from `dl_batch_new`, its messages have not been given back.
+#[no_mangle]
+pub unsafe extern "C" fn dl_run_batch(
+    h: *mut Handle, labels: u32, batch: *const Batch, from: usize, limits: *const i64, why: *mut u32, version: *mut i64,
+) -> i64 {
+    run(&mut *h, labels, &*batch, from, slice(limits, 4), &mut *why, &mut *version)
+}
+
+fn run(
+    h: &mut Handle, labels: u32, records: &impl Records, from: usize, l: &[i64], why: &mut u32, version: &mut i64,
+) -> i64 {
     let limits = Limits { future_ms: l[0], horizon_ms: l[1], now_ms: l[2], most_bytes: l[3] as usize };
     guarded(|| {
         let partition = &mut h.partition;
         let (at, reason) = if labels == 0 {
-            partition.run_predictions(&records, from, &limits)
+            partition.run_predictions(records, from, &limits)
         } else {
-            partition.run_labels(&records, from, &limits)
+            partition.run_labels(records, from, &limits)
         };
         *why = reason;
         if reason == join::UNKNOWN_VERSION {
@@ -189,6 +208,56 @@ pub unsafe extern "C" fn dl_run(
         }
         Some(at as i64)
     })
+}
+
+/// # Safety
+/// `client` holds the functions of `fetch::Client`, which stay loaded.
+#[no_mangle]
+pub unsafe extern "C" fn dl_batch_new(client: *const Client) -> *mut Batch {
+    Box::into_raw(Box::new(Batch::new(*client)))
+}
+
+/// # Safety
+/// `batch` comes from `dl_batch_new` and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn dl_batch_free(batch: *mut Batch) {
+    drop(Box::from_raw(batch));
+}
+
+/// # Safety
+/// `queue` is one of the client's; `told` holds one item.
+#[no_mangle]
+pub unsafe extern "C" fn dl_batch_read(batch: *mut Batch, queue: *mut c_void, most: usize, told: *mut Told) -> i64 {
+    let (batch, told) = (&mut *batch, &mut *told);
+    guarded(|| {
+        batch.read(queue, most, told);
+        Some(0)
+    })
+}
+
+/// # Safety
+/// `at` is below the number of messages.
+#[no_mangle]
+pub unsafe extern "C" fn dl_batch_message(batch: *const Batch, at: usize) -> *const Message {
+    (*batch).message(at)
+}
+
+/// # Safety
+/// `at` is below the number of messages.
+#[no_mangle]
+pub unsafe extern "C" fn dl_batch_timestamp(batch: *const Batch, at: usize) -> i64 {
+    (*batch).timestamp_ms(at)
+}
+
+/// Text of the last error; its length is in `len`.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_batch_error(batch: *const Batch, len: *mut usize) -> *const u8 {
+    let batch = &*batch;
+    *len = batch.error.len();
+    batch.error.as_ptr()
 }
 
 /// # Safety

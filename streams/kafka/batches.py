@@ -95,15 +95,14 @@ class Batch(Sequence[Record]):
 
     Attributes
     ----------
-    partitions : dict of (topic, partition) to PartitionRecords
+    partitions : dict of (topic, partition) to sequence of Record
     """
 
     def __init__(self) -> None:
-        self.partitions: dict[TopicPartition, PartitionRecords] = {}
-        self._length = 0
+        self.partitions: dict[TopicPartition, Sequence[Record]] = {}
 
     def __len__(self) -> int:
-        return self._length
+        return sum(map(len, self.partitions.values()))
 
     def __iter__(self) -> Iterator[Record]:
         return chain.from_iterable(self.partitions.values())
@@ -118,16 +117,14 @@ class Batch(Sequence[Record]):
     def add(self, tp: TopicPartition, messages: list[Message]) -> None:
         """Append what came next in a partition."""
         found = self.partitions.get(tp)
-        if found is None:
-            self.partitions[tp] = PartitionRecords(*tp, messages)
-        else:
+        if isinstance(found, PartitionRecords):
             found.extend(messages)
-        self._length += len(messages)
+        else:
+            self.partitions[tp] = PartitionRecords(*tp, messages)
 
     def clear(self) -> None:
         """Forget everything."""
         self.partitions = {}
-        self._length = 0
 
 
 def by_partition(records: Sequence[Record]) -> Mapping[TopicPartition, Sequence[Record]]:

@@ -27,6 +27,7 @@ from schemas.errors import BrokerError, RetentionPassedError, StateError, TopicE
 from streams.kafka.alignment import HOLD_MOST, Alignment
 from streams.kafka.batches import Batch, runs
 from streams.kafka.config import KafkaConfig, Property
+from streams.kafka.fetcher import Fetcher, usable
 from streams.kafka.offsets import OffsetClient
 from streams.kafka.positions import Positions, TopicPartition
 
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 _OPERATION_TIMEOUT_S = 30.0
 _RESTORE_POLL_S = 0.5
 _CREATION_S = 3.0
+_MEMBERSHIP_POLL_S = 0.1
 _error_of = Message.error
 _REFUSED = frozenset(
     {
@@ -111,6 +113,8 @@ class GroupConsumer:
         Check that partition p of every topic comes to this member together.
     leader : str, optional
         In a catch-up, hold other topics' records back until this topic's are as far in time (see `alignment`).
+    direct : bool
+        Fetch without making Python objects where that can be done here (see `fetcher`).
 
     Attributes
     ----------
@@ -134,6 +138,7 @@ class GroupConsumer:
         properties: Mapping[str, Property] | None = None,
         co_partitioned: bool = False,
         leader: str | None = None,
+        direct: bool = False,
     ) -> None:
         self.group = group
         self.topics = tuple(topics)
@@ -147,6 +152,7 @@ class GroupConsumer:
         self._drained: dict[TopicPartition, bool] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._alignment = Alignment(leader, self._lag) if leader is not None else None
+        self._fetcher: Fetcher | None = None
         self._paused: set[TopicPartition] = set()
         self._eof_moved = False
         self._pending: list[TopicPartition] | None = None
@@ -165,6 +171,8 @@ class GroupConsumer:
             "topic.metadata.refresh.interval.ms": 60_000,
             **(properties or {}),
         }
+        if direct and usable(config.properties):
+            self._fetcher, self._alignment = Fetcher(config, over, leader), None
         self._consumer = Consumer({**config.consumer(group), **over}, logger=log)
         self._consumer.subscribe(
             [config.topic(name) for name in topics],
@@ -192,25 +200,55 @@ class GroupConsumer:
         while True:
             while self._pending is not None:
                 self._begin(self._pending)
-            epoch = self._epoch
-            first = self._consumer.poll(max(0.0, deadline - time.monotonic()))
-            messages = [first] if first is not None else []
-            if first is not None and n - len(batch) > 1:
-                messages += self._consumer.consume(n - len(batch) - 1, 0)
+            epoch, count = self._epoch, len(batch)
+            if self._fetcher is not None:
+                self._fetch(self._fetcher, n, deadline, batch)
+            else:
+                self._consume(n, deadline, batch)
             if epoch != self._epoch:
                 # Partitions came or went: whatever was collected is read again from the committed offsets.
                 batch.clear()
                 continue
-            if messages:
-                was_empty = not batch
-                self._accept(messages, batch)
-                self._free(batch)
-                if was_empty and len(batch):
-                    deadline = time.monotonic() + linger_s
+            if not count and len(batch):
+                deadline = time.monotonic() + linger_s
             if len(batch) >= n or time.monotonic() >= deadline:
                 return batch
             if (len(batch) or self._eof_moved) and self.drained():
                 return batch
+
+    def _consume(self, n: int, deadline: float, batch: Batch) -> None:
+        """Wait for what the client library brings; take it unless partitions came or went meanwhile."""
+        epoch = self._epoch
+        first = self._consumer.poll(max(0.0, deadline - time.monotonic()))
+        messages = [first] if first is not None else []
+        if first is not None and n - len(batch) > 1:
+            messages += self._consumer.consume(n - len(batch) - 1, 0)
+        if messages and epoch == self._epoch:
+            self._accept(messages, batch)
+            self._free(batch)
+
+    def _fetch(self, fetcher: Fetcher, n: int, deadline: float, batch: Batch) -> None:
+        """As `_consume`; the group's member only tells who has which partitions."""
+        epoch = self._epoch
+        message = self._consumer.poll(0)
+        error = message.error() if message is not None else None
+        if message is not None and error is not None:
+            self._event(message, error)
+        if epoch != self._epoch:
+            return
+        anything = False
+        for tp, told, failed in fetcher.read(n - len(batch), batch.partitions):
+            anything = True
+            if told.count:
+                self._next[tp] = told.offset + 1
+                self._drained[tp] = False
+            if told.end >= 0:
+                self._end(tp, told.end)
+            if failed is not None:
+                self._failed(tp[0], tp[1], failed)
+        if not anything:
+            # A rebalance has to be seen in time, too.
+            fetcher.wait(max(0.0, min(deadline - time.monotonic(), _MEMBERSHIP_POLL_S)))
 
     def positions(self) -> Positions:
         """Positions of everything assigned, as of now."""
@@ -305,6 +343,9 @@ class GroupConsumer:
         self._next = dict(self._start)
         self._drained = dict.fromkeys(self._start, False)
         self._forget_held()
+        if self._fetcher is not None:
+            self._fetcher.start(self._start, self._ends)
+            return
         try:
             for tp, offset in self._start.items():
                 self._consumer.seek(*self.kafka_partitions({tp: offset}))
@@ -324,7 +365,11 @@ class GroupConsumer:
 
     def close(self) -> None:
         """Leave the group; commits nothing."""
-        self._consumer.close()
+        try:
+            self._consumer.close()
+        finally:
+            if self._fetcher is not None:
+                self._fetcher.close()
 
     # ------------------------------------------------------------------------------------- rebalancing
 
@@ -348,6 +393,8 @@ class GroupConsumer:
         self._start, self._next, self._drained = {}, {}, {}
         self._eof_moved = False
         self._forget_held()
+        if self._fetcher is not None:
+            self._fetcher.stop()
         try:
             if started and self.on_revoke is not None:
                 self.on_revoke(started, lost)
@@ -377,7 +424,10 @@ class GroupConsumer:
         self._start, self._next = dict(start), dict(start)
         self._drained = dict.fromkeys(start, False)
         self._ever_assigned = True
-        self._consumer.assign(self.kafka_partitions(start))
+        if self._fetcher is not None:
+            self._fetcher.start(start, self._ends)
+        else:
+            self._consumer.assign(self.kafka_partitions(start))
 
     def _restored(
         self, hook: AssignHook, partitions: list[TopicPartition], committed: dict[TopicPartition, int | None]
@@ -514,7 +564,12 @@ class GroupConsumer:
             else:
                 self._end(tp, end)
             return
-        where = f"{self._names.get(topic, topic)}-{message.partition()}" if topic else f"group {self.group}"
+        self._failed(self._names.get(topic, topic), message.partition(), error)
+
+    def _failed(self, name: str, partition: int | None, error: KafkaError) -> None:
+        """Raise what does not heal by itself."""
+        code = error.code()
+        where = f"{name}-{partition}" if name else f"group {self.group}"
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise RetentionPassedError(
                 f"records at the position were deleted before they were read ({error.str()})",
@@ -522,7 +577,7 @@ class GroupConsumer:
                 remedy="raise the topic's retention; to go on without them, reset the group's offsets on purpose",
             )
         if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC) and not self._ever_assigned:
-            self._check_exists(topic)
+            self._check_exists(self._config.topic(name))
         if error.fatal() or code in _REFUSED:
             raise BrokerError(f"the consumer was refused: {error}", where=where)
         # Everything else heals by itself: the library reconnects, and a lost membership is joined again.

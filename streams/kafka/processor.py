@@ -94,6 +94,8 @@ class ProcessorOptions:
         Check that partition p of every topic is assigned to the same worker.
     leader : str, optional
         Topic that goes first in a catch-up (see `streams.kafka.alignment`).
+    direct : bool
+        Fetch without making Python objects where that can be done (see `streams.kafka.fetcher`).
     queue_kbytes : int
         Most that is fetched ahead of the batch being computed (one fetch may go beyond it). When it is full, fetching
         pauses and goes on where it stopped: lag costs no memory. ``KAFKA_QUEUED_MAX_MESSAGES_KBYTES`` overrides it.
@@ -108,6 +110,7 @@ class ProcessorOptions:
     operation_timeout_ms: int = 30_000
     co_partitioned: bool = False
     leader: str | None = None
+    direct: bool = False
     queue_kbytes: int = 65_536
 
 
@@ -313,6 +316,7 @@ class BatchProcessor:
                 },
                 co_partitioned=options.co_partitioned,
                 leader=options.leader,
+                direct=options.direct,
             )
             self._consumer.on_assign = self._restore
             self._consumer.on_revoke = self._release

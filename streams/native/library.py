@@ -45,6 +45,19 @@ MARK_ODD, MARK_HEADERS, MARK_NO_KEY = 1, 2, 4
 """What a record is marked with: it is not for the core, it has headers, it has no key."""
 
 
+class Told(ctypes.Structure):
+    """What one read of a partition brought; `end` and `error` are -1 and 0 where there was none."""
+
+    _fields_ = (
+        ("count", c_int64),
+        ("offset", c_int64),
+        ("timestamp_ms", c_int64),
+        ("end", c_int64),
+        ("error", c_int64),
+        ("error_offset", c_int64),
+    )
+
+
 _Times = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -108,6 +121,19 @@ _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
             *(POINTER(c_uint32), POINTER(c_int64)),
         ),
     ),
+    "dl_run_batch": (
+        c_int64,
+        (
+            *(c_void_p, c_uint32, c_void_p, c_size_t, c_void_p),
+            *(POINTER(c_uint32), POINTER(c_int64)),
+        ),
+    ),
+    "dl_batch_new": (c_void_p, (c_void_p,)),
+    "dl_batch_free": (None, (c_void_p,)),
+    "dl_batch_read": (c_int64, (c_void_p, c_void_p, c_size_t, POINTER(Told))),
+    "dl_batch_message": (c_void_p, (c_void_p, c_size_t)),
+    "dl_batch_timestamp": (c_int64, (c_void_p, c_size_t)),
+    "dl_batch_error": (c_void_p, (c_void_p, POINTER(c_size_t))),
     "dl_advance": (c_int64, (c_void_p, c_int64)),
     "dl_counts": (None, (c_void_p, c_void_p)),
     "dl_add": (

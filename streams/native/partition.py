@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -23,6 +23,7 @@ from streams.join.batch import JoinLimits, Overlay, PlanView, Slice
 from streams.join.deltas import Deltas
 from streams.join.entries import Entry
 from streams.join.partition import JoinPartition
+from streams.kafka.fetcher import FetchedRecords
 from streams.kafka.records import Record, RecordHeaders, columns_of, keys_of, offsets_of
 from streams.native.entries import Symbols, encode_headers, from_native, read_log, to_native
 from streams.native.library import (
@@ -132,6 +133,9 @@ class NativeJoinPartition(JoinPartition):
         count = len(records)
         if not count:
             return
+        if isinstance(records, FetchedRecords):
+            self._run_fetched(labels, records, view, overlay, now_ms, horizon_ms)
+            return
         values, timestamps, headers = columns_of(records)
         marks = bytearray(count)
         if None in values:
@@ -141,14 +145,14 @@ class NativeJoinPartition(JoinPartition):
             for index, found in enumerate(headers):
                 if found:
                     marks[index] |= MARK_ODD if is_heartbeat(found) else MARK_HEADERS
-        limits = np.array([self.limits.future_tolerance_ms, horizon_ms, now_ms, MAX_MESSAGE_BYTES], np.int64)
+        limits = self._kernel_limits(horizon_ms, now_ms)
         # Piece by piece, so that what was just copied together is still in the cache when it is read.
         for start in range(0, count, _PIECE):
             part = slice(start, min(start + _PIECE, count))
             piece = Piece.of(values[part], timestamps[part], marks[part])  # type: ignore[arg-type]
-            for at, why in self._kernel(labels, piece, limits, view):
-                if labels:
-                    self._tell_headers(headers, start)
+            for at, why in self._kernel(self._library.dl_run, labels, ctypes.byref(piece), limits, view):
+                if labels and headers is not None:
+                    self._tell_headers(headers[part].__getitem__)
                 if why == LABEL_RECORDS:
                     piece.add_keys(offsets_of(records)[part], keys_of(records)[part])
                 elif why == REFERENCE and labels:
@@ -156,20 +160,38 @@ class NativeJoinPartition(JoinPartition):
                 elif why == REFERENCE:
                     self._prediction(records[start + at], view, overlay, now_ms)
 
+    def _run_fetched(  # noqa: PLR0917 - a batch with what it is read by
+        self, labels: int, records: FetchedRecords, view: PlanView, overlay: Overlay, now_ms: int, horizon_ms: int
+    ) -> None:
+        """Records that lie in the client library's buffers: nothing is copied or made but what is odd."""
+        run, limits = self._library.dl_run_batch, self._kernel_limits(horizon_ms, now_ms)
+        for at, why in self._kernel(run, labels, records.handle, limits, view):
+            if labels:
+                self._tell_headers(lambda index: records[index].headers)
+            if why == REFERENCE and labels:
+                self._label(records[at], view, overlay, now_ms, horizon_ms)
+            elif why == REFERENCE:
+                self._prediction(records[at], view, overlay, now_ms)
+
+    def _kernel_limits(self, horizon_ms: int, now_ms: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.array([self.limits.future_tolerance_ms, horizon_ms, now_ms, MAX_MESSAGE_BYTES], np.int64)
+
     def _kernel(
-        self, labels: int, piece: Piece, limits: np.ndarray[tuple[int], np.dtype[np.int64]], view: PlanView
+        self,
+        run: Callable[..., int],
+        labels: int,
+        records: object,
+        limits: np.ndarray[tuple[int], np.dtype[np.int64]],
+        view: PlanView,
     ) -> Iterator[tuple[int, int]]:
-        """Run a kernel over a piece; gives the index of each record that it cannot go on at, why, and the end."""
+        """Run a kernel over records; gives the index of each record that it cannot go on at, why, and the end."""
         why, version = ctypes.c_uint32(), ctypes.c_int64()
         # Asked for once: numpy makes an object each time, and odd records come back here one by one.
         limits_at = limits.ctypes.data
         at = 0
         while True:
             at = checked(
-                self._library.dl_run(
-                    *(self._handle, labels, ctypes.byref(piece), at, limits_at),
-                    *(ctypes.byref(why), ctypes.byref(version)),
-                ),
+                run(self._handle, labels, records, at, limits_at, ctypes.byref(why), ctypes.byref(version)),
                 "a batch",
             )
             if why.value == UNKNOWN_VERSION:
@@ -181,13 +203,11 @@ class NativeJoinPartition(JoinPartition):
                 return
             at += why.value == REFERENCE
 
-    def _tell_headers(self, headers: Sequence[RecordHeaders | None] | None, start: int) -> None:
+    def _tell_headers(self, headers_of: Callable[[int], RecordHeaders | None]) -> None:
         """Give the headers of labels that began to wait: only theirs are ever looked at."""
-        if headers is None:
-            return
         length = checked(self._library.dl_bare(self._handle), "waiting labels")
         for slot, index in np.frombuffer(self._output(length), np.uint32).reshape(-1, 2).tolist():
-            packed = encode_headers(headers[start + index] or ())
+            packed = encode_headers(headers_of(index) or ())
             checked(self._library.dl_headers(self._handle, slot, packed, len(packed)), "headers")
 
     def _know(self, model: str, version: int, view: PlanView) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from streams.kafka.admin import ensure_topics
 from streams.kafka.alignment import HOLD_MOST, NEAR
 from streams.kafka.config import KafkaConfig
@@ -13,14 +15,15 @@ from tests.support.wait import eventually
 LEADING, FOLLOWING = "orders", "payments"
 
 
-def test_followers_come_behind_their_leader(kafka: KafkaConfig) -> None:
+@pytest.mark.parametrize("direct", [False, True])
+def test_followers_come_behind_their_leader(kafka: KafkaConfig, direct: bool) -> None:
     ensure_topics(kafka, 1, {name: scratch_topic(name) for name in (LEADING, FOLLOWING)})
     counts = {LEADING: 3 * NEAR, FOLLOWING: HOLD_MOST + 15_000}
     with EventProducer(kafka) as producer:
         for topic, count in counts.items():
             for number in range(count):
                 producer.send(topic, str(number).encode(), b"key")
-    member = GroupConsumer(kafka, "aligned", [LEADING, FOLLOWING], leader=LEADING)
+    member = GroupConsumer(kafka, "aligned", [LEADING, FOLLOWING], leader=LEADING, direct=direct)
     seen: dict[str, list[int]] = {LEADING: [], FOLLOWING: []}
     went_back = False
     try:
