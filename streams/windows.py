@@ -141,8 +141,9 @@ def count_window_start(count: int, end_ms: int, pane_ms: int, labelled: Mapping[
     >>> count_window_start(100, 30, 10, {0: 80, 10: 70, 20: 60})
     10
     """
-    known = [pane for pane in labelled if pane < end_ms]
-    first = max(min(known, default=end_ms - pane_ms), end_ms - MOST_COUNT_PANES * pane_ms)
+    # What lies further back may be forgotten already: where a window starts must not depend on it.
+    reach = end_ms - MOST_COUNT_PANES * pane_ms
+    first = min((pane for pane in labelled if reach <= pane < end_ms), default=end_ms - pane_ms)
     start = end_ms
     total = 0
     while start > first and total < count:

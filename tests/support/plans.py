@@ -18,6 +18,7 @@ def specification(
     delay: str = "3d",
     horizon: str = "7d",
     budget: str = "1/30d",
+    cost: str = "{}",
 ) -> Specification:
     """A specification with one numeric and one categorical feature and segments by the latter."""
     return parse(
@@ -39,6 +40,7 @@ origin = "categorical"
 primary = "{_METRICS[task]}"
 watch = [{", ".join(f'"{name}"' for name in watch)}]
 windows = [{", ".join(f'"{name}"' for name in windows)}]
+cost = {cost}
 [alarms]
 budget = "{budget}"
 """

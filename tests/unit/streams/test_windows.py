@@ -37,6 +37,12 @@ def test_count_windows_look_back_a_bounded_way() -> None:
     assert (1000 * DAY - start) // DAY == MOST_COUNT_PANES
 
 
+def test_where_a_count_window_starts_does_not_depend_on_what_is_forgotten() -> None:
+    end = 200 * DAY
+    within = {150 * DAY: 1, 199 * DAY: 1}
+    assert count_window_start(10, end, DAY, within) == count_window_start(10, end, DAY, {0: 99} | within) == 150 * DAY
+
+
 def test_windows_of_a_plan() -> None:
     p = plan(windows=("1d", "7d", "50n"))
     windows = windows_ending(Frame.of(p), 10 * DAY, {9 * DAY: 20, 8 * DAY: 40})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.codec import encode, segment_key, to_ms
-from schemas.events import GroundTruth, Heartbeat, JoinedDelta, PartitionWatermark, QualityMetric, WatermarkUpdate
+from schemas.codec import encode
+from schemas.events import GroundTruth, Heartbeat
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
-from streams.aggregate import AggregateEvent, AggregatePartition
+from streams.aggregate import AggregateEvent
 from streams.join.batch import JoinLimits
 from streams.metrics.compute import compute
 from tests.support import oracle
-from tests.support.joins import HEARTBEAT, IMPLEMENTATIONS, NOW_MS, View, Worker, implementation
+from tests.support.joins import HEARTBEAT, IMPLEMENTATIONS, NOW_MS, implementation
 from tests.support.plans import plan, prediction
+from tests.support.stages import Batch, Sent, Stages
 
 PLANS = {
     ("m", 1): plan(windows=("50ms", "100ms", "3n", "100ms/100ms+50ms"), delay="100ms", horizon="200ms"),
@@ -29,23 +30,11 @@ PLANS = {
 }
 GRACE_MS = 40
 LIMITS = JoinLimits(grace_ms=GRACE_MS, future_tolerance_ms=1_000)
-END_MS = 10_000
 TOPICS = (PREDICTIONS, GROUND_TRUTH)
 PARTITION_OF = {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1}
 NAMES = pytest.mark.parametrize("name", IMPLEMENTATIONS)
 
 _ids = st.sampled_from(sorted(PARTITION_OF))
-
-
-class Sent(NamedTuple):
-    """One record to be: when it arrives, and what it is."""
-
-    arrives_ms: int
-    topic: str
-    partition: int
-    value: bytes | None
-    key: bytes | None
-    headers: Any = None
 
 
 def _garbage(draw: st.DrawFn) -> tuple[bytes, Any]:
@@ -93,62 +82,11 @@ def traffic(draw: st.DrawFn, tombstones: bool = True) -> list[Sent]:
     return sorted(sent, key=lambda item: item.arrives_ms)
 
 
-Batch = tuple[int, int, int, int]
-"""Partition, records of each topic, attempts in vain."""
 batches = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.integers(0, 5), st.integers(0, 1)), max_size=16)
 
 
-class Run:
-    """Both stages over two partitions."""
-
-    def __init__(self, sent: Sequence[Sent], schedule: Sequence[Batch], joins: type[Any]) -> None:
-        self.workers = [Worker(View(PLANS), LIMITS, partition, joins) for partition in range(2)]
-        self.aggregate = AggregatePartition(2, lambda model, version: PLANS[model, version])
-        self.events: list[AggregateEvent] = []
-        for record in sent:
-            self.workers[record.partition].send(record.topic, record.value, record.key, record.headers)
-        for partition, predictions, truths, aborts in schedule:
-            self.step(partition, {PREDICTIONS: predictions, GROUND_TRUTH: truths}, aborts)
-        for partition in range(2):
-            self.step(partition)
-
-    def step(self, partition: int, take: dict[str, int] | None = None, aborts: int = 0) -> None:
-        worker = self.workers[partition]
-        worker.step(take, aborts=aborts)
-        outcome = worker.outcomes[-1]
-        told: list[JoinedDelta | WatermarkUpdate] = [*outcome.deltas]
-        if outcome.watermark_moved:
-            told.append(WatermarkUpdate([PartitionWatermark(partition, outcome.watermark_ms, outcome.idle)]))
-        for record in told:
-            self.events += self.aggregate.merge(record)
-
-    def finish(self) -> None:
-        """Let event time pass everything."""
-        for partition, worker in enumerate(self.workers):
-            worker.beat(END_MS)
-            self.step(partition)
-
-    @property
-    def totals(self) -> Counter[str]:
-        return sum((Counter(worker.total) for worker in self.workers), Counter())
-
-    @property
-    def merged(self) -> list[dict[tuple[Any, ...], int]]:
-        return [worker.merged for worker in self.workers]
-
-    @property
-    def windows(self) -> dict[tuple[Any, ...], QualityMetric]:
-        """Every window as it was told last."""
-        found: dict[tuple[Any, ...], QualityMetric] = {}
-        for event in self.events:
-            if isinstance(event, QualityMetric):
-                key = (event.model, event.version, segment_key(event.segment), event.window)
-                where = (*key, to_ms(event.window_start), to_ms(event.window_end))
-                if event.window.endswith("n"):
-                    where = (*key, None, to_ms(event.window_end))  # where it starts depends on what it holds
-                assert where not in found or found[where].revision < event.revision
-                found[where] = event
-        return found
+def _run(sent: Sequence[Sent], schedule: Sequence[Batch], joins: type[Any]) -> Stages:
+    return Stages(PLANS, LIMITS, sent, schedule, joins)
 
 
 def _told(events: Sequence[AggregateEvent]) -> Counter[bytes]:
@@ -160,7 +98,7 @@ def _told(events: Sequence[AggregateEvent]) -> Counter[bytes]:
 @given(traffic(), batches, batches)
 def test_same_result(name: str, sent: list[Sent], one: list[Batch], other: list[Batch]) -> None:
     joins = implementation(name)
-    runs = [Run(sent, one, joins), Run(sent, other, joins), Run(sent, [], joins)]
+    runs = [_run(sent, one, joins), _run(sent, other, joins), _run(sent, [], joins)]
     # Before event time has passed everything: what is still open is open everywhere.
     assert runs[0].totals == runs[1].totals == runs[2].totals
     assert runs[0].merged == runs[1].merged == runs[2].merged
@@ -205,7 +143,7 @@ def test_same_result(name: str, sent: list[Sent], one: list[Batch], other: list[
 def test_everything_told_is_the_same(name: str, sent: list[Sent], one: list[Batch], other: list[Batch]) -> None:
     """Closings, revisions and observations too, where every record has an event time (a tombstone has none)."""
     joins = implementation(name)
-    runs = [Run(sent, one, joins), Run(sent, other, joins), Run(sent, [], joins)]
+    runs = [_run(sent, one, joins), _run(sent, other, joins), _run(sent, [], joins)]
     for run in runs:
         run.finish()
     assert _told(runs[0].events) == _told(runs[1].events) == _told(runs[2].events)
@@ -215,6 +153,6 @@ def test_everything_told_is_the_same(name: str, sent: list[Sent], one: list[Batc
 @settings(max_examples=40, deadline=None)
 @given(traffic(), batches)
 def test_watermark_never_goes_back(name: str, sent: list[Sent], schedule: list[Batch]) -> None:
-    for worker in Run(sent, schedule, implementation(name)).workers:
+    for worker in _run(sent, schedule, implementation(name)).workers:
         watermarks = [watermark for watermark, _ in worker.sums]
         assert watermarks == sorted(watermarks)
