@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     join_core: Literal["auto", "native", "reference"] = Field(
         default="auto", description="native or reference implementation of the join; auto: native where it was built"
     )
+    state_memory_mib: int = Field(
+        default=768,
+        ge=1,
+        description="memory of one worker for its pending predictions; more are on disk (native join)",
+    )
     session_timeout_ms: int = Field(
         default=10_000, ge=1_000, description="a hot-path worker that is dead for so long loses its partitions"
     )

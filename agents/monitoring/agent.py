@@ -132,7 +132,7 @@ def join_states(settings: Settings, kafka: KafkaConfig, registry: RegistryView, 
     if joins is JoinPartition:
         _log.warning("the join runs without its native core (%s): several times slower", WHY_NOT or "as configured")
     home = settings.state_dir / f"monitoring-join-{settings.slot}"
-    return JoinStates(kafka, registry, home, identity, limits, joins)
+    return JoinStates(kafka, registry, home, identity, limits, joins, settings.state_memory_mib * 1024 * 1024)
 
 
 def run_together(processors: list[BatchProcessor], stop: threading.Event, *, on_ready: Callable[[], None]) -> None:

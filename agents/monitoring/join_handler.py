@@ -62,8 +62,10 @@ class JoinHandler:
         starts: dict[TopicPartition, int] = {}
         for partition in partitions:
             self._close(partition)
+        share = self._share(len(self._kept) + len(partitions))
+        for partition in partitions:
             last = newest.get(partition)
-            self._kept[partition] = self._states.open(partition, last)
+            self._kept[partition] = self._states.open(partition, last, share)
             if last is not None:
                 # The group's offsets may have expired: the journal knows them as well.
                 starts |= {(topic, partition): end for topic, (_, end) in last[1].slices.items() if end}
@@ -73,6 +75,14 @@ class JoinHandler:
         """Close partitions that went to another worker; their folders stay."""
         for partition in partitions:
             self._close(partition)
+        self._share(len(self._kept))
+
+    def _share(self, partitions: int) -> int:
+        """Divide the memory among so many; returns the share."""
+        share = self._states.share(partitions)
+        for kept in self._kept.values():
+            kept.join.limit_memory(share)
+        return share
 
     def _close(self, partition: int) -> None:
         self._touched.pop(partition, None)

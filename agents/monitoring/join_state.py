@@ -50,7 +50,7 @@ class Kept:
     def checkpoint(self, changes: tuple[dict[bytes, bytes], list[bytes]], offsets: Mapping[str, int]) -> None:
         """Write what a commit changed, with the offsets it is as of, in one piece."""
         puts, deletes = changes
-        self.store.write(puts, deletes, {"join": self.join.meta(), "offsets": msgspec.json.encode(dict(offsets))})
+        self.store.write(puts, deletes, _as_of(self.join, offsets))
 
 
 class JoinStates:
@@ -67,6 +67,8 @@ class JoinStates:
     limits : JoinLimits
     joins : type of JoinPartition
         The implementation of the join.
+    memory_bytes : int
+        What the entries of all partitions may take together, where the implementation can keep some on disk.
     """
 
     def __init__(  # noqa: PLR0917 - all of them belong together
@@ -77,6 +79,7 @@ class JoinStates:
         identity: Identity,
         limits: JoinLimits,
         joins: type[JoinPartition] = JoinPartition,
+        memory_bytes: int = 768 * 1024 * 1024,
     ) -> None:
         self._kafka = kafka
         self._registry = registry
@@ -84,6 +87,11 @@ class JoinStates:
         self._identity = msgspec.structs.replace(identity, state_version=joins.STATE_VERSION)
         self._limits = limits
         self._joins = joins
+        self._memory_bytes = memory_bytes
+
+    def share(self, partitions: int) -> int:
+        """Bytes for one of so many partitions."""
+        return self._memory_bytes // max(partitions, 1)
 
     def newest(self, committed: Mapping[tuple[str, int], int | None]) -> dict[int, tuple[int, JournalRecord]]:
         """Newest journal records, no older than the committed offsets.
@@ -117,8 +125,16 @@ class JoinStates:
                 )
             time.sleep(0.2)
 
-    def open(self, partition: int, newest: tuple[int, JournalRecord] | None) -> Kept:
+    def open(self, partition: int, newest: tuple[int, JournalRecord] | None, share: int | None = None) -> Kept:
         """State of a partition as of its newest journal record.
+
+        Parameters
+        ----------
+        partition : int
+        newest : (int, JournalRecord), optional
+            Where it stands, and the record; None: there is none yet.
+        share : int, optional
+            Bytes that its entries may take; all that there are where not given.
 
         Raises
         ------
@@ -136,19 +152,21 @@ class JoinStates:
         began = time.monotonic()
         path = self._home / str(partition)
         store = PartitionStore(path)
+        share = self._memory_bytes if share is None else share
         try:
-            join, fresh = self._from_folder(partition, store, newest)
+            join, fresh = self._from_folder(partition, store, newest, share)
             if join is None:
                 store.destroy()
                 store = PartitionStore(path)
                 join = self._joins(partition, self._limits)
+                join.attach(store)
+                join.limit_memory(share)
                 fresh = True
                 if newest is not None:
                     join.begin_rebuild(newest[1])
                     last = newest[1]
-                    replayed = self._replay(
-                        join, newest, last.low_water, last.journal_low_water, last.low_water_sequence
-                    )
+                    spans = (last.low_water, last.journal_low_water, last.low_water_sequence)
+                    replayed = self._replay(join, store, newest, spans)
                     _log.info(
                         "partition %d: rebuilt from %d journal records, %d entries, in %.1f s",
                         *(partition, replayed, len(join), time.monotonic() - began),
@@ -161,7 +179,7 @@ class JoinStates:
         return Kept(join, store)
 
     def _from_folder(
-        self, partition: int, store: PartitionStore, newest: tuple[int, JournalRecord] | None
+        self, partition: int, store: PartitionStore, newest: tuple[int, JournalRecord] | None, share: int
     ) -> tuple[JoinPartition | None, bool]:
         """The folder's state, brought up to the journal (then the second is true); None where it is of no use."""
         identity, meta, offsets = (store.meta(name) for name in ("identity", "join", "offsets"))
@@ -181,7 +199,9 @@ class JoinStates:
             return None, True
         at = msgspec.json.decode(offsets, type=dict[str, int])
         ends = {topic: end for topic, (_, end) in newest[1].slices.items()} if newest is not None else {}
-        join = self._joins.from_checkpoint(partition, self._limits, meta, store.items())
+        began = time.monotonic()
+        join = self._joins.from_checkpoint(partition, self._limits, meta, store.items(), store, share)
+        _log.info("partition %d: opened with %d entries in %.1f s", partition, len(join), time.monotonic() - began)
         last = newest[1].sequence if newest is not None else 0
         if join.sequence > last or any(offset > ends.get(topic, 0) for topic, offset in at.items()):
             _log.warning("partition %d: the state folder is ahead of the log, it is thrown away", partition)
@@ -193,19 +213,25 @@ class JoinStates:
             # partition for long: what the folder knows is gone from state.
             return None, True
         # A crash between a commit and its checkpoint: the last batches are repeated.
-        replayed = self._replay(join, newest, at, join.journal_next, join.sequence + 1)
+        replayed = self._replay(join, store, newest, (at, join.journal_next, join.sequence + 1), checkpoints=True)
         _log.info("partition %d: state folder brought up to date with %d journal records", partition, replayed)
         return join, True
 
     def _replay(
         self,
         join: JoinPartition,
+        store: PartitionStore,
         newest: tuple[int, JournalRecord],
-        low_water: Mapping[str, int],
-        journal_low: int,
-        sequence: int,
+        start: tuple[Mapping[str, int], int, int],
+        *,
+        checkpoints: bool = False,
     ) -> int:
-        """Repeat every journalled batch from number `sequence` to the newest, silently; returns how many."""
+        """Repeat every journalled batch to the newest, silently; returns how many.
+
+        `start`: offsets, offset of the journal, and number of the first batch. `checkpoints`: the store holds the state
+        as of that start, and after each batch as of its end; else it holds none until all is done.
+        """
+        low_water, journal_low, sequence = start
         at, last = newest
         partition = join.partition
         expected = sequence
@@ -232,6 +258,9 @@ class JoinStates:
                 taken = {topic: spans[topic].until(end) for topic, end in ends.items()}
                 batch = Slice(taken, starts, ends, entry.idle, entry.now_ms)
                 join.replay(batch, self._registry.as_of(entry.registry_epoch), entry, record.offset)
+                changes = join.replayed()
+                if changes is not None:
+                    store.write(*changes, _as_of(join, ends) if checkpoints else None)
         if expected != last.sequence + 1:
             raise StateError(
                 f"journal record {expected} of partition {partition} is missing, the newest is {last.sequence}",
@@ -244,17 +273,16 @@ class JoinStates:
 
     def _write_all(self, join: JoinPartition, store: PartitionStore, newest: tuple[int, JournalRecord] | None) -> None:
         ends = {topic: end for topic, (_, end) in newest[1].slices.items()} if newest is not None else {}
-        stale = {key for key, _ in store.items()}
-        puts = join.rewritten()
-        store.write(
-            puts,
-            stale - puts.keys(),
-            {
-                "identity": msgspec.json.encode(self._identity),
-                "join": join.meta(),
-                "offsets": msgspec.json.encode(ends),
-            },
-        )
+        changes = join.replayed()
+        if changes is None:
+            puts = join.rewritten()
+            changes = puts, [key for key, _ in store.items() if key not in puts]
+        store.write(*changes, {"identity": msgspec.json.encode(self._identity), **_as_of(join, ends)})
+
+
+def _as_of(join: JoinPartition, offsets: Mapping[str, int]) -> dict[str, bytes]:
+    """Metadata of a checkpoint."""
+    return {"join": join.meta(), "offsets": msgspec.json.encode(dict(offsets))}
 
 
 def _end(found: Mapping[int, tuple[int, JournalRecord]], topic: str, partition: int) -> int | None:

@@ -9,10 +9,11 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::hash;
+use crate::index::tag;
 use crate::json::{Odd, Read, Scalar};
 use crate::labels::{contribution, truth_of, Contribution, Told, Truth};
-use crate::log::{self, Block};
-use crate::notes::{self, Notes};
+use crate::log::Shape;
+use crate::notes;
 use crate::plan::{key_of, Kind, Plan, Task, KEY_ROOM};
 use crate::sums::{PaneKey, Sums};
 use crate::table::{
@@ -172,7 +173,6 @@ pub struct Limits {
 
 pub struct Partition {
     pub table: Table,
-    pub notes: Notes,
     /// Slot and record of labels that began to wait and whose headers are still to be told.
     pub bare: Vec<(u32, u32)>,
     pub plans: Vec<Arc<Plan>>,
@@ -203,18 +203,34 @@ struct Room<'a> {
     values: Vec<Option<Scalar<'a>>>,
 }
 
+/// What is most likely a record's prediction_id: wrong or none costs a reading later or too much, no more.
+fn id_in(data: &[u8]) -> Option<&[u8]> {
+    const NAME: &[u8] = b"\"prediction_id\"";
+    let mut rest = data;
+    loop {
+        rest = &rest[rest.iter().position(|byte| *byte == b'"')?..];
+        if let Some(after) = rest.strip_prefix(NAME) {
+            let (colon, after) = after.split_at(after.iter().position(|byte| *byte == b'"')?);
+            let after = &after[1..];
+            let length = after.iter().position(|byte| *byte == b'"')?;
+            return (colon.contains(&b':')).then_some(&after[..length]);
+        }
+        rest = &rest[1..];
+    }
+}
+
 fn id_of(text: &[u8]) -> [u64; 2] {
     let id = hash::id(text);
     [(id >> 64) as u64, id as u64]
 }
 
 impl Partition {
-    pub fn new() -> Self {
+    pub fn new(shape: Shape) -> Self {
         let mut texts = Interner::new();
         let overall = texts.put(b"");
         debug_assert_eq!(overall, Some(OVERALL));
         Partition {
-            table: Table::default(), notes: Notes::default(), bare: Vec::new(), plans: Vec::new(), plan_names: Vec::new(), versions: HashMap::new(),
+            table: Table::new(shape), bare: Vec::new(), plans: Vec::new(), plan_names: Vec::new(), versions: HashMap::new(),
             texts, segments: Interner::new(),
             undo: Vec::new(), sums: Sums::new(), counts: Counts::default(), live: HashMap::new(),
             generation: 0, watermark_ms: i64::MIN, silent: false, asked: (Vec::new(), 0),
@@ -261,6 +277,14 @@ impl Partition {
     }
 
     // -------------------------------------------------------------------------------------------- kernels
+
+    /// Read what is cold of a batch's ids, all at once.
+    pub fn expect(&mut self, records: &impl Records) {
+        if self.table.hot() < self.table.len() {
+            let ids = (0..records.len()).filter_map(|at| id_in(records.value(at)));
+            self.table.expect(&ids.map(|id| tag(id_of(id))).collect::<Vec<u32>>());
+        }
+    }
 
     pub fn run_predictions(&mut self, records: &impl Records, from: usize, limits: &Limits) -> (usize, u32) {
         let mut room = Room::default();
@@ -364,11 +388,11 @@ impl Partition {
         let truth = truth_of(plan, self.label_of(&waiting))?;
         self.begin(data, p, plan, &mut entry, room)?;
         self.touch(slot);
-        let Entry { due_ms, next, prev, flags, .. } = *self.table.at(slot);
+        let Entry { due_ms, next, prev, pos, flags, .. } = *self.table.at(slot);
         *self.table.at_mut(slot) = Entry {
             keep_ms: entry.keep_ms.max(waiting.keep_ms), generation: waiting.generation, state: LABELLED,
             label: waiting.label, label_kind: waiting.label_kind, label_ms: waiting.label_ms, revision: waiting.revision,
-            due_ms, next, prev, flags, ..entry
+            due_ms, next, prev, pos, flags, ..entry
         };
         self.note(slot, notes::of_prediction(&self.probabilities));
         self.labelled(&entry, plan, truth, waiting.label_ms);
@@ -482,7 +506,7 @@ impl Partition {
         let (kind, bits) = self.label_bits(l.label)?;
         self.probabilities.clear();
         if plan.task == Task::Multiclass {
-            notes::probabilities(self.notes.get(slot), &mut self.probabilities);
+            notes::probabilities(self.table.notes.get(slot), &mut self.probabilities);
         }
         self.labelled(&entry, plan, truth, l.event_ms);
         self.touch(slot);
@@ -559,6 +583,7 @@ impl Partition {
     // ----------------------------------------------------------------------------------------------- time
 
     pub fn advance(&mut self, watermark_ms: i64) {
+        self.table.wake(watermark_ms);
         let mut due = Vec::new();
         self.table.take_due(watermark_ms, &mut due);
         for slot in due {
@@ -653,7 +678,9 @@ impl Partition {
         });
         self.touch(slot);
         self.table.due(slot, NEVER);
-        *self.table.at_mut(slot) = Entry { id, flags: TOUCHED, due_ms: NEVER, next: table::NONE, prev: table::NONE, ..entry };
+        let pos = self.table.at(slot).pos;
+        *self.table.at_mut(slot) =
+            Entry { id, flags: TOUCHED, due_ms: NEVER, next: table::NONE, prev: table::NONE, pos, ..entry };
         self.table.due(slot, entry.due_ms);
         self.note(slot, note.into());
     }
@@ -665,94 +692,14 @@ impl Partition {
             return;
         }
         entry.flags = if note.is_empty() { entry.flags & !NOTED } else { entry.flags | NOTED };
-        self.notes.set(slot, note);
+        self.table.notes.set(slot, note);
     }
 
     /// The note of a label that began to wait, now with its headers.
     pub fn add_headers(&mut self, slot: u32, headers: &[u8]) {
-        let note = [self.notes.get(slot), headers].concat();
+        let note = [self.table.notes.get(slot), headers].concat();
         self.note(slot, note.into_boxed_slice());
     }
-
-    /// The batch counts. Writes what changed: entries as they are now, and for those that left, their id and GONE.
-    pub fn commit(&mut self, out: &mut Vec<u8>) {
-        let mut block = Block::begin(out);
-        for (slot, before) in std::mem::take(&mut self.undo) {
-            let entry = self.table.at_mut(slot);
-            entry.flags &= !TOUCHED;
-            let entry = *entry;
-            if ordinary(entry.state) {
-                block.add(&entry, self.notes.get(slot));
-            } else {
-                if before.is_some_and(|before| ordinary(before.state)) {
-                    block.add(&Entry { id: entry.id, state: GONE, ..Entry::default() }, &[]);
-                }
-                if entry.state == GONE {
-                    self.table.remove(slot);
-                }
-            }
-        }
-        block.end();
-        self.notes.commit();
-        self.clear();
-    }
-
-    /// Write ordinary entries out, so many slots from one on.
-    pub fn export(&self, from: u32, slots: u32, out: &mut Vec<u8>) {
-        let mut block = Block::begin(out);
-        for slot in from..self.table.slots().min(from.saturating_add(slots)) {
-            let entry = self.table.at(slot);
-            if ordinary(entry.state) {
-                block.add(entry, self.notes.get(slot));
-            }
-        }
-        block.end();
-    }
-
-    pub fn abort(&mut self) {
-        for (slot, before) in std::mem::take(&mut self.undo).into_iter().rev() {
-            match before {
-                Some(before) => self.table.restore(slot, before),
-                None => self.table.remove(slot),
-            }
-        }
-        self.notes.abort();
-        self.clear();
-    }
-
-    fn clear(&mut self) {
-        self.bare.clear();
-        self.sums.clear();
-        self.counts = Counts::default();
-        self.live.clear();
-    }
-
-    /// Take in what `commit` or `export` wrote; None where it is damaged.
-    pub fn load(&mut self, bytes: &[u8]) -> Option<()> {
-        log::read(bytes, |entry, note| {
-            let entry = Entry { flags: if note.is_empty() { 0 } else { NOTED }, ..entry };
-            if let Some(slot) = self.table.find(entry.id) {
-                self.notes.put(slot, &[]);
-                self.table.remove(slot);
-            }
-            if entry.state == GONE {
-                return Some(());
-            }
-            let known = (entry.plan as usize) < self.plans.len() && (entry.segments as usize) < self.segments.items.len();
-            let text = entry.label_kind != TEXT || (entry.label as usize) < self.texts.items.len();
-            if !ordinary(entry.state) || !(known || entry.state == WAITING) || !text || entry.due_ms == NEVER {
-                return None;
-            }
-            let slot = self.table.insert(entry);
-            self.notes.put(slot, note);
-            Some(())
-        })
-    }
-}
-
-/// The native table holds it whole.
-fn ordinary(state: u8) -> bool {
-    matches!(state, PENDING | LABELLED | EXPIRED | WAITING)
 }
 
 fn check_future(event_ms: i64, timestamp_ms: i64, limits: &Limits) -> Read<()> {

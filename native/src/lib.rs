@@ -3,10 +3,13 @@
 //! Every function catches panics: a fault here becomes a Python error, not the end of the process. Pointers are Python's
 //! for the time of one call. A partition is used by one thread at a time.
 
+mod chunk;
 mod fetch;
 mod hash;
+mod index;
 mod join;
 mod json;
+mod keeping;
 mod labels;
 mod log;
 mod msgpack;
@@ -23,13 +26,14 @@ use std::sync::Arc;
 
 use fetch::{Batch, Client, Message, Told};
 use join::{Counts, Limits, Partition, Piece, Records};
+use log::Shape;
 use msgpack::{array, int, text};
 use plan::Plan;
 use sums::PaneKey;
 use table::Entry;
 
 /// Raised with every change of an interface or of the meaning of a state.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const FAILED: i64 = -1;
 
 pub struct Handle {
@@ -74,9 +78,69 @@ pub extern "C" fn dl_entry_size() -> u32 {
     table::SIZE as u32
 }
 
+/// A partition; of a chunk and of a segment of its log it is said how large they are, and when cleaning begins.
 #[no_mangle]
-pub extern "C" fn dl_new() -> *mut Handle {
-    Box::into_raw(Box::new(Handle { partition: Partition::new(), out: Vec::new() }))
+pub extern "C" fn dl_new(chunk_bits: u32, segment_bits: u32, slack: u64) -> *mut Handle {
+    let shape = Shape { chunk_bits, segment_bits, slack };
+    if chunk_bits > 15 || segment_bits < chunk_bits || segment_bits > 15 {
+        return std::ptr::null_mut();
+    }
+    Box::into_raw(Box::new(Handle { partition: Partition::new(shape), out: Vec::new() }))
+}
+
+/// Says where chunks of the log are read: `read` gets their positions and gives their bytes to `dl_give`, with the last
+/// argument as it is; 0: it did.
+///
+/// # Safety
+/// `read` can be called as long as the partition lives.
+#[no_mangle]
+pub unsafe extern "C" fn dl_source(h: *mut Handle, read: extern "C" fn(*const u64, usize, *mut Vec<u8>) -> i32) {
+    (*h).partition.table.source = Some(Box::new(move |bases, into| read(bases.as_ptr(), bases.len(), into) == 0));
+}
+
+/// # Safety
+/// `into` is what `read` was given; `at` points to `len` bytes.
+#[no_mangle]
+pub unsafe extern "C" fn dl_give(into: *mut Vec<u8>, at: *const u8, len: usize) {
+    (*into).extend_from_slice(bytes(at, len));
+}
+
+/// Bytes that index and entries in memory may take; what is over leaves memory now, so no batch may be open.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_budget(h: *mut Handle, most: usize) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        h.partition.table.budget = most;
+        h.partition.table.evict();
+        Some(0)
+    })
+}
+
+/// Bring the newest entries into memory, as far as the budget allows.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_warm(h: *mut Handle) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        h.partition.table.warm();
+        Some(0)
+    })
+}
+
+/// Oldest and next position of the log, entries in memory.
+///
+/// # Safety
+/// `out` holds three items.
+#[no_mangle]
+pub unsafe extern "C" fn dl_log(h: *mut Handle, out: *mut u64) {
+    let table = &(*h).partition.table;
+    let out = std::slice::from_raw_parts_mut(out, 3);
+    out.copy_from_slice(&[table.log.tail(), table.log.head(), table.hot() as u64]);
 }
 
 /// # Safety
@@ -195,6 +259,9 @@ fn run(
     let limits = Limits { future_ms: l[0], horizon_ms: l[1], now_ms: l[2], most_bytes: l[3] as usize };
     guarded(|| {
         let partition = &mut h.partition;
+        if from == 0 {
+            partition.expect(records);
+        }
         let (at, reason) = if labels == 0 {
             partition.run_predictions(records, from, &limits)
         } else {
@@ -395,7 +462,7 @@ pub unsafe extern "C" fn dl_get(h: *mut Handle, id: *const u8, len: usize) -> i6
         h.out.clear();
         if let Some(slot) = h.partition.table.find([(hashed >> 64) as u64, hashed as u64]) {
             h.out.extend_from_slice(h.partition.table.at(slot).bytes());
-            h.out.extend_from_slice(h.partition.notes.get(slot));
+            h.out.extend_from_slice(h.partition.table.notes.get(slot));
         }
         Some(h.out.len() as i64)
     })
@@ -487,35 +554,31 @@ pub unsafe extern "C" fn dl_abort(h: *mut Handle) -> i64 {
     })
 }
 
+/// Take in chunks of the log, the oldest first.
+///
 /// # Safety
-/// Pointers are valid.
+/// `bases` holds `count` items: the positions of the chunks whose bytes stand at `at`.
 #[no_mangle]
-pub unsafe extern "C" fn dl_load(h: *mut Handle, at: *const u8, len: usize) -> i64 {
-    let (h, entries) = (&mut *h, bytes(at, len));
-    guarded(|| h.partition.load(entries).map(|()| 0))
+pub unsafe extern "C" fn dl_load(h: *mut Handle, bases: *const u64, count: usize, at: *const u8, len: usize) -> i64 {
+    let (h, bases, chunks) = (&mut *h, slice(bases, count), bytes(at, len));
+    guarded(|| h.partition.load(bases, chunks).map(|()| 0))
 }
 
-/// Ordinary entries of so many slots from one on, as `dl_commit` writes them.
+/// The ordinary entries of one segment of the log, as one chunk, into the output buffer. Gives the position of the next.
 ///
 /// # Safety
 /// `h` is valid.
 #[no_mangle]
-pub unsafe extern "C" fn dl_export(h: *mut Handle, from: u32, slots: u32) -> i64 {
+pub unsafe extern "C" fn dl_export(h: *mut Handle, from: u64) -> i64 {
     let h = &mut *h;
     guarded(|| {
-        h.out.clear();
-        h.partition.export(from, slots, &mut h.out);
-        Some(h.out.len() as i64)
+        let Handle { partition, out } = h;
+        let mut found = chunk::Builder::default();
+        partition.table.export(from, |entry, note| found.add(entry, note));
+        out.clear();
+        found.write(out);
+        i64::try_from(from + partition.table.log.segment_size()).ok()
     })
-}
-
-/// Slots that `dl_export` can be asked for.
-///
-/// # Safety
-/// `h` is valid.
-#[no_mangle]
-pub unsafe extern "C" fn dl_slots(h: *mut Handle) -> u32 {
-    (*h).partition.table.slots()
 }
 
 /// # Safety
@@ -547,7 +610,7 @@ pub unsafe extern "C" fn dl_len(h: *mut Handle) -> usize {
 /// `h` is valid.
 #[no_mangle]
 pub unsafe extern "C" fn dl_memory(h: *mut Handle) -> usize {
-    (*h).partition.table.memory() + (*h).partition.notes.memory()
+    (*h).partition.table.memory()
 }
 
 /// Hash of an id, 16 bytes.

@@ -1,9 +1,17 @@
 //! The compact entries of one partition: found by id, and by the watermark at which something is due.
+//!
+//! Every entry stands in the log; some of them, *hot* ones, also in memory. A cold one comes into memory when it is asked
+//! for or due, and leaves it between batches, without being written: the log has it.
 
 use std::collections::BTreeMap;
 
+use crate::chunk::Chunk;
+use crate::index::{tag, Index, COLD};
+use crate::log::{Log, Shape, SHAPE};
+use crate::notes::Notes;
+
 pub const NONE: u32 = u32::MAX;
-const SLAB: usize = 1 << 14;
+const SLAB: usize = 1 << 12;
 /// Due times are grouped by 4,096 ms.
 const BUCKET_BITS: u32 = 12;
 pub const NEVER: i64 = i64::MAX;
@@ -45,14 +53,18 @@ pub struct Entry {
     pub flags: u8,
     pub spare: u8,
     pub next: u32,
+    /// In memory a neighbour among what is due together; in the log the position of the record it replaces.
     pub prev: u32,
-    pub pad: u32,
+    /// In memory: where it stands in the log.
+    pub pos: u32,
 }
 
 /// The batch has touched it: its state before the batch is in the undo log.
 pub const TOUCHED: u8 = 1;
 /// It has a note.
 pub const NOTED: u8 = 128;
+/// Spared once when memory gets short: it will soon be due.
+pub const SOON: u8 = 2;
 
 impl Entry {
     pub fn bytes(&self) -> &[u8] {
@@ -70,24 +82,63 @@ impl Entry {
 pub const SIZE: usize = std::mem::size_of::<Entry>();
 const _: () = assert!(SIZE == 16 + 7 * 8 + 3 * 4 + 2 * 2 + 4 + 3 * 4);
 
-#[derive(Default)]
+/// Reads chunks, by the positions of their first records, one behind the other; false where that failed.
+pub type Source = Box<dyn FnMut(&[u64], &mut Vec<u8>) -> bool>;
+/// So many chunks are read at once, at most.
+const READ: usize = 1_024;
+
+/// Whether the table itself holds what is known in that state.
+#[inline(always)]
+pub fn ordinary(state: u8) -> bool {
+    matches!(state, PENDING | LABELLED | EXPIRED | WAITING)
+}
+
 pub struct Table {
     slabs: Vec<Box<[Entry]>>,
     free: Vec<u32>,
     fresh: u32,
-    /// High half: part of the id; low half: slot + 1, 0 where free.
-    index: Vec<u64>,
-    count: usize,
+    index: Index,
+    hot: usize,
     heads: BTreeMap<i64, u32>,
+    pub notes: Notes,
+    pub log: Log,
+    pub source: Option<Source>,
+    /// Bytes that index and hot entries may take after a commit.
+    pub budget: usize,
+    hand: u32,
+    buffer: Vec<u8>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Table::new(SHAPE)
+    }
+}
+
+/// Reading failed: `Source` knows why. The caller's caller catches it.
+fn unreadable() -> ! {
+    std::panic::resume_unwind(Box::new(()))
 }
 
 impl Table {
+    pub fn new(shape: Shape) -> Self {
+        Table {
+            slabs: Vec::new(), free: Vec::new(), fresh: 0, index: Index::default(), hot: 0, heads: BTreeMap::new(),
+            notes: Notes::default(), log: Log::new(shape), source: None, budget: usize::MAX, hand: 0, buffer: Vec::new(),
+        }
+    }
+
     pub fn len(&self) -> usize {
-        self.count
+        self.index.len()
+    }
+
+    pub fn hot(&self) -> usize {
+        self.hot
     }
 
     pub fn memory(&self) -> usize {
-        self.slabs.len() * SLAB * SIZE + self.index.len() * 8 + self.free.capacity() * 4 + self.heads.len() * 24
+        self.slabs.len() * SLAB * SIZE + self.index.memory() + self.free.capacity() * 4 + self.heads.len() * 24
+            + self.notes.memory() + self.log.memory() + self.buffer.capacity()
     }
 
     #[inline(always)]
@@ -100,38 +151,117 @@ impl Table {
         &mut self.slabs[slot as usize / SLAB][slot as usize % SLAB]
     }
 
-    #[inline(always)]
-    fn tag(id: [u64; 2]) -> u64 {
-        id[0] & 0xffff_ffff_0000_0000
+    /// The slot of an id's entry, which is read from the log if need be.
+    #[inline]
+    pub fn find(&mut self, id: [u64; 2]) -> Option<u32> {
+        loop {
+            let (mut found, mut cold) = (None, None);
+            self.index.of(tag(id), |_, low| {
+                if low & COLD != 0 {
+                    cold = Some(low);
+                } else if self.at(low - 1).id == id {
+                    found = Some(low - 1);
+                }
+                found.is_some()
+            });
+            match cold {
+                // Of this id or, rarely, of another with the same tag: hot from now on, and so told apart.
+                Some(low) if found.is_none() => self.fetch(vec![self.log.whole(low)]),
+                _ => return found,
+            }
+        }
     }
 
-    #[inline]
-    pub fn find(&self, id: [u64; 2]) -> Option<u32> {
-        if self.index.is_empty() {
-            return None;
+    /// Read what is cold of these ids, all at once.
+    pub fn expect(&mut self, tags: &[u32]) {
+        if self.hot == self.index.len() {
+            return;
         }
-        let mask = self.index.len() - 1;
-        let mut at = id[1] as usize & mask;
-        loop {
-            let word = self.index[at];
-            if word == 0 {
-                return None;
-            }
-            if word & 0xffff_ffff_0000_0000 == Self::tag(id) {
-                let slot = (word as u32) - 1;
-                if self.at(slot).id == id {
-                    return Some(slot);
+        tags.iter().for_each(|tag| self.index.prefetch(*tag));
+        let mut wanted = Vec::new();
+        for tag in tags {
+            self.index.of(*tag, |_, low| {
+                if low & COLD != 0 {
+                    wanted.push(self.log.whole(low));
+                }
+                false
+            });
+        }
+        self.fetch(wanted);
+    }
+
+    fn fetch(&mut self, mut wanted: Vec<u64>) {
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut bases: Vec<u64> = wanted.iter().map(|at| self.log.chunk_of(*at)).collect();
+        bases.dedup();
+        let mut wanted = wanted.into_iter().peekable();
+        self.chunks(&bases, |table, base, chunk| {
+            while let Some(at) = wanted.next_if(|at| table.log.chunk_of(*at) == base) {
+                let record = (at - base) as usize;
+                if record >= chunk.len() || !table.promote(at, &chunk.entry(record), chunk.note(record), 0) {
+                    unreadable();
                 }
             }
-            at = (at + 1) & mask;
+        });
+    }
+
+    /// Call `each` with these chunks, in their order.
+    fn chunks(&mut self, bases: &[u64], mut each: impl FnMut(&mut Table, u64, Chunk)) {
+        let mut own = Vec::new();
+        let mut bases = bases;
+        if let (Some((base, chunk)), Some((last, rest))) = (self.log.open_chunk(), bases.split_last()) {
+            if base == *last {
+                chunk.write(&mut own);
+                bases = rest;
+            }
         }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for some in bases.chunks(READ) {
+            buffer.clear();
+            if !self.source.as_mut().is_some_and(|source| source(some, &mut buffer)) {
+                unreadable();
+            }
+            let mut rest = &buffer[..];
+            for base in some {
+                let Some((chunk, others)) = Chunk::split(rest) else { unreadable() };
+                each(self, *base, chunk);
+                rest = others;
+            }
+        }
+        self.buffer = buffer;
+        if let Some((chunk, _)) = Chunk::split(&own) {
+            each(self, self.log.chunk_of(self.log.head()), chunk);
+        }
+    }
+
+    /// First positions of a segment's chunks.
+    fn segment(&self, from: u64) -> Vec<u64> {
+        let end = (from + self.log.segment_size()).min(self.log.head());
+        (from..end).step_by(self.log.chunk_size() as usize).collect()
+    }
+
+    /// Take an entry that was read into memory; false where it is there already, or out of date.
+    fn promote(&mut self, at: u64, entry: &Entry, note: &[u8], flags: u8) -> bool {
+        let low = at as u32 & !COLD;
+        let Some(cell) = self.index.cell(tag(entry.id), COLD | low) else { return false };
+        let flags = if note.is_empty() { flags } else { flags | NOTED };
+        let slot = self.place(Entry { pos: low, flags, ..*entry });
+        self.index.set(cell, slot + 1);
+        if !note.is_empty() {
+            self.notes.put(slot, note);
+        }
+        true
     }
 
     /// Add an entry whose id is not there yet.
     pub fn insert(&mut self, entry: Entry) -> u32 {
-        if (self.count + 1) * 4 > self.index.len() * 3 {
-            self.grow();
-        }
+        let slot = self.place(Entry { pos: NONE, ..entry });
+        self.index.insert(tag(entry.id), slot + 1);
+        slot
+    }
+
+    fn place(&mut self, entry: Entry) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             if self.fresh as usize == self.slabs.len() * SLAB {
                 self.slabs.push(vec![Entry::default(); SLAB].into_boxed_slice());
@@ -139,63 +269,209 @@ impl Table {
             self.fresh += 1;
             self.fresh - 1
         });
+        self.hot += 1;
         *self.at_mut(slot) = Entry { next: NONE, prev: NONE, due_ms: NEVER, ..entry };
-        self.place(entry.id, slot);
-        self.count += 1;
         if entry.due_ms != NEVER {
             self.link(slot, entry.due_ms);
         }
         slot
     }
 
-    fn place(&mut self, id: [u64; 2], slot: u32) {
-        let mask = self.index.len() - 1;
-        let mut at = id[1] as usize & mask;
-        while self.index[at] != 0 {
-            at = (at + 1) & mask;
-        }
-        self.index[at] = Self::tag(id) | u64::from(slot + 1);
-    }
-
-    fn grow(&mut self) {
-        let size = (self.index.len() * 2).max(1 << 10);
-        let old = std::mem::replace(&mut self.index, vec![0; size]);
-        for word in old {
-            if word != 0 {
-                let slot = (word as u32) - 1;
-                self.place(self.at(slot).id, slot);
-            }
-        }
-    }
-
     /// Take an entry out; its slot is used again.
     pub fn remove(&mut self, slot: u32) {
+        let cell = self.index.cell(tag(self.at(slot).id), slot + 1).expect("every slot has its word");
+        self.index.remove(cell);
+        self.clear(slot);
+    }
+
+    fn clear(&mut self, slot: u32) {
         self.unlink(slot);
-        let id = self.at(slot).id;
-        let mask = self.index.len() - 1;
-        let mut hole = id[1] as usize & mask;
-        while self.index[hole] as u32 != slot + 1 {
-            hole = (hole + 1) & mask;
-        }
-        // Close the gap: whatever follows and could stand nearer to its home moves up.
-        let mut at = hole;
-        loop {
-            at = (at + 1) & mask;
-            let word = self.index[at];
-            if word == 0 {
-                break;
-            }
-            let home = self.at((word as u32) - 1).id[1] as usize & mask;
-            if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
-                self.index[hole] = word;
-                hole = at;
-            }
-        }
-        self.index[hole] = 0;
         *self.at_mut(slot) = Entry { next: NONE, prev: NONE, due_ms: NEVER, ..Entry::default() };
         self.free.push(slot);
-        self.count -= 1;
+        self.hot -= 1;
     }
+
+    // ------------------------------------------------------------------------------------------- the log
+
+    /// Log an entry as it is now, or that it is not ordinary any more.
+    pub fn write(&mut self, slot: u32, out: &mut Vec<u8>) {
+        let entry = *self.at(slot);
+        let is = ordinary(entry.state);
+        if is || entry.pos != NONE {
+            let at = if is {
+                let note = if entry.flags & NOTED == 0 { b"" } else { self.notes.get(slot) };
+                self.log.append(&Entry { next: NONE, prev: entry.pos, pos: 0, flags: 0, ..entry }, note, out)
+            } else {
+                let gone = Entry { id: entry.id, state: GONE, next: NONE, prev: entry.pos, ..Entry::default() };
+                self.log.append(&gone, b"", out);
+                NONE
+            };
+            if entry.pos != NONE {
+                self.log.dead(entry.pos);
+            }
+            self.at_mut(slot).pos = at;
+        }
+    }
+
+    /// Take the log's oldest segments away while they hold little; those behind `start` were written just now.
+    pub fn clean(&mut self, start: u64, out: &mut Vec<u8>) {
+        let most = 2 * (self.log.head() - start) + self.log.segment_size();
+        let from = self.log.tail();
+        while self.log.is_over(start) && self.log.tail() - from < most {
+            if self.log.oldest_live() > 0 {
+                let bases = self.segment(self.log.tail());
+                self.chunks(&bases, |table, base, chunk| {
+                    for record in 0..chunk.len() {
+                        table.keep(base + record as u64, &chunk.entry(record), chunk.note(record), out);
+                    }
+                });
+            }
+            self.log.drop_oldest();
+        }
+    }
+
+    /// Write a record that is to go once more, if it is the newest of its id.
+    fn keep(&mut self, at: u64, entry: &Entry, note: &[u8], out: &mut Vec<u8>) {
+        let low = at as u32 & !COLD;
+        let Some((cell, place)) = self.owner(entry, low) else { return };
+        let moved = self.log.append(&Entry { prev: NONE, ..*entry }, note, out);
+        self.log.dead(low);
+        if place & COLD == 0 {
+            self.at_mut(place - 1).pos = moved;
+        } else {
+            self.index.set(cell, COLD | moved);
+            self.log.cold(moved, entry.due_ms);
+        }
+    }
+
+    /// Cell and low half of the word that a record is the newest of.
+    fn owner(&self, entry: &Entry, low: u32) -> Option<(usize, u32)> {
+        let mut found = None;
+        if ordinary(entry.state) {
+            self.index.of(tag(entry.id), |cell, place| {
+                if place == COLD | low || (place & COLD == 0 && self.at(place - 1).pos == low) {
+                    found = Some((cell, place));
+                }
+                found.is_some()
+            });
+        }
+        found
+    }
+
+    /// Let entries go cold until what is in memory is within the budget.
+    pub fn evict(&mut self) {
+        let most = self.budget.saturating_sub(self.index.memory()) / SIZE;
+        let mut left = 2 * self.fresh;
+        while self.hot > most && left > 0 {
+            left -= 1;
+            self.hand = if self.hand + 1 >= self.fresh { 0 } else { self.hand + 1 };
+            let entry = *self.at(self.hand);
+            if !ordinary(entry.state) || entry.pos == NONE || entry.flags & TOUCHED != 0 {
+                continue;
+            }
+            if entry.flags & SOON != 0 {
+                self.at_mut(self.hand).flags &= !SOON;
+                continue;
+            }
+            let cell = self.index.cell(tag(entry.id), self.hand + 1).expect("every slot has its word");
+            self.index.set(cell, COLD | entry.pos);
+            self.log.cold(entry.pos, entry.due_ms);
+            if entry.flags & NOTED != 0 {
+                self.notes.put(self.hand, b"");
+            }
+            self.clear(self.hand);
+        }
+    }
+
+    /// Bring the cold entries into memory that are due at a watermark.
+    pub fn wake(&mut self, watermark_ms: i64) {
+        for (from, until_ms) in self.log.waking(watermark_ms) {
+            let bases = self.segment(from);
+            self.chunks(&bases, |table, base, chunk| {
+                for record in 0..chunk.len() {
+                    let (at, entry) = (base + record as u64, chunk.entry(record));
+                    if !ordinary(entry.state) {
+                        continue;
+                    }
+                    if entry.due_ms <= until_ms {
+                        table.promote(at, &entry, chunk.note(record), SOON);
+                    } else {
+                        table.log.cold(at as u32 & !COLD, entry.due_ms);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Take in a chunk of a log that is read from its oldest end; None where it is damaged.
+    pub fn load(&mut self, base: u64, chunk: Chunk<'_>, known: impl Fn(&Entry) -> bool) -> Option<()> {
+        self.log.load(base, chunk)?;
+        for record in 0..chunk.len() {
+            let entry = chunk.entry(record);
+            let low = self.log.loaded(&entry);
+            let before = (entry.prev != NONE && self.in_log(low, entry.prev)).then_some(COLD | entry.prev);
+            let cell = match before {
+                Some(before) => Some(self.index.cell(tag(entry.id), before)?),
+                None => None,
+            };
+            if before.is_some() {
+                self.log.dead(entry.prev);
+            }
+            if ordinary(entry.state) {
+                if !known(&entry) || entry.due_ms == NEVER {
+                    return None;
+                }
+                match cell {
+                    Some(cell) => self.index.set(cell, COLD | low),
+                    None => self.index.insert(tag(entry.id), COLD | low),
+                }
+                self.log.cold(low, entry.due_ms);
+            } else if entry.state != GONE {
+                return None;
+            } else if let Some(cell) = cell {
+                self.index.remove(cell);
+            }
+        }
+        Some(())
+    }
+
+    /// Whether what a record at `low` replaces was not cleaned away.
+    fn in_log(&self, low: u32, before: u32) -> bool {
+        u64::from(low.wrapping_sub(before) & !COLD) <= self.log.whole(low) - self.log.tail()
+    }
+
+    /// Bring the newest entries into memory, as far as half of the budget allows.
+    pub fn warm(&mut self) {
+        let most = self.budget.saturating_sub(self.index.memory()) / SIZE / 2;
+        let mut end = self.log.head();
+        while end > self.log.tail() && self.hot < most.min(self.index.len()) {
+            let from = self.log.chunk_of(end - 1).saturating_sub(self.log.chunk_size() * (READ as u64 - 1)).max(self.log.tail());
+            let bases: Vec<u64> = (from..end).step_by(self.log.chunk_size() as usize).collect();
+            self.chunks(&bases, |table, base, chunk| {
+                for record in 0..chunk.len() {
+                    table.promote(base + record as u64, &chunk.entry(record), chunk.note(record), 0);
+                }
+            });
+            end = from;
+        }
+    }
+
+    /// Write the entries of one segment out, those in memory as they are there.
+    pub fn export(&mut self, from: u64, mut each: impl FnMut(&Entry, &[u8])) {
+        let bases = self.segment(from);
+        self.chunks(&bases, |table, base, chunk| {
+            for record in 0..chunk.len() {
+                let entry = chunk.entry(record);
+                match table.owner(&entry, (base + record as u64) as u32 & !COLD) {
+                    Some((_, place)) if place & COLD == 0 => each(table.at(place - 1), table.notes.get(place - 1)),
+                    Some(_) => each(&entry, chunk.note(record)),
+                    None => {}
+                }
+            }
+        });
+    }
+
+    // ---------------------------------------------------------------------------------------------- time
 
     /// Note when the entry has to be looked at; NEVER: not at all.
     pub fn due(&mut self, slot: u32, due_ms: i64) {
@@ -257,11 +533,6 @@ impl Table {
             }
         }
     }
-
-    /// Slots given out so far; those of entries that left included.
-    pub fn slots(&self) -> u32 {
-        self.fresh
-    }
 }
 
 #[cfg(test)]
@@ -289,7 +560,7 @@ mod tests {
         let mut numbers: Vec<u64> = due.iter().map(|slot| table.at(*slot).payload).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (0..10_000).filter(|n| n % 3 != 0).collect::<Vec<u64>>());
-        assert_eq!(table.len(), (0..table.slots()).filter(|slot| table.at(*slot).state != GONE).count());
+        assert_eq!(table.len(), (0..table.fresh).filter(|slot| table.at(*slot).state != GONE).count());
     }
 
     #[test]

@@ -34,6 +34,13 @@ class PlanView(Protocol):
         """Plan of a version; None: not registered."""
 
 
+class ChunkStore(Protocol):
+    """Where an implementation of the join reads what it keeps outside of memory."""
+
+    def many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """Values of keys, in their order."""
+
+
 @dataclass(frozen=True)
 class JoinLimits:
     """Limits of time.

@@ -14,7 +14,7 @@ from schemas.events import JournalRecord, Prediction
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.join import rules
 from streams.join import totals as t
-from streams.join.batch import DeadLetter, JoinLimits, JoinOutcome, Overlay, PlanView, Slice
+from streams.join.batch import ChunkStore, DeadLetter, JoinLimits, JoinOutcome, Overlay, PlanView, Slice
 from streams.join.deadlines import Deadlines
 from streams.join.deltas import Deltas
 from streams.join.entries import TOMBSTONE_REVISION, Entry
@@ -211,6 +211,8 @@ class JoinPartition:
         overlay.idle = dict(journal.idle)
         self._advance(view, overlay)
         self.commit()
+        # The journal knows them as they were; a rebuild counts from its own beginning.
+        self._totals = t.zero() | journal.totals
 
     # -------------------------------------------------------------------------------------------- inside
 
@@ -418,11 +420,39 @@ class JoinPartition:
         puts = {key.encode(): encode(entry) for key, entry in self._overlay().entries.items() if entry is not None}
         return puts, [key.encode() for key, entry in self._overlay().entries.items() if entry is None]
 
+    def replayed(self) -> tuple[dict[bytes, bytes], list[bytes]] | None:
+        """What replayed batches changed since the last call; None: `rewritten` gives everything at the end."""
+        return None
+
+    def attach(self, store: ChunkStore) -> None:
+        """Where `changes` and `replayed` are put, and what left memory is read; here nothing leaves it."""
+
+    def limit_memory(self, most_bytes: int) -> None:
+        """Memory that entries may take between batches; here they take what they need."""
+
     @classmethod
-    def from_checkpoint(
-        cls, partition: int, limits: JoinLimits, meta: bytes, entries: Iterable[tuple[bytes, bytes]]
+    def from_checkpoint(  # noqa: PLR0917 - a checkpoint and where it is
+        cls,
+        partition: int,
+        limits: JoinLimits,
+        meta: bytes,
+        entries: Iterable[tuple[bytes, bytes]],
+        store: ChunkStore | None = None,
+        most_bytes: int | None = None,
     ) -> JoinPartition:
         """State from what `meta` and `changes` gave.
+
+        Parameters
+        ----------
+        partition : int
+        limits : JoinLimits
+        meta : bytes
+        entries : iterable of (bytes, bytes)
+            In the order of their keys.
+        store : ChunkStore, optional
+            As `attach` takes it; they stand there.
+        most_bytes : int, optional
+            As `limit_memory` takes it.
 
         Raises
         ------
@@ -430,6 +460,10 @@ class JoinPartition:
             The checkpoint is of another version of the program, or damaged.
         """
         self = cls(partition, limits)
+        if store is not None:
+            self.attach(store)
+        if most_bytes is not None:
+            self.limit_memory(most_bytes)
         try:
             found = msgspec.msgpack.decode(meta, type=JoinMeta)
             if found.version != cls.STATE_VERSION:

@@ -20,7 +20,6 @@ _PENDING, _LABELLED, _EXPIRED, _WAITING = 1, 2, 3, 5
 _NOTE: Final = struct.Struct("<qqiI")
 _NO_KEY: Final = -1
 _U32: Final = struct.Struct("<I")
-_NOTE_HEAD: Final = struct.Struct("<II")
 _headers = msgspec.msgpack.Decoder(tuple[tuple[str, bytes | None], ...])
 _encoder = msgspec.msgpack.Encoder()
 _INT, _FLOAT, _BOOL, _TEXT = 0, 1, 2, 3
@@ -67,20 +66,6 @@ class Symbols:
 def encode_headers(headers: RecordHeaders) -> bytes:
     """Headers as they stand at the end of a note."""
     return _encoder.encode(tuple(headers))
-
-
-def read_log(chunk: bytes) -> Iterator[bytes]:
-    """The entries of a piece of the log, each with its note behind (`native/src/log.rs`)."""
-    (count,) = _U32.unpack_from(chunk)
-    at = _U32.size + count * SIZE
-    notes: dict[int, bytes] = {}
-    while at < len(chunk):
-        index, length = _NOTE_HEAD.unpack_from(chunk, at)
-        at += _NOTE_HEAD.size + length
-        notes[index] = chunk[at - length : at]
-    for index in range(count):
-        start = _U32.size + index * SIZE
-        yield chunk[start : start + SIZE] + notes.get(index, b"")
 
 
 def from_native(packed: bytes, symbols: Symbols) -> Entry:

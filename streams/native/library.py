@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, c_char_p, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from schemas.errors import StateError
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Of the interface and of the state; raised together with that in `native/src/lib.rs`."""
 FILE: Final = Path(__file__).with_name("libdriftline_hot.so")
 
@@ -103,10 +103,18 @@ def _concatenated(values: Sequence[bytes]) -> tuple[bytes, np.ndarray[tuple[int]
     return b"".join(values), ends
 
 
+READ: Final = ctypes.CFUNCTYPE(c_int32, c_void_p, c_size_t, c_void_p)
+"""Reads chunks of the log: their positions, how many, and what goes to `dl_give`."""
+
 _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
     "dl_version": (c_uint32, ()),
     "dl_entry_size": (c_uint32, ()),
-    "dl_new": (c_void_p, ()),
+    "dl_new": (c_void_p, (c_uint32, c_uint32, c_uint64)),
+    "dl_source": (None, (c_void_p, READ)),
+    "dl_give": (None, (c_void_p, c_char_p, c_size_t)),
+    "dl_budget": (c_int64, (c_void_p, c_size_t)),
+    "dl_warm": (c_int64, (c_void_p,)),
+    "dl_log": (None, (c_void_p, c_void_p)),
     "dl_free": (None, (c_void_p,)),
     "dl_plan_new": (c_void_p, (c_char_p, c_size_t)),
     "dl_plan_free": (None, (c_void_p,)),
@@ -153,9 +161,8 @@ _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
     "dl_headers": (c_int64, (c_void_p, c_uint32, c_char_p, c_size_t)),
     "dl_commit": (c_int64, (c_void_p,)),
     "dl_abort": (c_int64, (c_void_p,)),
-    "dl_load": (c_int64, (c_void_p, c_char_p, c_size_t)),
-    "dl_export": (c_int64, (c_void_p, c_uint32, c_uint32)),
-    "dl_slots": (c_uint32, (c_void_p,)),
+    "dl_load": (c_int64, (c_void_p, c_void_p, c_size_t, c_char_p, c_size_t)),
+    "dl_export": (c_int64, (c_void_p, c_uint64)),
     "dl_out": (c_void_p, (c_void_p,)),
     "dl_out_len": (c_size_t, (c_void_p,)),
     "dl_len": (c_size_t, (c_void_p,)),
@@ -203,13 +210,23 @@ def library() -> ctypes.CDLL:
     return _library
 
 
-def checked(result: int, what: str) -> int:
+def checked(result: int, what: str, cause: Exception | None = None) -> int:
     """The result of a call, unless it failed.
+
+    Parameters
+    ----------
+    result : int
+    what : str
+        What was called, for the message.
+    cause : Exception, optional
+        What Python raised inside the call, if anything.
 
     Raises
     ------
     StateError
     """
     if result < 0:
+        if cause is not None:
+            raise cause
         raise StateError(f"the native core failed at {what}", remedy="this is a fault of Driftline: please report it")
     return result

@@ -11,7 +11,7 @@ import ctypes
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 import numpy as np
@@ -19,13 +19,14 @@ import numpy as np
 from schemas.codec import is_heartbeat
 from schemas.errors import StateError
 from schemas.topics import GROUND_TRUTH, MAX_MESSAGE_BYTES, PREDICTIONS
-from streams.join.batch import JoinLimits, Overlay, PlanView, Slice
+from streams.join.batch import ChunkStore, JoinLimits, Overlay, PlanView, Slice
 from streams.join.deltas import Deltas
 from streams.join.entries import Entry
 from streams.join.partition import JoinPartition
 from streams.kafka.fetcher import FetchedRecords
 from streams.kafka.records import Record, RecordHeaders, columns_of, keys_of, offsets_of
-from streams.native.entries import Symbols, encode_headers, from_native, read_log, to_native
+from streams.native.chunks import LOG, Chunks, Shape, position_of, records_of
+from streams.native.entries import Symbols, encode_headers, from_native, to_native
 from streams.native.library import (
     ALL_DONE,
     COUNTS,
@@ -50,11 +51,11 @@ if not available():
     raise ImportError(WHY_NOT)
 
 ODD: Final = b"e"
-LOG: Final = b"l"
-SYMBOLS: Final = b"y"
+SYMBOLS: Final = b"a"
+"""Before the log in the order of keys: its records refer to them."""
 _PIECE: Final = 4_096
-_CHUNK_SLOTS: Final = 40_000
-_REWRITE_SLACK: Final = 32 * 1024 * 1024
+_LOADED: Final = 1_000
+"""Chunks of the log are taken in so many at once."""
 _FRAME: Final = struct.Struct("<II")
 _SYMBOLS: Final = msgspec.msgpack.Decoder(tuple[list[str], list[list[int]], list[tuple[str, int]]])
 _KEPT_SYMBOLS: Final = msgspec.msgpack.Decoder(tuple[list[str], list[list[int]], list[tuple[str, int, int, int]]])
@@ -73,22 +74,26 @@ class NativeJoinPartition(JoinPartition):
     Notes
     -----
     A batch changes the native table in place and keeps what was before; `abort` puts that back. What `changes` gives is
-    the log of the table: entries as they are after the commit, in one piece a commit. It is written anew as a whole
-    when most of it is out of date.
+    the log of the table: entries as they are after the commit, in chunks, and of the log's oldest end what is still
+    true, written once more, while most of it is out of date. Entries beyond the memory allowed are only there
+    (`docs/adr/0015-state-as-a-log.md`).
     """
 
     STATE_VERSION = 1_000 + VERSION
+    SHAPE: ClassVar = Shape()
 
     def __init__(self, partition: int, limits: JoinLimits) -> None:
         super().__init__(partition, limits)
         self._library = library()
-        self._handle = self._library.dl_new()
+        self._handle = self._library.dl_new(*self.SHAPE)
+        self._chunks = Chunks(1 << self.SHAPE.chunk_bits)
+        self._library.dl_source(self._handle, self._chunks.callback)
         self._symbols = Symbols()
         self._kept_symbols = (0, 0, 0)
         self._unresolved: list[int] = []
-        self._logged: bytes | None = None
-        self._log_bytes = 0
-        self._log_keys: list[bytes] = []
+        self._collected = False
+        self._odd_puts: dict[bytes, bytes] = {}
+        self._odd_deletes: set[bytes] = set()
         self._view: PlanView | None = None
         self._plans: list[CompiledPlan] = []
 
@@ -190,7 +195,7 @@ class NativeJoinPartition(JoinPartition):
         limits_at = limits.ctypes.data
         at = 0
         while True:
-            at = checked(
+            at = self._checked(
                 run(self._handle, labels, records, at, limits_at, ctypes.byref(why), ctypes.byref(version)),
                 "a batch",
             )
@@ -263,7 +268,7 @@ class NativeJoinPartition(JoinPartition):
         if held is not None:
             return held
         name = key.encode()
-        length = checked(self._library.dl_get(self._handle, name, len(name)), "a look-up")
+        length = self._checked(self._library.dl_get(self._handle, name, len(name)), "a look-up")
         if not length:
             return None
         packed = self._output(length)
@@ -276,15 +281,15 @@ class NativeJoinPartition(JoinPartition):
         if taken_over:
             self._deadlines.add(after.wake_ms, key)
         name = key.encode()
-        checked(self._library.dl_set_odd(self._handle, name, len(name)), "an odd entry")
+        self._checked(self._library.dl_set_odd(self._handle, name, len(name)), "an odd entry")
 
     def _advance(self, view: PlanView, overlay: Overlay) -> None:
         super()._advance(view, overlay)
         for key, entry in overlay.entries.items():
             if entry is None:
                 name = key.encode()
-                checked(self._library.dl_drop_odd(self._handle, name, len(name)), "a forgotten entry")
-        checked(self._library.dl_advance(self._handle, overlay.watermark_ms), "the watermark")
+                self._checked(self._library.dl_drop_odd(self._handle, name, len(name)), "a forgotten entry")
+        self._checked(self._library.dl_advance(self._handle, overlay.watermark_ms), "the watermark")
         self._hand_back(overlay)
         for name_, count in zip(COUNTS, self._counts(), strict=False):
             overlay.totals[name_] += count
@@ -301,7 +306,9 @@ class NativeJoinPartition(JoinPartition):
             packed = to_native(entry, self._symbols, self._number_of, self._intern, self._intern_text)
             if packed is not None:
                 name = key.encode()
-                checked(self._library.dl_put(self._handle, name, len(name), packed, len(packed)), "an ordinary entry")
+                self._checked(
+                    self._library.dl_put(self._handle, name, len(name), packed, len(packed)), "an ordinary entry"
+                )
                 overlay.entries[key] = None
 
     def _number_of(self, model: str, version: int) -> int:
@@ -348,11 +355,18 @@ class NativeJoinPartition(JoinPartition):
 
     # -------------------------------------------------------------------------------------------- keeping
 
+    def attach(self, store: ChunkStore) -> None:
+        """What leaves memory is read back from there, where `changes` and `replayed` are put."""
+        self._chunks.attach(store)
+
+    def limit_memory(self, most_bytes: int) -> None:
+        """Memory that index and entries may take between batches; what is over leaves it now."""
+        checked(self._library.dl_budget(self._handle, most_bytes), "making room")
+
     def commit(self) -> None:
         """The overlay counts."""
-        if self._logged is None:
-            self._commit_native()
-        self._logged = None
+        self._collect()
+        self._collected = False
         super().commit()
 
     def abort(self) -> None:
@@ -360,8 +374,25 @@ class NativeJoinPartition(JoinPartition):
         checked(self._library.dl_abort(self._handle), "going back")
         super().abort()
 
-    def _commit_native(self) -> bytes:
-        return self._output(checked(self._library.dl_commit(self._handle), "the commit"))
+    def _collect(self) -> None:
+        """Commit to the native table, and note what that changes in the checkpoint."""
+        if self._collected:
+            return
+        length = self._checked(self._library.dl_commit(self._handle), "the commit")
+        self._chunks.wrote(self._output(length))
+        for name, entry in self._overlay().entries.items():
+            key = ODD + name.encode()
+            if entry is None:
+                self._odd_puts.pop(key, None)
+                self._odd_deletes.add(key)
+            else:
+                self._odd_deletes.discard(key)
+                self._odd_puts[key] = _entry_encoder.encode(entry)
+        self._collected = True
+
+    def _checked(self, result: int, what: str) -> int:
+        """As `checked`, for calls that may read the log."""
+        return checked(result, what, self._chunks.error)
 
     def _refresh_symbols(self) -> None:
         known = self._symbols
@@ -386,89 +417,81 @@ class NativeJoinPartition(JoinPartition):
 
     def changes(self) -> tuple[dict[bytes, bytes], list[bytes]]:
         """What the overlay puts and deletes, for the checkpoint; to be asked for before `commit`."""
-        overlay = self._overlay()
-        puts = {
-            ODD + key.encode(): _entry_encoder.encode(entry)
-            for key, entry in overlay.entries.items()
-            if entry is not None
-        }
-        deletes = [ODD + key.encode() for key, entry in overlay.entries.items() if entry is None]
-        self._logged = self._commit_native()
-        number = (self._sequence + 1).to_bytes(8, "big")
-        if self._logged:
-            puts[LOG + number] = self._logged
-            self._log_keys.append(LOG + number)
-            self._log_bytes += len(self._logged)
+        self._collect()
+        return self._take(self._sequence + 1)
+
+    def replayed(self) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """What replayed batches changed since the last call."""
+        return self._take(self._sequence)
+
+    def _take(self, sequence: int) -> tuple[dict[bytes, bytes], list[bytes]]:
+        puts, deletes = self._chunks.take()
+        puts |= self._odd_puts
+        deletes += self._odd_deletes
+        self._odd_puts, self._odd_deletes = {}, set()
         self._refresh_symbols()
         symbols = self._symbols_since(*self._kept_symbols)
         if symbols is not None:
-            puts[SYMBOLS + number] = symbols
+            puts[SYMBOLS + sequence.to_bytes(8, "big")] = symbols
             self._keep_symbols()
-        if self._log_bytes > 3 * self.memory_bytes + _REWRITE_SLACK:
-            puts.pop(LOG + number, None)
-            deletes += self._log_keys
-            puts |= self._begin_log(number)
         return puts, deletes
 
-    def _whole_log(self, number: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for index, chunk in enumerate(self._table()):
-            yield LOG + number + index.to_bytes(4, "big"), chunk
-
-    def _table(self) -> Iterator[bytes]:
-        """All ordinary entries, in pieces of the log."""
-        for first in range(0, int(self._library.dl_slots(self._handle)), _CHUNK_SLOTS):
-            length = checked(self._library.dl_export(self._handle, first, _CHUNK_SLOTS), "the table")
-            if length:
-                yield self._output(length)
-
-    def _begin_log(self, number: bytes) -> dict[bytes, bytes]:
-        written = dict(self._whole_log(number))
-        self._log_keys = list(written)
-        self._log_bytes = sum(map(len, written.values()))
-        return written
-
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
-        """All entries as the checkpoint holds them."""
-        for key, entry in self._entries.items():
-            yield ODD + key.encode(), _entry_encoder.encode(entry)
-        number = self._sequence.to_bytes(8, "big")
+        """All entries as the checkpoint holds them: the log with what is out of date in it."""
         self._refresh_symbols()
         symbols = self._symbols_since(0, 0, 0)
         if symbols is not None:
-            yield SYMBOLS + number, symbols
-        yield from self._whole_log(number)
+            yield SYMBOLS + self._sequence.to_bytes(8, "big"), symbols
+        for key, entry in self._entries.items():
+            yield ODD + key.encode(), _entry_encoder.encode(entry)
+        tail, head, _ = self._log()
+        yield from self._chunks.all(tail, head)
 
     def rewritten(self) -> dict[bytes, bytes]:
         """All entries for a checkpoint that holds nothing else: what `changes` gives from now on belongs to it."""
         found = dict(self.entries())
-        self._keep_symbols()
-        self._log_keys = [key for key in found if key[:1] == LOG]
-        self._log_bytes = sum(len(found[key]) for key in self._log_keys)
+        self._take(self._sequence)
         return found
 
+    def _log(self) -> tuple[int, int, int]:
+        """Oldest and next position of the log, and how many entries are in memory."""
+        found = np.zeros(3, np.uint64)
+        self._library.dl_log(self._handle, found.ctypes.data)
+        tail, head, hot = found.tolist()
+        return tail, head, hot
+
     def _take_entries(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
-        logs: list[tuple[bytes, bytes]] = []
-        for key, value in sorted(entries):
+        log: list[tuple[bytes, bytes]] = []
+        for key, value in entries:
             kind = key[:1]
-            if kind == ODD:
+            if kind == LOG:
+                log.append((key, value))
+                if len(log) == _LOADED:
+                    self._load(log)
+                    log = []
+            elif kind == ODD:
                 self._entries[key[1:].decode()] = _entry_decoder.decode(value)
             elif kind == SYMBOLS:
                 self._take_symbols(value)
-            elif kind == LOG:
-                logs.append((key, value))
             else:
                 raise ValueError(f"unknown key {key!r}")
-        for key, value in logs:
-            if self._library.dl_load(self._handle, value, len(value)) < 0:
-                raise ValueError("the log of the table is damaged")
-            self._log_keys.append(key)
-            self._log_bytes += len(value)
+        self._load(log)
         for name in self._entries:
             data = name.encode()
-            checked(self._library.dl_set_odd(self._handle, data, len(data)), "an odd entry")
-        self._library.dl_commit(self._handle)
+            self._checked(self._library.dl_set_odd(self._handle, data, len(data)), "an odd entry")
+        length = self._checked(self._library.dl_commit(self._handle), "the odd entries")
+        self._chunks.wrote(self._output(length))
+        self._checked(self._library.dl_warm(self._handle), "reading the newest entries")
         self._refresh_symbols()
         self._keep_symbols()
+
+    def _load(self, log: list[tuple[bytes, bytes]]) -> None:
+        positions = np.array([position_of(key) for key, _ in log], np.uint64)
+        data = b"".join([value for _, value in log])
+        loaded = self._library.dl_load(self._handle, positions.ctypes.data, len(log), data, len(data))
+        if loaded < 0:
+            raise ValueError("the log of the table is damaged")
+        self._chunks.keep(log)
 
     def _take_symbols(self, value: bytes) -> None:
         texts, lists, versions = _KEPT_SYMBOLS.decode(value)
@@ -486,7 +509,7 @@ class NativeJoinPartition(JoinPartition):
             self._symbols.add_times(model, version, delay_ms, horizon_ms)
 
     def digest(self) -> str:
-        """SHA-256 over what decides about the future, whoever holds an entry."""
+        """SHA-256 over what decides about the future, whoever holds an entry. Cost is that of all of the state."""
         self._refresh_symbols()
         found: dict[bytes, Entry] = {}
         for key, entry in self._entries.items():
@@ -494,8 +517,10 @@ class NativeJoinPartition(JoinPartition):
             out = np.zeros(2, np.uint64)
             self._library.dl_id(name, len(name), out.ctypes.data)
             found[out.tobytes()] = entry
-        for chunk in self._table():
-            for packed in read_log(chunk):
+        at, head, _ = self._log()
+        while at < head:
+            at = self._checked(self._library.dl_export(self._handle, at), "the log")
+            for packed in records_of(self._output(self._library.dl_out_len(self._handle))):
                 found[packed[:16]] = from_native(packed, self._symbols)
         digest = hashlib.sha256()
         for name in sorted(found):

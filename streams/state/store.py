@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from rocksdict import AccessType, Options, Rdict, WriteBatch
+from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
 
 from schemas.errors import StateError
 
 _DATA = b"d"
 _META = b"m"
+_MIB = 1024 * 1024
+_READAHEAD = 2 * _MIB
+_cache = Cache(16 * _MIB)
+"""Of all stores of the process. Small: the pages of the operating system hold the files, too."""
 
 
 class PartitionStore:
@@ -77,9 +82,17 @@ class PartitionStore:
         value: bytes | None = self._open().get(_DATA + key)
         return value
 
+    def many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Values of keys, in their order; fastest where that is the order of the keys."""
+        found: Any = self._open()[[_DATA + key for key in keys]]
+        return list(found)
+
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All data in key order (metadata apart)."""
-        for key, value in self._open().items(from_key=_DATA):
+        once: Any = ReadOptions()
+        once.fill_cache(False)
+        once.set_readahead_size(_READAHEAD)
+        for key, value in self._open().items(from_key=_DATA, read_opt=once):
             if not isinstance(key, bytes) or not key.startswith(_DATA):
                 return
             yield key[1:], value
@@ -110,9 +123,14 @@ def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     # A dozen partitions a process: small write buffers and few files keep a worker's memory bounded.
-    options.set_write_buffer_size(8 * 1024 * 1024)
+    options.set_write_buffer_size(8 * _MIB)
     options.set_max_write_buffer_number(2)
     options.set_max_open_files(64)
     options.set_keep_log_file_num(2)
     options.set_max_background_jobs(2)
+    # Hashes do not compress.
+    options.set_compression_type(DBCompressionType.none())
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(_cache)
+    options.set_block_based_table_factory(blocks)
     return options

@@ -39,7 +39,13 @@ def _native() -> type[Any]:
     return NativeJoinPartition  # type: ignore[no-any-return, unused-ignore]
 
 
-IMPLEMENTATIONS: dict[str, Callable[[], type[Any]]] = {"simple": _simple, "native": _native}
+def _cold() -> type[Any]:
+    from tests.support.cold import ColdJoinPartition
+
+    return ColdJoinPartition
+
+
+IMPLEMENTATIONS: dict[str, Callable[[], type[Any]]] = {"simple": _simple, "native": _native, "cold": _cold}
 """Everything that joins, by name: the class, or an ImportError or OSError that says why it is not there."""
 
 
