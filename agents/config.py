@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     grace_ms: int = Field(default=60_000, ge=0, description="disorder of event time tolerated")
     future_tolerance_ms: int = Field(default=86_400_000, description="event time may be this far in the future")
     commit_interval_ms: int = Field(default=100, ge=1, description="longest a hot-path batch is collected")
-    batch_records: int = Field(default=20_000, ge=1, description="most records in one hot-path batch")
+    batch_records: int = Field(default=100_000, ge=1, description="most records in one hot-path batch")
     join_core: Literal["auto", "native", "reference"] = Field(
         default="auto", description="native or reference implementation of the join; auto: native where it was built"
     )

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _MOST_FAILURES = 10
+_FIRST_BATCH = 20_000
+_LEAST_BATCH = 1_000
+_BATCH_S = 0.5
 _QUEUE = "queued.max.messages.kbytes"
 
 
@@ -77,7 +80,7 @@ class ProcessorOptions:
     Parameters
     ----------
     batch_records : int
-        Most records in one batch.
+        Most records in one batch; it holds fewer where they cost much (see `Pace`).
     commit_interval_ms : int
         Longest a batch is collected. It is not waited for when everything assigned is drained.
     idle_ms : int
@@ -101,7 +104,7 @@ class ProcessorOptions:
         pauses and goes on where it stopped: lag costs no memory. ``KAFKA_QUEUED_MAX_MESSAGES_KBYTES`` overrides it.
     """
 
-    batch_records: int = 20_000
+    batch_records: int = 100_000
     commit_interval_ms: int = 100
     idle_ms: int = 1_000
     max_poll_interval_ms: int = 300_000
@@ -112,6 +115,34 @@ class ProcessorOptions:
     leader: str | None = None
     direct: bool = False
     queue_kbytes: int = 65_536
+
+
+class Pace:
+    """How many records the next batch may hold, so that it takes about half a second whatever a record costs.
+
+    Parameters
+    ----------
+    most : int
+        Never more than that.
+
+    Notes
+    -----
+    What a batch costs beside its records (the transaction, the contributions it sends) is spread over more of them
+    when there is a backlog; how long an alert waits for its batch, and what a lost batch costs again, stays bounded.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.records = min(most, _FIRST_BATCH)
+
+    def took(self, records: int, seconds: float) -> None:
+        """A batch of so many records took so long."""
+        if records < _LEAST_BATCH:
+            # Too few to tell what a record costs.
+            return
+        fitting = int(_BATCH_S * records / max(seconds, 1e-6))
+        # Half-way each time: one slow commit is no reason for small batches.
+        self.records = max(min(_LEAST_BATCH, self._most), min(self._most, (self.records + fitting) // 2))
 
 
 class BatchProcessor:
@@ -160,6 +191,7 @@ class BatchProcessor:
         self._writer: TransactionalWriter | None = None
         self._worked_at = 0.0
         self._failures = 0
+        self._pace = Pace(self.options.batch_records)
 
     def run(self, stop: threading.Event) -> None:
         """Process until `stop` is set, then leave the group.
@@ -180,7 +212,8 @@ class BatchProcessor:
         """One iteration: wait for records at most `timeout_s`, process and commit them. True if it committed."""
         consumer, writer = self._open()
         options = self.options
-        records = consumer.poll_batch(options.batch_records, timeout_s, options.commit_interval_ms / 1000)
+        records = consumer.poll_batch(self._pace.records, timeout_s, options.commit_interval_ms / 1000)
+        began = time.monotonic()
         eof_moved = consumer.take_eof_moved()
         if not consumer.assignment():
             return False
@@ -204,6 +237,7 @@ class BatchProcessor:
         failpoint("after-commit")
         self._handler.committed(offsets)
         failpoint("after-checkpoint")
+        self._pace.took(len(records), time.monotonic() - began)
         return True
 
     def assignment(self) -> list[TopicPartition]:
