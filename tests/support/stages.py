@@ -11,6 +11,7 @@ from schemas.events import DeltaRecord, PartitionWatermark, QualityMetric, Water
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.aggregate import AggregateEvent, AggregatePartition
 from streams.join.batch import JoinLimits
+from streams.packed import decode_delta
 from streams.panes import PanePlan
 from tests.support.joins import View, Worker
 
@@ -84,7 +85,7 @@ class Stages:
         worker = self.workers[partition]
         worker.step(take, aborts=aborts)
         outcome = worker.outcomes[-1]
-        told: list[DeltaRecord] = [*outcome.deltas]
+        told: list[DeltaRecord] = [decode_delta(value) for _, value in outcome.records]
         if outcome.watermark_moved:
             told.append(WatermarkUpdate([PartitionWatermark(partition, outcome.watermark_ms, outcome.idle)]))
         for record in told:

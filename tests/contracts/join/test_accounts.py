@@ -234,8 +234,9 @@ def test_accounts_and_rebuilds_are_exact_thoroughly(name: str, monkeypatch: pyte
     _drive(name, 5_000, monkeypatch)
 
 
-def test_nothing_live_replays_nothing() -> None:
-    worker = Worker(View({("m", 1): SHORT}), LIMITS)
+@NAMES
+def test_nothing_live_replays_nothing(name: str) -> None:
+    worker = Worker(View({("m", 1): SHORT}), LIMITS, joins=implementation(name))
     worker.predict(prediction("a", 0))
     worker.step()
     worker.beat(5_000)
@@ -245,9 +246,10 @@ def test_nothing_live_replays_nothing() -> None:
     assert worker.rebuilt().digest() == worker.join.digest()
 
 
-def test_low_water_moves_on_with_expiry(monkeypatch: pytest.MonkeyPatch) -> None:
+@NAMES
+def test_low_water_moves_on_with_expiry(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generations, "RECORDS_PER_GENERATION", 1)
-    worker = Worker(View({("m", 1): SHORT}), LIMITS)
+    worker = Worker(View({("m", 1): SHORT}), LIMITS, joins=implementation(name))
     for number in range(40):
         worker.predict(prediction(f"p{number}", number * 50))
         worker.label(f"p{number}", number * 50 + 10)
@@ -260,10 +262,13 @@ def test_low_water_moves_on_with_expiry(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(encode(newest)) < 1_500
 
 
-def test_bookkeeping_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+@NAMES
+def test_bookkeeping_stays_small(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generations, "RECORDS_PER_GENERATION", 1)
     monkeypatch.setattr(generations, "MOST_GENERATIONS", 8)
-    worker = Worker(View({("m", 1): plan(windows=("50ms",), delay="1s", horizon="1s")}), LIMITS)
+    worker = Worker(
+        View({("m", 1): plan(windows=("50ms",), delay="1s", horizon="1s")}), LIMITS, joins=implementation(name)
+    )
     for number in range(300):
         worker.predict(prediction(f"p{number}", number * 10))
         worker.step(idle={GROUND_TRUTH: True})

@@ -11,12 +11,13 @@ from schemas.codec import encode
 from schemas.events import Heartbeat
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.join.batch import JoinLimits
-from tests.support.joins import HEARTBEAT, NOW_MS, View, Worker
+from tests.support.joins import HEARTBEAT, IMPLEMENTATIONS, NOW_MS, View, Worker, implementation
 from tests.support.plans import plan, prediction
 
 PLAN = plan(windows=("50ms",), delay="100ms", horizon="200ms")
 LIMITS = JoinLimits(grace_ms=10, future_tolerance_ms=1_000)
 Step = tuple[Any, ...]
+NAMES = pytest.mark.parametrize("name", IMPLEMENTATIONS)
 
 
 def act(worker: Worker, step: Step) -> None:
@@ -198,10 +199,11 @@ TABLE: dict[str, tuple[list[Step], dict[str, int], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_outcome(name: str) -> None:
-    steps, totals, reasons = TABLE[name]
-    worker = Worker(View({("m", 1): PLAN, ("m", 2): PLAN}), LIMITS)
+@NAMES
+@pytest.mark.parametrize("case", TABLE)
+def test_outcome(name: str, case: str) -> None:
+    steps, totals, reasons = TABLE[case]
+    worker = Worker(View({("m", 1): PLAN, ("m", 2): PLAN}), LIMITS, joins=implementation(name))
     for step in steps:
         act(worker, step)
     worker.step()
@@ -210,9 +212,10 @@ def test_outcome(name: str) -> None:
     assert worker.rebuilt().digest() == worker.join.digest()
 
 
+@NAMES
 @pytest.mark.parametrize("topic", [PREDICTIONS, GROUND_TRUTH])
-def test_what_is_refused_moves_no_watermark(topic: str) -> None:
-    worker = Worker(View({("m", 1): PLAN}), LIMITS)
+def test_what_is_refused_moves_no_watermark(name: str, topic: str) -> None:
+    worker = Worker(View({("m", 1): PLAN}), LIMITS, joins=implementation(name))
     worker.beat(500)
     worker.send(topic, encode(Heartbeat(event_time_ms=NOW_MS + 1_001)), None, HEARTBEAT)
     worker.send(topic, b"{}", None, HEARTBEAT)
@@ -223,8 +226,9 @@ def test_what_is_refused_moves_no_watermark(topic: str) -> None:
     assert len(worker.dead) == 4
 
 
-def test_heartbeat_sets_the_watermark_without_grace_and_nothing_sets_it_back() -> None:
-    worker = Worker(View({("m", 1): PLAN}), LIMITS)
+@NAMES
+def test_heartbeat_sets_the_watermark_without_grace_and_nothing_sets_it_back(name: str) -> None:
+    worker = Worker(View({("m", 1): PLAN}), LIMITS, joins=implementation(name))
     worker.predict(prediction("a", 500))
     worker.label("a", 520)
     worker.step()
@@ -237,8 +241,9 @@ def test_heartbeat_sets_the_watermark_without_grace_and_nothing_sets_it_back() -
     assert worker.join.watermark_ms == 500
 
 
-def test_idle_topics_hold_nothing_back() -> None:
-    worker = Worker(View({("m", 1): PLAN}), LIMITS)
+@NAMES
+def test_idle_topics_hold_nothing_back(name: str) -> None:
+    worker = Worker(View({("m", 1): PLAN}), LIMITS, joins=implementation(name))
     worker.predict(prediction("a", 500))
     worker.step()
     assert worker.sums[-1] == (-1, False)
@@ -252,8 +257,9 @@ def test_idle_topics_hold_nothing_back() -> None:
     assert worker.sums[-1] == (690, False)
 
 
-def test_dead_letter_of_a_label_that_waited_is_the_record_as_it_came() -> None:
-    worker = Worker(View({("m", 1): PLAN}), LIMITS)
+@NAMES
+def test_dead_letter_of_a_label_that_waited_is_the_record_as_it_came(name: str) -> None:
+    worker = Worker(View({("m", 1): PLAN}), LIMITS, joins=implementation(name))
     value = b'{ "prediction_id":"a", "event_time_ms":150, "label":1 }'
     worker.send(GROUND_TRUTH, value, b"a", [("trace", b"1")])
     record = worker.log[GROUND_TRUTH][0]
@@ -264,8 +270,9 @@ def test_dead_letter_of_a_label_that_waited_is_the_record_as_it_came() -> None:
     assert letter.record._replace(headers=list(letter.record.headers or ())) == record
 
 
-def test_a_correction_is_told_as_a_difference_at_its_own_time() -> None:
-    worker = Worker(View({("m", 1): PLAN}), LIMITS)
+@NAMES
+def test_a_correction_is_told_as_a_difference_at_its_own_time(name: str) -> None:
+    worker = Worker(View({("m", 1): PLAN}), LIMITS, joins=implementation(name))
     worker.predict(prediction("a", 10))
     worker.label("a", 20, 1)
     worker.label("a", 130, 0, 1)
