@@ -6,7 +6,7 @@ event time; the wall clock decides nothing here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
@@ -24,8 +24,9 @@ from schemas.events import (
     QualityMetric,
     WatermarkUpdate,
 )
-from streams.packed import deltas_of
+from streams.packed import decode_delta, deltas_of, encode_delta, merge_packed
 from streams.panes import PanePlan
+from streams.pending import EffectKey, Pending
 from streams.series import Series, SeriesState
 from streams.windows import Frame
 
@@ -47,6 +48,10 @@ class ModelPanes:
     """End of the newest pane that was told closed."""
     boundary: int | None = None
     """Watermark at which something closes next."""
+    held: int | None = None
+    """Where something waits to be closed: the watermark up to which everything is."""
+    inbox: list[tuple[int, bytes]] = field(default_factory=list)
+    """Deltas that came since then, each with the watermark at which it came."""
 
     def next_boundary(self) -> int | None:
         return min((at for series in self.series.values() if (at := series.next_boundary()) is not None), default=None)
@@ -55,6 +60,8 @@ class ModelPanes:
 class _ModelState(msgspec.Struct, array_like=True):
     series: list[SeriesState]
     closed_until: int
+    held: int | None = None
+    inbox: list[tuple[int, bytes]] = []
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -72,7 +79,7 @@ class _Undo:
 
     watermarks: dict[int, tuple[int, bool]]
     watermark: int
-    models: dict[str, tuple[_ModelState, list[Frame]] | None] = field(default_factory=dict)
+    models: dict[str, tuple[_ModelState, list[Frame], list[Pending]] | None] = field(default_factory=dict)
 
 
 class AggregatePartition:
@@ -84,6 +91,8 @@ class AggregatePartition:
         Stage-1 partitions: nothing closes before each of them has told a watermark.
     plan_of : callable
         (model, version) → its plan; None where it is not known.
+    deferred : bool
+        Close nothing in `merge`: `close_next` does, model by model.
 
     Notes
     -----
@@ -91,10 +100,17 @@ class AggregatePartition:
     own; one that no longer gets traffic closes its windows and is forgotten. Cost is that of what a record touches:
     neither a delta nor a watermark looks at models it does not concern. Between `begin` and `commit`, `abort` goes
     back to where `begin` was.
+
+    Windows of thousands of models may close at one watermark. A model that waits for `close_next` is held: its deltas
+    wait with it, so that what closes is the same however long it waits.
     """
 
-    def __init__(self, partitions: int, plan_of: PlanOf) -> None:
+    def __init__(self, partitions: int, plan_of: PlanOf, *, deferred: bool = False) -> None:
         self.partitions = partitions
+        self._deferred = deferred
+        self._closing: dict[str, None] = {}
+        """Held models, those waiting longest first."""
+        self._restoring: Mapping[str, int] | None = None
         self.models: dict[str, ModelPanes] = {}
         self.watermarks: dict[int, tuple[int, bool]] = {}
         self.watermark = NOTHING
@@ -109,13 +125,24 @@ class AggregatePartition:
 
     # ----------------------------------------------------------------------------------------------- input
 
+    def take(self, value: bytes) -> list[AggregateEvent]:
+        """Take the bytes of one record in; see `merge`.
+
+        Raises
+        ------
+        DecodeError
+            They are no record of `joined-deltas`; nothing changed.
+        StateError
+        """
+        return self.merge(decode_delta(value))
+
     def merge(self, record: DeltaRecord) -> list[AggregateEvent]:
         """Take one record in.
 
         Returns
         -------
         list
-            What closed or was revised; only watermarks close anything.
+            What closed or was revised; only watermarks close anything. Empty where closing is deferred.
 
         Raises
         ------
@@ -133,6 +160,12 @@ class AggregatePartition:
 
     def _merge(self, record: JoinedDelta) -> None:
         panes = self._touch(record.model)
+        if panes.held is None:
+            self._add(panes, record)
+        else:
+            panes.inbox.append((self.watermark, encode_delta(record)))
+
+    def _add(self, panes: ModelPanes, record: JoinedDelta) -> None:
         series = self._series(panes, record)
         for delta in record.panes:
             series.add(delta)
@@ -161,11 +194,29 @@ class AggregatePartition:
         if series is None:
             frame = Frame.of(self._plan(record.model, record.version, record.layout))
             frame = self._frames.setdefault(frame, frame)
-            series = panes.series[record.version] = Series(record.model, record.version, record.layout, frame)
+            pending = self._pending(record.model, record.version, record.layout, None, ())
+            series = Series(record.model, record.version, record.layout, frame, pending)
+            panes.series[record.version] = series
             self._live += 1
         elif series.layout != record.layout:
             self._plan(record.model, record.version, record.layout)
         return series
+
+    def _pending(
+        self, model: str, version: int, layout: str, frontier: int | None, waiting: Sequence[tuple[EffectKey, bytes]]
+    ) -> Pending:
+        """Where the effects of a new series wait."""
+        del model, version, layout
+        pending = Pending()
+        pending.load(frontier, waiting)
+        return pending
+
+    def _hold(self, model: str, panes: ModelPanes, held: int | None) -> None:
+        panes.held = held
+        if held is None:
+            self._closing.pop(model, None)
+        else:
+            self._closing.setdefault(model)
 
     def _plan(self, model: str, version: int, layout: str) -> PanePlan:
         plan = self._plan_of(model, version)
@@ -192,24 +243,29 @@ class AggregatePartition:
         now = min(active) if active else max(at for at, _ in self.watermarks.values())
         if now <= self.watermark:
             return []
-        self.watermark = now
+        before, self.watermark = self.watermark, now
         due = set()
         while self._due and self._due[0][0] <= now:
             boundary, model = heappop(self._due)
             if model in self.models and self.models[model].boundary == boundary:
                 due.add(model)
-        out: list[AggregateEvent] = []
         for model in sorted(due):
-            self._advance_model(model, self._touch(model), out)
-        return out
+            panes = self._touch(model)
+            if panes.held is None:
+                self._hold(model, panes, before)
+        if self._restoring is not None:
+            self._close_again(self._restoring)
+        elif not self._deferred:
+            return [event for model in sorted(self._closing) for event in self._close(model)]
+        return []
 
-    def _advance_model(self, model: str, panes: ModelPanes, out: list[AggregateEvent]) -> None:
+    def _advance_model(self, model: str, panes: ModelPanes, until: int, out: list[AggregateEvent]) -> None:
         while True:
             due = {
                 version: at for version, series in panes.series.items() if (at := series.next_boundary()) is not None
             }
             boundary = min(due.values(), default=None)
-            if boundary is None or boundary > self.watermark:
+            if boundary is None or boundary > until:
                 self._schedule(model, panes, boundary)
                 return
             closed: dict[int, int] = {}
@@ -234,7 +290,9 @@ class AggregatePartition:
                     panes.closed_until = end
                     out.append(_pane_closed(model, panes, end - length, end, boundary))
             for version in [version for version, series in panes.series.items() if series.over]:
-                out += panes.series.pop(version).silence(boundary, "no traffic")
+                over = panes.series.pop(version)
+                over.pending.drop()
+                out += over.silence(boundary, "no traffic")
                 self._dirty.pop((model, version), None)
                 self._live -= 1
 
@@ -247,6 +305,60 @@ class AggregatePartition:
             if series.last_traffic < min(newest, series.closed_quality):
                 out += series.silence(boundary, "another version answers")
         return out
+
+    # -------------------------------------------------------------------------------------------- closing
+
+    def close_next(self) -> list[AggregateEvent] | None:
+        """Close what is due of the model that waits longest; None where none waits.
+
+        Raises
+        ------
+        StateError
+        """
+        model = next(iter(self._closing), None)
+        return None if model is None else self._close(model)
+
+    def held(self) -> dict[str, int]:
+        """Models that wait to be closed, with the watermark up to which they are."""
+        return {model: held for model in sorted(self._closing) if (held := self.models[model].held) is not None}
+
+    def _close(self, model: str) -> list[AggregateEvent]:
+        """Close what is due of a held model, deltas taken in between as they came."""
+        panes = self._touch(model)
+        out: list[AggregateEvent] = []
+        inbox, panes.inbox = panes.inbox, []
+        self._hold(model, panes, None)
+        # As it would have been: a delta that came behind a watermark closes nothing before the next one.
+        reached = NOTHING
+        for watermark, value in inbox:
+            if watermark > reached:
+                reached = watermark
+                self._advance_model(model, panes, reached, out)
+            for delta in deltas_of(decode_delta(value)):
+                self._add(panes, delta)
+        if self.watermark > reached:
+            self._advance_model(model, panes, self.watermark, out)
+        return out
+
+    def begin_restore(self, held: Mapping[str, int]) -> None:
+        """From here to `end_restore` take what was committed again: what was closed closes at once, and silently.
+
+        Parameters
+        ----------
+        held : mapping of str to int
+            What `held` said at the last commit.
+        """
+        self._restoring = held
+        self._close_again(held)
+
+    def _close_again(self, held: Mapping[str, int]) -> None:
+        for model in list(self._closing):
+            if self.watermark <= held.get(model, self.watermark):
+                self._close(model)
+
+    def end_restore(self) -> None:
+        """Everything committed was taken again."""
+        self._restoring = None
 
     # ----------------------------------------------------------------------------------------- provisional
 
@@ -263,6 +375,7 @@ class AggregatePartition:
             del self._dirty[model, version]
             series = self.models[model].series.get(version) if model in self.models else None
             if series is not None:
+                series.pending.asked()
                 return series.provisional(self._plan(model, version, series.layout))
         return None
 
@@ -296,6 +409,7 @@ class AggregatePartition:
         self.watermark = undo.watermark
         for model, state in undo.models.items():
             self._live -= len(self.models.pop(model).series)
+            self._closing.pop(model, None)
             if state is not None:
                 self._restore(model, *state)
 
@@ -311,6 +425,8 @@ class AggregatePartition:
                     for version in sorted(panes.series)
                 ],
                 panes.closed_until,
+                panes.held,
+                panes.inbox,
             )
             for model, panes in sorted(self.models.items())
         }
@@ -320,7 +436,7 @@ class AggregatePartition:
         )
 
     @classmethod
-    def from_snapshot(cls, data: bytes, plan_of: PlanOf) -> AggregatePartition:
+    def from_snapshot(cls, data: bytes, plan_of: PlanOf, *, deferred: bool = False) -> AggregatePartition:
         """The state that `snapshot` was taken of.
 
         Raises
@@ -334,21 +450,29 @@ class AggregatePartition:
             raise _foreign(str(error)) from error
         if state.version != SNAPSHOT_VERSION:
             raise _foreign(f"version {state.version}")
-        restored = cls(state.partitions, plan_of)
+        restored = cls(state.partitions, plan_of, deferred=deferred)
         restored.watermarks = state.watermarks
         restored.watermark = state.watermark
         frames = [restored._frames.setdefault(frame, frame) for frame in state.frames]
         for model, of_model in state.models.items():
-            restored._restore(model, of_model, frames)
+            pendings = [
+                restored._pending(
+                    *(model, series.version, series.layout, series.frontier),
+                    [((effect, key, pane), merge_packed(parts)) for effect, key, pane, parts in series.pending],
+                )
+                for series in of_model.series
+            ]
+            restored._restore(model, of_model, frames, pendings)
         return restored
 
-    def _restore(self, model: str, state: _ModelState, frames: Sequence[Frame]) -> None:
-        panes = self.models[model] = ModelPanes(closed_until=state.closed_until)
-        for series in state.series:
-            panes.series[series.version] = Series.from_snapshot(model, series, frames[series.frame])
+    def _restore(self, model: str, state: _ModelState, frames: Sequence[Frame], pendings: Sequence[Pending]) -> None:
+        panes = self.models[model] = ModelPanes(closed_until=state.closed_until, inbox=list(state.inbox))
+        for series, pending in zip(state.series, pendings, strict=True):
+            panes.series[series.version] = Series.from_snapshot(model, series, frames[series.frame], pending)
             self._dirty[model, series.version] = None
         self._live += len(panes.series)
         self._schedule(model, panes, panes.next_boundary())
+        self._hold(model, panes, state.held)
 
 
 def _foreign(what: str) -> StateError:
@@ -359,11 +483,12 @@ def _foreign(what: str) -> StateError:
     )
 
 
-def _state_of(panes: ModelPanes) -> tuple[_ModelState, list[Frame]]:
-    """State of a model, and the frames that its series number."""
+def _state_of(panes: ModelPanes) -> tuple[_ModelState, list[Frame], list[Pending]]:
+    """State of a model, the frames that its series number, and what waits in each."""
     series = [panes.series[version] for version in sorted(panes.series)]
-    state = _ModelState([one.snapshot(number) for number, one in enumerate(series)], panes.closed_until)
-    return state, [one.frame for one in series]
+    states = [one.snapshot(number, pending=False) for number, one in enumerate(series)]
+    state = _ModelState(states, panes.closed_until, panes.held, list(panes.inbox))
+    return state, [one.frame for one in series], [one.pending.copy() for one in series]
 
 
 def _pane_closed(model: str, panes: ModelPanes, start: int, end: int, boundary: int) -> PaneClosed:

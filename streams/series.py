@@ -20,8 +20,9 @@ from streams.detection import Key, Watches
 from streams.detectors import Detectors, DetectorState
 from streams.drift.subjects import observed, statistics
 from streams.metrics.compute import compute
-from streams.packed import add_packed, merge_packed, pack_dense
+from streams.packed import add_packed, pack_dense
 from streams.panes import PanePlan
+from streams.pending import Pending
 from streams.windows import PANE, Frame, Window, stepped_windows_ending, windows_ending, windows_open
 
 Counts = NDArray[np.int64]
@@ -31,8 +32,6 @@ Touched = tuple[str, int]
 MOST_NEW_SEGMENTS: Final = 100
 """Segments beyond those of the reference that are kept apart; more are counted together."""
 OTHER_SEGMENTS: Final = "(other)"
-MOST_PARTS: Final = 32
-"""Contributions to one pane that wait unmerged: merging costs by the call, waiting by the byte."""
 
 
 @dataclass
@@ -83,6 +82,8 @@ class Series:
         Of the version's plan.
     frame : Frame
         Of the version's plan; methods that need more take the plan itself.
+    pending : Pending, optional
+        Where effects wait.
 
     Notes
     -----
@@ -109,14 +110,13 @@ class Series:
         "version",
     )
 
-    def __init__(self, model: str, version: int, layout: str, frame: Frame) -> None:
+    def __init__(self, model: str, version: int, layout: str, frame: Frame, pending: Pending | None = None) -> None:
         self.model = model
         self.version = version
         self.layout = layout
         self.frame = frame
         self.panes: dict[str, dict[int, Pane]] = {}
-        self.pending: dict[tuple[int, str, int], tuple[bytes, ...]] = {}
-        """What waits by (effect's pane, segment, pane): packed counters, not yet added up."""
+        self.pending = Pending() if pending is None else pending
         self.frontier: int | None = None
         """Effects of panes before it are settled."""
         self.closed_traffic = 0
@@ -134,18 +134,14 @@ class Series:
 
     def add(self, delta: PaneDelta) -> None:
         """Put a contribution aside until its effect's pane is complete."""
-        effect = delta.effect_start_ms
-        if self.frontier is not None and effect < self.frontier:
-            effect = self.frontier
-        key = (effect, delta.segment, delta.pane_start_ms)
-        parts = (*self.pending.get(key, ()), delta.counters)
-        self.pending[key] = (merge_packed(parts),) if len(parts) >= MOST_PARTS else parts
+        self.pending.add(delta.effect_start_ms, delta.segment, delta.pane_start_ms, delta.counters)
 
     def next_boundary(self) -> int | None:
         """End of the next pane whose effects are to settle; None when nothing is kept or waits."""
         if self.frontier is not None:
             return self.frontier + self.frame.pane_ms
-        return min(self.pending)[0] + self.frame.pane_ms if self.pending else None
+        first = self.pending.first()
+        return None if first is None else first + self.frame.pane_ms
 
     @property
     def over(self) -> bool:
@@ -161,15 +157,13 @@ class Series:
         """Add the effects before `boundary` to their panes; which closed panes they touched."""
         frame = self.frame
         if self.frontier is None:
-            first = min(pane for _, _, pane in self.pending)
+            first = min(pane for (_, _, pane), _ in self.pending.waiting())
             self.frontier = boundary - frame.pane_ms
             self.closed_traffic = self.closed_quality = min(first, self.frontier)
         touched: set[Touched] = set()
         oldest = self._correctable(boundary)
         sums: dict[Touched, Counts] = {}
-        for key in sorted(key for key in self.pending if key[0] < boundary):
-            _, given, pane = key
-            merged = merge_packed(self.pending.pop(key))
+        for (_, given, pane), merged in self.pending.settle(boundary):
             if not merged:
                 continue  # they cancelled out: in one commit, they would not even have been sent
             segment = self._tracked(given, plan)
@@ -468,8 +462,8 @@ class Series:
         """The newest windows as they stand, with what has not settled yet; changes nothing."""
         frame = self.frame
         waiting: dict[str, dict[int, list[bytes]]] = {}
-        for (_, segment, pane), parts in self.pending.items():
-            waiting.setdefault(segment, {}).setdefault(pane, []).extend(parts)
+        for (_, segment, pane), merged in self.pending.waiting():
+            waiting.setdefault(segment, {}).setdefault(pane, []).append(merged)
         sums: dict[Touched, Counts] = {}
         for segment, by_pane in waiting.items():
             for pane, contributions in by_pane.items():
@@ -496,20 +490,22 @@ class Series:
 
     # ------------------------------------------------------------------------------------------- snapshots
 
-    def snapshot(self, frame: int = 0) -> SeriesState:
+    def snapshot(self, frame: int = 0, *, pending: bool = True) -> SeriesState:
         """State as a struct, cheaply; the same effects in the same order give an equal one.
 
         Parameters
         ----------
         frame : int
             Where the whole snapshot keeps the frame.
+        pending : bool
+            With what waits.
         """
         return SeriesState(
             version=self.version,
             layout=self.layout,
             frame=frame,
             panes={segment: dict(sorted(panes.items())) for segment, panes in sorted(self.panes.items())},
-            pending=[(*key, parts) for key, parts in sorted(self.pending.items())],
+            pending=[(*key, (merged,)) for key, merged in self.pending.waiting()] if pending else [],
             frontier=self.frontier,
             closed_traffic=self.closed_traffic,
             closed_quality=self.closed_quality,
@@ -521,11 +517,10 @@ class Series:
         )
 
     @classmethod
-    def from_snapshot(cls, model: str, state: SeriesState, frame: Frame) -> Series:
-        """The series that `snapshot` was taken of."""
-        series = cls(model, state.version, state.layout, frame)
+    def from_snapshot(cls, model: str, state: SeriesState, frame: Frame, pending: Pending) -> Series:
+        """The series that `snapshot` was taken of; what waits is in `pending` already."""
+        series = cls(model, state.version, state.layout, frame, pending)
         series.panes = state.panes
-        series.pending = {(effect, segment, pane): parts for effect, segment, pane, parts in state.pending}
         series.frontier = state.frontier
         series.closed_traffic = state.closed_traffic
         series.closed_quality = state.closed_quality

@@ -24,7 +24,7 @@ from streams.join.partition import JoinPartition
 from streams.kafka import admin
 from streams.kafka.config import KafkaConfig
 from streams.kafka.processor import BatchProcessor, ProcessorOptions
-from streams.native.choice import join_class
+from streams.native.choice import aggregate_class, join_class
 from streams.native.library import WHY_NOT
 
 AGGREGATE_GROUP: Final = "monitoring-aggregate"
@@ -73,6 +73,7 @@ def _run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
                 provisional_interval_ms=settings.provisional_interval_ms,
                 snapshot_interval_ms=settings.snapshot_interval_ms,
             ),
+            aggregate_class(settings.join_core),
         )
         options = ProcessorOptions(
             batch_records=settings.batch_records,

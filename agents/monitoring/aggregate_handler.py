@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agents.monitoring.aggregate_snapshots import Snapshot, SnapshotSource, pack_snapshot
+from agents.monitoring.aggregate_snapshots import Snapshot, SnapshotSource, pack_held, pack_snapshot
 from schemas.codec import cloudevent_headers, derived_id, encode, segment_key, to_ms
 from schemas.errors import DecodeError, StateError
 from schemas.events import DriftMetric, Observation, PaneClosed, QualityMetric
@@ -22,7 +22,6 @@ from schemas.topics import DRIFT_METRICS, JOINED_DELTAS, OBSERVATIONS, QUALITY_M
 from streams.aggregate import AggregateEvent, AggregatePartition, PlanOf
 from streams.kafka.positions import Positions, TopicPartition
 from streams.kafka.records import Output, Record
-from streams.packed import decode_delta
 
 SOURCE: Final = "/driftline/monitoring"
 SMALL_SNAPSHOT_BYTES: Final = 1_000_000
@@ -42,11 +41,15 @@ class AggregateOptions:
         Partitions of the join (of `predictions`).
     provisional_interval_ms : int
     snapshot_interval_ms : int
+    closing_s : float
+        Longest a batch goes on closing windows: thousands of models may be due at once, and what one transaction
+        carries is bounded. The rest is closed with the batches that follow.
     """
 
     partitions: int
     provisional_interval_ms: int = 1_000
     snapshot_interval_ms: int = 30_000
+    closing_s: float = 2.0
 
 
 @dataclass
@@ -61,6 +64,9 @@ class _Slot:
     batch_bytes: int = 0
     taken_bytes: int | None = None
     provisional_sent: bool = False
+    held_told: bool = False
+    """Whether the last commit said that models wait to be closed."""
+    held_tells: bool = False
 
 
 class AggregateHandler:
@@ -72,6 +78,7 @@ class AggregateHandler:
     plan_of : callable
         (model, version) → plan; it is expected to look again in the registry before it says None.
     options : AggregateOptions
+    partition_class : type of AggregatePartition
 
     Notes
     -----
@@ -79,7 +86,14 @@ class AggregateHandler:
     function of the input log; provisional windows follow the wall clock.
     """
 
-    def __init__(self, snapshots: SnapshotSource, plan_of: PlanOf, options: AggregateOptions) -> None:
+    def __init__(
+        self,
+        snapshots: SnapshotSource,
+        plan_of: PlanOf,
+        options: AggregateOptions,
+        partition_class: type[AggregatePartition] = AggregatePartition,
+    ) -> None:
+        self._class = partition_class
         self._snapshots = snapshots
         self._plan_of = plan_of
         self._options = options
@@ -107,7 +121,8 @@ class AggregateHandler:
         for number in partitions:
             where = (JOINED_DELTAS, number)
             until = committed.get(where)
-            snapshot = self._snapshots.newest(number)
+            kept = self._snapshots.newest(number)
+            snapshot = kept.snapshot
             if until is not None and snapshot is not None and snapshot.offset > until:
                 _log.warning("partition %d: offsets were set back, the newer snapshot is not used", number)
                 snapshot = None
@@ -116,15 +131,18 @@ class AggregateHandler:
                 # The group's offsets expired: what follows the snapshot is sent again, under the same event ids.
                 starts[where] = snapshot.offset
             elif until is not None:
+                # What was not closed by then is closed from here on; everything else was, and is told already.
+                live.begin_restore(kept.held if kept.held_offset == until else {})
                 for value in self._snapshots.replay(number, snapshot.offset if snapshot else 0, until):
-                    self._merge(live, value)
-            self._slots[number] = _Slot(live, 0)
+                    self._take(live, value)
+                live.end_restore()
+            self._slots[number] = _Slot(live, 0, held_told=bool(kept.held))
         return starts or None
 
     def _load(self, number: int, snapshot: Snapshot | None) -> AggregatePartition:
         if snapshot is None:
-            return AggregatePartition(self._options.partitions, self._plan_of)
-        live = AggregatePartition.from_snapshot(snapshot.data, self._plan_of)
+            return self._class(self._options.partitions, self._plan_of, deferred=True)
+        live = self._class.from_snapshot(snapshot.data, self._plan_of, deferred=True)
         if live.partitions != self._options.partitions:
             raise StateError(
                 f"the snapshot is of {live.partitions} partitions, predictions has {self._options.partitions}",
@@ -150,7 +168,8 @@ class AggregateHandler:
                 continue
             slot = self._slots[record.partition]
             slot.batch_bytes += len(record.value)
-            outputs += [_output(event) for event in self._merge(slot.live, record.value)]
+            self._take(slot.live, record.value)
+        outputs += self._close()
         if now_ms - self._provisional_at >= self._options.provisional_interval_ms:
             provisional = self._provisional()
             if provisional:
@@ -162,6 +181,26 @@ class AggregateHandler:
                 taken = slot.live.snapshot()
                 slot.taken_bytes = len(taken)
                 outputs += pack_snapshot(number, Snapshot(positions.next[JOINED_DELTAS, number], taken))
+            held = slot.live.held()
+            slot.held_tells = bool(held)
+            if held or slot.held_told:
+                outputs += pack_held(number, positions.next[JOINED_DELTAS, number], held)
+        return outputs
+
+    def _close(self) -> list[Output]:
+        """Close what is due, partition by partition in turn, for as long as a batch may take."""
+        deadline = time.monotonic() + self._options.closing_s
+        outputs: list[Output] = []
+        turn = list(self._slots.values())
+        while turn:
+            for slot in tuple(turn):
+                events = slot.live.close_next()
+                if events is None:
+                    turn.remove(slot)
+                    continue
+                outputs += [_output(event) for event in events]
+                if time.monotonic() >= deadline:
+                    return outputs
         return outputs
 
     def _provisional(self) -> list[Output]:
@@ -201,14 +240,12 @@ class AggregateHandler:
         return slot.saved_bytes <= SMALL_SNAPSHOT_BYTES or unsaved >= slot.saved_bytes
 
     @staticmethod
-    def _merge(live: AggregatePartition, value: bytes) -> list[AggregateEvent]:
+    def _take(live: AggregatePartition, value: bytes) -> None:
         try:
-            delta = decode_delta(value)
+            live.take(value)
         except DecodeError as error:
             # Only a foreign program can have written it: it must not stop the metrics of every model for ever.
             _log.error("a record of %s is not a delta and was skipped: %s", JOINED_DELTAS, error)
-            return []
-        return live.merge(delta)
 
     def wants_commit(self) -> bool:
         """Never: what matters makes outputs or moves positions."""
@@ -219,6 +256,7 @@ class AggregateHandler:
         for slot in self._slots.values():
             slot.live.commit()
             slot.provisional_sent = False
+            slot.held_told = slot.held_tells
             slot.unsaved_bytes += slot.batch_bytes
             slot.batch_bytes = 0
             if slot.taken_bytes is not None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -23,6 +24,8 @@ from streams.kafka.reader import Tail
 from streams.kafka.records import Output, Record
 
 CHUNK_BYTES: Final = 900_000
+MOST_HELD: Final = 4_000
+"""Models in one record: a name may have two hundred bytes."""
 _FIRST_PROBE: Final = 256
 _PROBE_GROWTH: Final = 8
 
@@ -46,6 +49,18 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, tag="manifest"):
     sha256: str
 
 
+class Held(msgspec.Struct, frozen=True, array_like=True, tag="held"):
+    """Models that were not closed yet when a batch was committed, with the watermark up to which they are.
+
+    It counts where `offset` (next input record) is the committed one. A long list comes in `parts`.
+    """
+
+    offset: int
+    part: int
+    parts: int
+    models: dict[str, int]
+
+
 class Snapshot(NamedTuple):
     """State of a partition as of an input offset."""
 
@@ -53,11 +68,19 @@ class Snapshot(NamedTuple):
     data: bytes
 
 
+class Kept(NamedTuple):
+    """What the journal holds of a partition: the newest complete snapshot, and what was held as of which offset."""
+
+    snapshot: Snapshot | None = None
+    held_offset: int = -1
+    held: Mapping[str, int] = MappingProxyType({})
+
+
 class SnapshotSource(Protocol):
     """Where a handler gets its state from."""
 
-    def newest(self, partition: int) -> Snapshot | None:
-        """The newest complete snapshot of a partition."""
+    def newest(self, partition: int) -> Kept:
+        """What the journal holds of a partition."""
 
     def replay(self, partition: int, start: int, end: int) -> Iterable[bytes]:
         """Values of `joined-deltas` from `start` up to, not including, `end`.
@@ -90,17 +113,32 @@ def pack_snapshot(partition: int, snapshot: Snapshot) -> list[Output]:
     return [Output(MONITORING_JOURNAL, msgspec.msgpack.encode(p), key, partition=partition) for p in parts]
 
 
-def unpack_newest(records: Iterable[Record], partition: int) -> Snapshot | None:
-    """The newest complete snapshot among journal records (in log order) of one partition."""
+def pack_held(partition: int, offset: int, models: Mapping[str, int]) -> list[Output]:
+    """Journal records of what is held as of an input offset; to be written behind a snapshot of the same batch."""
+    items = list(models.items())
+    pieces = [dict(items[i : i + MOST_HELD]) for i in range(0, len(items), MOST_HELD)] or [{}]
+    key = snapshot_key(partition)
+    parts = [Held(offset, number, len(pieces), piece) for number, piece in enumerate(pieces)]
+    return [Output(MONITORING_JOURNAL, msgspec.msgpack.encode(part), key, partition=partition) for part in parts]
+
+
+def unpack_newest(records: Iterable[Record], partition: int) -> Kept:
+    """What journal records (in log order) hold of one partition."""
     key = snapshot_key(partition)
     chunks: dict[str, dict[int, bytes]] = {}
     newest: Snapshot | None = None
+    held_offset = -1
+    held: dict[str, int] = {}
     for record in records:
         if record.key != key or record.value is None:
             continue
-        part = msgspec.msgpack.decode(record.value, type=Chunk | Manifest)
+        part = msgspec.msgpack.decode(record.value, type=Chunk | Manifest | Held)
         if isinstance(part, Chunk):
             chunks.setdefault(part.snapshot, {})[part.index] = part.data
+            continue
+        if isinstance(part, Held):
+            held_offset = part.offset
+            held = {**(held if part.part else {}), **part.models}
             continue
         pieces = chunks.pop(part.snapshot, {})
         data = b"".join(pieces[index] for index in sorted(pieces))
@@ -108,7 +146,7 @@ def unpack_newest(records: Iterable[Record], partition: int) -> Snapshot | None:
             newest = Snapshot(part.offset, data)
         else:
             _log.warning("snapshot %s of partition %d is not complete, trying an older one", part.snapshot, partition)
-    return newest
+    return Kept(newest, held_offset, held)
 
 
 class JournalSnapshots:
@@ -125,8 +163,8 @@ class JournalSnapshots:
         self._config = config
         self._timeout_s = timeout_s
 
-    def newest(self, partition: int) -> Snapshot | None:
-        """The newest complete snapshot, read backwards in growing steps."""
+    def newest(self, partition: int) -> Kept:
+        """What the journal holds of a partition, read backwards in growing steps up to a snapshot."""
         where = (MONITORING_JOURNAL, partition)
         end = admin.end_offsets(self._config, [MONITORING_JOURNAL]).get(where, 0)
         span = _FIRST_PROBE
@@ -135,10 +173,10 @@ class JournalSnapshots:
             with Tail(self._config, [], from_beginning=False, offsets={where: start}) as tail:
                 began = tail.positions[where]
                 found = unpack_newest(tail.read_to_end(self._timeout_s), partition)
-            if found is not None or began > start or start == 0:
+            if found.snapshot is not None or began > start or start == 0:
                 return found
             span *= _PROBE_GROWTH
-        return None
+        return Kept()
 
     def replay(self, partition: int, start: int, end: int) -> Iterable[bytes]:
         """Values of `joined-deltas` from `start` to `end`.

@@ -16,6 +16,7 @@ mod msgpack;
 mod notes;
 mod plan;
 mod records;
+mod shelf;
 mod sums;
 mod table;
 mod traffic;
@@ -631,18 +632,170 @@ pub unsafe extern "C" fn dl_payload(at: *const u8, len: usize) -> u64 {
     hash::payload(bytes(at, len))
 }
 
-/// Add packed counters to `into`; −1 where they are damaged or reach beyond it.
+pub struct ShelfHandle {
+    shelf: shelf::Shelf,
+    out: Vec<u8>,
+}
+
+#[no_mangle]
+pub extern "C" fn dl_shelf_new() -> *mut ShelfHandle {
+    Box::into_raw(Box::new(ShelfHandle { shelf: shelf::Shelf::default(), out: Vec::new() }))
+}
+
+/// # Safety
+/// `h` comes from `dl_shelf_new` and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_free(h: *mut ShelfHandle) {
+    drop(Box::from_raw(h));
+}
+
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_out(h: *mut ShelfHandle) -> *const u8 {
+    (*h).out.as_ptr()
+}
+
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_out_len(h: *mut ShelfHandle) -> usize {
+    (*h).out.len()
+}
+
+/// Take a record in from byte `from` on; gives the byte it stopped at, `why` the reason. The output buffer then holds
+/// the delta that stands there, or, when all is done, series with news and those whose first effect is earlier now: how
+/// many have news (u32), these, then the others.
 ///
 /// # Safety
-/// `into` holds `size` items.
+/// Pointers are valid.
 #[no_mangle]
-pub unsafe extern "C" fn dl_merge(into: *mut i64, size: usize, at: *const u8, len: usize) -> i64 {
-    let (into, packed) = (std::slice::from_raw_parts_mut(into, size), bytes(at, len));
+pub unsafe extern "C" fn dl_shelf_merge(h: *mut ShelfHandle, at: *const u8, len: usize, from: usize, why: *mut u32) -> i64 {
+    let (h, record) = (&mut *h, bytes(at, len));
     guarded(|| {
-        sums::unpack(packed, |position, count| {
-            *into.get_mut(position)? += count;
-            Some(())
-        })
-        .map(|()| 0)
+        let ShelfHandle { shelf, out } = h;
+        let (stopped, reason) = shelf.merge(record, from);
+        *why = reason;
+        out.clear();
+        if reason == shelf::ASK {
+            out.extend_from_slice(shelf::about(record, stopped)?);
+        } else if reason == shelf::ALL_DONE {
+            out.extend_from_slice(&(shelf.news.len() as u32).to_le_bytes());
+            for number in shelf.news.drain(..).chain(shelf.earlier.drain(..)) {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        Some(stopped as i64)
     })
+}
+
+/// Know a series or give it another layout; gives its number. `frontier_ms` i64::MIN: none.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_open(
+    h: *mut ShelfHandle, model: *const u8, model_len: usize, version: i64, layout: *const u8, layout_len: usize, frontier_ms: i64,
+) -> i64 {
+    let (h, model, layout) = (&mut *h, bytes(model, model_len), bytes(layout, layout_len));
+    let frontier_ms = (frontier_ms != i64::MIN).then_some(frontier_ms);
+    guarded(|| Some(i64::from(h.shelf.open(model, version, layout, frontier_ms))))
+}
+
+/// Number of a series; −1: not known.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_number(h: *mut ShelfHandle, model: *const u8, len: usize, version: i64) -> i64 {
+    let (h, model) = (&mut *h, bytes(model, len));
+    guarded(|| h.shelf.number(model, version).map(i64::from))
+}
+
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_add(
+    h: *mut ShelfHandle, number: u32, effect_ms: i64, segment: *const u8, len: usize, pane_ms: i64, counters: *const u8,
+    counters_len: usize,
+) -> i64 {
+    let (h, segment, counters) = (&mut *h, bytes(segment, len), bytes(counters, counters_len));
+    guarded(|| {
+        h.shelf.add(number, (effect_ms, segment, pane_ms), counters);
+        Some(0)
+    })
+}
+
+/// Effect of what waits first; i64::MAX: nothing waits.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_first(h: *mut ShelfHandle, number: u32) -> i64 {
+    (*h).shelf.first(number).unwrap_or(i64::MAX)
+}
+
+/// What waits with an effect before `before_ms` into the output buffer, as msgpack; `settle`: it waits no longer.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_read(h: *mut ShelfHandle, number: u32, before_ms: i64, settle: u32) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        h.out.clear();
+        h.shelf.write(number, before_ms, &mut h.out)?;
+        if settle != 0 {
+            h.shelf.settle(number, before_ms)?;
+        }
+        Some(h.out.len() as i64)
+    })
+}
+
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_remove(h: *mut ShelfHandle, number: u32) -> i64 {
+    let h = &mut *h;
+    guarded(|| h.shelf.remove(number).map(|()| 0))
+}
+
+/// Ask about every delta of a series (`held` not 0), or no longer.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_hold(h: *mut ShelfHandle, number: u32, held: u32) {
+    (*h).shelf.hold(number, held != 0);
+}
+
+/// The news of a series were asked for.
+///
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_asked(h: *mut ShelfHandle, number: u32) {
+    (*h).shelf.asked(number);
+}
+
+/// # Safety
+/// `h` is valid. `step` 0: begin, 1: commit, 2: abort.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_batch(h: *mut ShelfHandle, step: u32) -> i64 {
+    let h = &mut *h;
+    guarded(|| {
+        match step {
+            0 => h.shelf.begin(),
+            1 => h.shelf.commit(),
+            _ => h.shelf.abort(),
+        }
+        Some(0)
+    })
+}
+
+/// # Safety
+/// `h` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_shelf_memory(h: *mut ShelfHandle) -> usize {
+    (*h).shelf.memory()
 }

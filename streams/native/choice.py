@@ -1,10 +1,11 @@
-"""Which implementation of the join a worker uses."""
+"""Which implementation of the join and of the aggregation a worker uses."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from schemas.errors import ConfigurationError
+from streams.aggregate import AggregatePartition
 from streams.join.partition import JoinPartition
 from streams.native import library
 
@@ -35,3 +36,12 @@ def join_class(core: JoinCore) -> type[JoinPartition]:
     from streams.native.partition import NativeJoinPartition
 
     return NativeJoinPartition
+
+
+def aggregate_class(core: JoinCore) -> type[AggregatePartition]:
+    """The class to aggregate with; as `join_class`."""
+    if join_class(core) is JoinPartition:
+        return AggregatePartition
+    from streams.native.aggregate import NativeAggregatePartition
+
+    return NativeAggregatePartition

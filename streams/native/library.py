@@ -169,7 +169,23 @@ _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
     "dl_memory": (c_size_t, (c_void_p,)),
     "dl_id": (None, (c_char_p, c_size_t, c_void_p)),
     "dl_payload": (c_uint64, (c_char_p, c_size_t)),
-    "dl_merge": (c_int64, (c_void_p, c_size_t, c_char_p, c_size_t)),
+    "dl_shelf_new": (c_void_p, ()),
+    "dl_shelf_free": (None, (c_void_p,)),
+    "dl_shelf_out": (c_void_p, (c_void_p,)),
+    "dl_shelf_out_len": (c_size_t, (c_void_p,)),
+    "dl_shelf_merge": (c_int64, (c_void_p, c_char_p, c_size_t, c_size_t, POINTER(c_uint32))),
+    "dl_shelf_open": (c_int64, (c_void_p, c_char_p, c_size_t, c_int64, c_char_p, c_size_t, c_int64)),
+    "dl_shelf_add": (
+        c_int64,
+        (c_void_p, c_uint32, c_int64, c_char_p, c_size_t, c_int64, c_char_p, c_size_t),
+    ),
+    "dl_shelf_first": (c_int64, (c_void_p, c_uint32)),
+    "dl_shelf_read": (c_int64, (c_void_p, c_uint32, c_int64, c_uint32)),
+    "dl_shelf_hold": (None, (c_void_p, c_uint32, c_uint32)),
+    "dl_shelf_asked": (None, (c_void_p, c_uint32)),
+    "dl_shelf_remove": (c_int64, (c_void_p, c_uint32)),
+    "dl_shelf_batch": (c_int64, (c_void_p, c_uint32)),
+    "dl_shelf_memory": (c_size_t, (c_void_p,)),
 }
 
 

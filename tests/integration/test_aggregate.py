@@ -100,7 +100,7 @@ def test_recovers_from_the_deltas_alone(kafka: KafkaConfig) -> None:
     ensure_topics(kafka, 1, {name: CATALOGUE[name] for name in TOPICS})
     _send(kafka, range(3))
     source = JournalSnapshots(kafka)
-    assert source.newest(0) is None
+    assert source.newest(0).snapshot is None
     assert len(list(source.replay(0, 0, 6))) == 6
     assert len(list(source.replay(0, 4, 6))) == 2
     assert list(source.replay(0, 6, 6)) == []

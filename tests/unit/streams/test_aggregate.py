@@ -25,7 +25,7 @@ from schemas.events import (
 from streams.aggregate import AggregateEvent, AggregatePartition
 from streams.packed import pack_counters
 from streams.panes import PanePlan, negated
-from streams.series import MOST_PARTS
+from streams.pending import MOST_PARTS
 from tests.support.plans import plan, prediction
 from tests.support.replay import DAY, Event, deltas, split, watermark
 
@@ -576,6 +576,6 @@ def test_many_small_contributions_add_up() -> None:
     for event in events:
         single.merge(deltas(p, [event]))
     assert single.provisional() == whole.provisional()
-    waiting = single.models["m"].series[1].pending.values()
+    waiting = single.models["m"].series[1].pending._parts.values()
     assert max(map(len, waiting)) <= MOST_PARTS
     assert _feed(single, [watermark(9 * DAY)]) == _feed(whole, [watermark(9 * DAY)])

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 
 from agents.monitoring.aggregate_handler import AggregateHandler, AggregateOptions
 from agents.monitoring.aggregate_snapshots import (
     CHUNK_BYTES,
+    MOST_HELD,
+    Kept,
     Snapshot,
+    pack_held,
     pack_snapshot,
     unpack_newest,
 )
 from schemas.codec import decode
 from schemas.errors import StateError
-from schemas.events import AnyObservation, DeltaRecord, QualityMetric
+from schemas.events import AnyObservation, DeltaBatch, DeltaRecord, JoinedDelta, QualityMetric
 from schemas.topics import JOINED_DELTAS, MONITORING_JOURNAL, OBSERVATIONS, QUALITY_METRICS
 from streams.kafka.positions import Positions
 from streams.kafka.records import Output, Record
@@ -33,7 +36,7 @@ class Log:
         self.deltas: list[bytes] = []
         self.journal: list[Record] = []
 
-    def newest(self, partition: int) -> Snapshot | None:
+    def newest(self, partition: int) -> Kept:
         return unpack_newest(self.journal, partition)
 
     def replay(self, partition: int, start: int, end: int) -> Iterable[bytes]:
@@ -46,7 +49,7 @@ class Log:
                 self.journal.append(Record(output.topic, output.partition, offset, output.key, output.value, None, 0))
 
 
-def _inputs() -> list[DeltaRecord]:
+def _inputs(models: Sequence[str] = ("m",)) -> list[DeltaRecord]:
     rng = random.Random(1)
     out: list[DeltaRecord] = []
     for day in range(12):
@@ -55,13 +58,17 @@ def _inputs() -> list[DeltaRecord]:
             score = rng.random()
             p = prediction(f"{day}-{i}", day * DAY + rng.randrange(DAY), value=int(score > 0.5), probability=score)
             events.append(Event(p, int(rng.random() < score), 5_000))
-        out += [deltas(PLAN, events), watermark((day + 1) * DAY)]
+        delta = deltas(PLAN, events)
+        out += [
+            DeltaBatch([JoinedDelta(model, 1, delta.layout, 0, delta.panes) for model in models]),
+            watermark((day + 1) * DAY),
+        ]
     return out
 
 
-def _handler(log: Log, **options: int) -> AggregateHandler:
+def _handler(log: Log, **options: float) -> AggregateHandler:
     given = {"partitions": 1, "provisional_interval_ms": 10**9, "snapshot_interval_ms": 10**9} | options
-    return AggregateHandler(log, lambda model, version: PLAN, AggregateOptions(**given))
+    return AggregateHandler(log, lambda model, version: PLAN, AggregateOptions(**given))  # type: ignore[arg-type]
 
 
 def _records(log: Log, start: int, end: int) -> list[Record]:
@@ -136,7 +143,61 @@ def test_batches_aborts_crashes_and_snapshots_change_no_final_output(log: Log, s
         else:
             handler.committed({WHERE: end})
     assert got == expected
-    assert log.newest(0) is not None
+    assert log.newest(0).snapshot is not None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_many_models_close_over_many_batches_and_crashes(seed: int) -> None:
+    rng = random.Random(seed)
+    log = Log()
+    log.deltas = [encode_delta(record) for record in _inputs([f"m{n}" for n in range(7)])]
+    expected = _expected(log)
+
+    def worker(committed: int) -> AggregateHandler:
+        handler = _handler(log, snapshot_interval_ms=40, closing_s=0)
+        handler.restore([0], {WHERE: committed or None})
+        return handler
+
+    handler = worker(0)
+    got: list[tuple[str, bytes | None]] = []
+    committed = 0
+    most = 0
+    now = 1
+    while committed < len(log.deltas) or handler.partitions[0].held():
+        now += 1
+        end = min(committed + rng.choice([0, 0, 1]), len(log.deltas))
+        outputs = list(handler.process(_records(log, committed, end), _positions(committed, end), now))
+        most = max(most, len({o.key for o in outputs if o.topic != MONITORING_JOURNAL}))
+        fate = rng.random()
+        if fate < 0.1:
+            handler.aborted()
+            continue
+        if fate < 0.2:
+            handler = worker(committed)
+            continue
+        if not outputs and end == committed:
+            handler.aborted()  # as the processor does where there is nothing to commit
+            continue
+        log.append(outputs)
+        got += _final(outputs)
+        committed = end
+        if fate < 0.4:
+            handler = worker(committed)
+        else:
+            handler.committed({WHERE: end})
+    assert most == 1
+    assert sorted(got) == sorted(expected)
+    assert len(got) > 100
+
+
+def test_what_is_held_comes_in_parts_and_the_newest_counts() -> None:
+    log = Log()
+    many = {f"m{n}": n for n in range(2 * MOST_HELD + 1)}
+    log.append(pack_held(0, 5, many))
+    assert len(log.journal) == 3
+    assert log.newest(0) == Kept(None, 5, many)
+    log.append(pack_held(0, 6, {}))
+    assert log.newest(0) == Kept(None, 6, {})
 
 
 def test_provisional_is_sent_again_after_an_abort_and_not_without_news(log: Log) -> None:
@@ -193,13 +254,13 @@ def test_large_snapshots_are_chunked_and_incomplete_ones_are_passed_over() -> No
     old, new = Snapshot(5, random.Random(1).randbytes(3 * CHUNK_BYTES // 2)), Snapshot(9, b"x" * CHUNK_BYTES * 2)
     log.append(pack_snapshot(0, old))
     assert [len(r.value or b"") < 1_000_000 for r in log.journal] == [True] * 3
-    assert log.newest(0) == old
+    assert log.newest(0).snapshot == old
     torn = pack_snapshot(0, new)
     log.append(torn[1:])  # the first chunk is gone
-    assert log.newest(0) == old
+    assert log.newest(0).snapshot == old
     log.append(torn)
-    assert log.newest(0) == new
-    assert log.newest(1) is None
+    assert log.newest(0).snapshot == new
+    assert log.newest(1) == Kept()
 
 
 def test_released_partitions_are_forgotten(log: Log) -> None:
