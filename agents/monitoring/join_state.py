@@ -278,6 +278,8 @@ class JoinStates:
             puts = join.rewritten()
             changes = puts, [key for key, _ in store.items() if key not in puts]
         store.write(*changes, {"identity": msgspec.json.encode(self._identity), **_as_of(join, ends)})
+        # A folder without its identity is of no use: what it took to make it would be lost by a kill.
+        store.flush()
 
 
 def _as_of(join: JoinPartition, offsets: Mapping[str, int]) -> dict[str, bytes]:
