@@ -35,7 +35,6 @@ from schemas.topics import GROUND_TRUTH, JOINED_DELTAS, PREDICTIONS, REGISTRY_ST
 from streams.kafka.admin import delete_topics, end_offsets, ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.embedded import EmbeddedKafka
-from streams.kafka.lag import committed_offsets
 from streams.kafka.producer import EventProducer
 from streams.reference import compile_reference
 
@@ -149,8 +148,6 @@ def _measure(load: _Load, models: int, events: int, note: Note) -> Measurement:
         _produce(load.kafka, models, 0, warm)
         met = _ends(load.kafka)
         _produce(load.kafka, models, warm, events)
-        # A fresh broker has no group coordinator yet: following a group at once crashed the admin client here.
-        committed_offsets(load.kafka, "monitoring-join")
         with Worker(load.settings) as worker:
             first = worker.work_off(met)
             span = worker.work_off(_ends(load.kafka))

@@ -6,12 +6,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException
 
 from benchmarks.processes import Child
 from streams.kafka.config import KafkaConfig
-from streams.kafka.lag import committed_offsets
+from streams.kafka.group_offsets import GroupOffsets
 
 Ends = Mapping[tuple[str, int], int]
 """Offset behind the last record, by (topic without prefix, partition)."""
@@ -63,23 +62,16 @@ class Progress:
     """
 
     def __init__(self, kafka: KafkaConfig, group: str) -> None:
-        self._kafka = kafka
         self._group = kafka.group(group)
-        # The group's coordinator is made first, by a call of its own: on a broker that never had a group, librdkafka
-        # 2.16 was seen to crash in the requests below, made again and again while it is not there yet.
-        committed_offsets(kafka, group)
-        self._admin = AdminClient(kafka.common())
+        self._offsets = GroupOffsets(kafka, group)
 
     def committed(self, ends: Ends) -> int:
         """Offsets committed in the partitions of `ends`, at most up to these."""
-        request = ConsumerGroupTopicPartitions(self._group)
         try:
-            [future] = self._admin.list_consumer_group_offsets([request], request_timeout=10).values()
-            found = future.result(10).topic_partitions
+            at = self._offsets.committed(ends)
         except KafkaException:
-            # The group is just being made, or its coordinator moves: asked again.
+            # The coordinator moves: asked again.
             return 0
-        at = {(self._kafka.without_prefix(p.topic), p.partition): p.offset for p in found if p.offset >= 0}
         return sum(min(at.get(partition, 0), end) for partition, end in ends.items())
 
     def follow(self, child: Child, ends: Ends, *, start_s: float = 180.0, deadline_s: float = 1800.0) -> Span:

@@ -5,25 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException
 
 from schemas.errors import BrokerError
 from streams.kafka import admin
 from streams.kafka.config import KafkaConfig
 from streams.kafka.errors import broker_error
+from streams.kafka.group_offsets import GroupOffsets
 from streams.kafka.offsets import OffsetClient, Partition
 from streams.kafka.reader import Tail
 
 EXACT_UP_TO = 1_000
 STANDS_STILL_S = 0.25
 _TIMEOUT_S = 10.0
-_COORDINATOR_RETRY_S = 0.1
-_COORDINATOR_COMES = (
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.NOT_COORDINATOR,
-)
 
 
 class LagProbe:
@@ -39,7 +33,7 @@ class LagProbe:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._admin = AdminClient(config.common())
+        self._groups: dict[str, GroupOffsets] = {}
         self._offsets = OffsetClient(config)
         self._partitions: dict[str, list[int]] = {}
         self._markers_only: dict[Partition, tuple[int, int]] = {}
@@ -142,10 +136,9 @@ class LagProbe:
         return [(topic, partition) for topic in topics for partition in self._partitions[topic]]
 
     def _committed(self, group: str, partitions: list[Partition]) -> dict[Partition, int]:
-        native = [TopicPartition(self._config.topic(topic), number) for topic, number in partitions]
-        return _offsets_of_group(
-            self._config, self._admin, ConsumerGroupTopicPartitions(self._config.group(group), native)
-        )
+        if group not in self._groups:
+            self._groups[group] = GroupOffsets(self._config, group)
+        return self._groups[group].committed(partitions, _TIMEOUT_S)
 
     def _known_markers(self, partition: Partition, start: int, end: int) -> bool:
         known = self._markers_only.get(partition)
@@ -183,25 +176,11 @@ def committed_offsets(config: KafkaConfig, group: str) -> dict[Partition, int]:
     ------
     BrokerError
     """
-    request = ConsumerGroupTopicPartitions(config.group(group))
+    partitions = [(topic, number) for topic, count in admin.partition_counts(config).items() for number in range(count)]
+    offsets = GroupOffsets(config, group)
     try:
-        return _offsets_of_group(config, AdminClient(config.common()), request)
+        return offsets.committed(partitions, _TIMEOUT_S)
     except KafkaException as error:
         raise broker_error(config, error) from error
-
-
-def _offsets_of_group(
-    config: KafkaConfig, client: AdminClient, request: ConsumerGroupTopicPartitions
-) -> dict[Partition, int]:
-    """Asked again while the group's coordinator is being made or moves: a young broker answers so for a second."""
-    deadline = time.monotonic() + _TIMEOUT_S
-    while True:
-        try:
-            [future] = client.list_consumer_group_offsets([request], request_timeout=_TIMEOUT_S).values()
-            found = future.result(_TIMEOUT_S).topic_partitions
-        except KafkaException as error:
-            if error.args[0].code() not in _COORDINATOR_COMES or time.monotonic() > deadline:
-                raise
-            time.sleep(_COORDINATOR_RETRY_S)
-        else:
-            return {(config.without_prefix(p.topic), p.partition): p.offset for p in found if p.offset >= 0}
+    finally:
+        offsets.close()
