@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -113,7 +113,7 @@ def run(
 
             return Contender(_name(count), version("driftline"), measure, about={"models": count})
 
-        return compare(
+        found = compare(
             "models",
             [contender(count) for count in counts],
             rounds,
@@ -133,6 +133,22 @@ def run(
             },
             note=note,
         )
+        return found | {"rss_bytes_per_model": bytes_per_model(found["rows"])}
+
+
+def bytes_per_model(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """What one more model takes of a worker's memory: by the rows with the fewest and the most models.
+
+    Examples
+    --------
+    >>> bytes_per_model([{"models": 1, "rss_mib": 100.0}, {"models": 1025, "rss_mib": 120.0}])
+    20480
+    """
+    measured = [row for row in rows if row.get("rss_mib") is not None]
+    fewest, most = (pick(measured, key=lambda row: row["models"]) for pick in (min, max))
+    if fewest["models"] == most["models"]:
+        return None
+    return int((most["rss_mib"] - fewest["rss_mib"]) * 2**20 / (most["models"] - fewest["models"]))
 
 
 def _name(count: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import models
 from benchmarks.bulk import Bulk
 from benchmarks.installation import SPECIFICATION
 from benchmarks.traffic import CARRIERS, START_MS
@@ -84,6 +85,18 @@ def _constant(name: str) -> float:
 @pytest.mark.parametrize(("events", "name"), [(100, "pane of 100 events"), (2_000, "pane of 2,000 events")])
 def test_a_packed_pane_is_as_large_as_the_page_says(events: int, name: str) -> None:
     assert _pane_bytes(_plan(1), events) == pytest.approx(_constant(name), rel=0.15)
+
+
+def test_a_pane_of_many_features_is_as_large_as_the_page_says() -> None:
+    plan = PanePlan(parse(models.SPECIFICATION), models._base())
+    sums: Counter[int] = Counter()
+    for (_, value), (_, label) in zip(models.predictions(1, 0, 56), models.labels(1, 0, 56), strict=True):
+        prediction = decode_prediction(value)
+        sums.update(plan.traffic(prediction))
+        sums.update(plan.labelled(plan.compact(prediction), decode_ground_truth(label).label, 60_000))
+    assert len(pack_counters(sums)) == pytest.approx(_constant("pane of 56 events, 20 features"), rel=0.05)
+    of_features = {position: count for position, count in sums.items() if position >= plan.segment_size}
+    assert len(pack_counters(of_features)) / len(plan.features) == pytest.approx(24, rel=0.05)
 
 
 def test_a_feature_adds_what_the_page_says() -> None:
