@@ -264,6 +264,19 @@ def _average_precision(rows: Sequence[Row]) -> float | None:
     return _share(total, positives)
 
 
+def _calibration(promised: Callable[[Row], float], kept: Callable[[Row], bool]) -> Metric:
+    """Fifteen bins of the promised probability: how far hits and promises lie apart in each, by its share of events."""
+
+    def of(rows: Sequence[Row]) -> float | None:
+        bins: dict[int, list[Row]] = defaultdict(list)
+        for row in rows:
+            bins[min(int(promised(row) * 15), 14)].append(row)
+        gaps = [abs(math.fsum(kept(row) - promised(row) for row in held)) for held in bins.values()]
+        return _share(math.fsum(gaps), len(rows))
+
+    return of
+
+
 def _scores(rows: Sequence[Row]) -> set[float]:
     return {row.score for row in rows}
 
@@ -277,6 +290,7 @@ BINARY: Mapping[str, Metric] = {
     "pr_auc": _average_precision,
     "brier": lambda rows: _mean((row.score - row.label) ** 2 for row in rows),
     "log_loss": lambda rows: _mean(-math.log(row.score if row.label else 1 - row.score) for row in rows),
+    "calibration_error": _calibration(lambda row: row.score, lambda row: row.label == 1),
     "cost": lambda rows: _mean(5.0 * (row.decision < row.label) + 1.0 * (row.decision > row.label) for row in rows),
     "true_positives": lambda rows: _count(rows, 1, 1) if rows else None,
     "false_positives": lambda rows: _count(rows, 1, 0) if rows else None,
@@ -321,6 +335,7 @@ MULTICLASS: Mapping[str, Metric] = {
     "precision_weighted": _by_class(_precision, weighted=True),
     "recall_weighted": _by_class(_recall, weighted=True),
     "f1_weighted": _by_class(_f1, weighted=True),
+    "calibration_error": _calibration(lambda row: row.score[row.decision], lambda row: row.decision == row.label),
     "recall[a]": lambda rows: _share(_count(rows, "a", "a"), sum(row.label == "a" for row in rows)),
     "top_2_accuracy": lambda rows: _mean(
         row.label in sorted(row.score, key=lambda name: -row.score[name])[:2] for row in rows

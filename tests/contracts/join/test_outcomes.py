@@ -15,6 +15,7 @@ from tests.support.joins import HEARTBEAT, IMPLEMENTATIONS, NOW_MS, View, Worker
 from tests.support.plans import plan, prediction
 
 PLAN = plan(windows=("50ms",), delay="100ms", horizon="200ms")
+SHORT = plan("regression", windows=("50ms",), delay="50ms", horizon="50ms")
 LIMITS = JoinLimits(grace_ms=10, future_tolerance_ms=1_000)
 Step = tuple[Any, ...]
 NAMES = pytest.mark.parametrize("name", IMPLEMENTATIONS)
@@ -116,6 +117,94 @@ TABLE: dict[str, tuple[list[Step], dict[str, int], list[str]]] = {
         {"predictions": 1, "labelled": 1, "revised": 1, "labels": 2, "labels.matched": 2, "labels.revised": 1},
         [],
     ),
+    "correction of the same revision": (
+        [("p", "a", 0), ("l", "a", 10, 1), ("l", "a", 20, 0)],
+        {"predictions": 1, "labelled": 1, "revised": 1, "labels": 2, "labels.matched": 2, "labels.revised": 1},
+        [],
+    ),
+    "the same again at another time is a correction that changes nothing": (
+        [("p", "a", 0), ("l", "a", 10, 1), ("l", "a", 20, 1)],
+        {"predictions": 1, "labelled": 1, "labels": 2, "labels.matched": 2, "labels.revised": 1},
+        [],
+    ),
+    "correction when no first label could come any more": (
+        [("p", "a", 0), ("l", "a", 100, 1), ("step",), ("beat", 250), ("step",), ("l", "a", 300, 0, 1)],
+        {
+            **{"predictions": 1, "labelled": 1, "revised": 1, "heartbeats": 2},
+            **{"labels": 2, "labels.matched": 2, "labels.revised": 1},
+        },
+        [],
+    ),
+    "withdrawn and given again when no first label could come any more": (
+        [
+            ("p", "a", 0),
+            ("l", "a", 90, 1),
+            ("l", "a", 95, None, 1),
+            ("step",),
+            ("beat", 250),
+            ("step",),
+            ("l", "a", 280, 1, 2),
+        ],
+        {
+            **{"predictions": 1, "labelled": 1, "revised": 1, "withdrawn": 1, "heartbeats": 2},
+            **{"labels": 3, "labels.matched": 3, "labels.revised": 2},
+        },
+        [],
+    ),
+    "duplicate prediction when no label could come any more": (
+        [("p", "a", 0), ("step",), ("beat", 250), ("step",), ("p", "a", 0)],
+        {"predictions": 1, "expired": 1, "predictions.duplicate": 1, "heartbeats": 2},
+        [],
+    ),
+    "correction of what is forgotten": (
+        [("p", "a", 0), ("l", "a", 10, 1), ("step",), ("beat", 301), ("step",), ("l", "a", 200, 0, 1), ("beat", 401)],
+        {
+            **{"predictions": 1, "labelled": 1, "heartbeats": 4},
+            **{"labels": 2, "labels.matched": 1, "labels.orphaned": 1},
+        },
+        [],
+    ),
+    "label past all that its prediction could be told": (
+        [("p", "a", 0), ("l", "a", 301), ("step",), ("beat", 502)],
+        {"predictions": 1, "expired": 1, "heartbeats": 2, "labels": 1, "labels.orphaned": 1},
+        [],
+    ),
+    "label before its prediction by more than it is kept": (
+        [("p", "a", 300), ("l", "a", 99)],
+        {"predictions": 1, "pending": 1, "labels": 1, "labels.orphaned": 1},
+        [],
+    ),
+    "a label waits with its corrections": (
+        [("l", "a", 10, 1), ("l", "a", 30, 0, 1), ("l", "a", 20, 1), ("step",), ("p", "a", 0)],
+        {
+            **{"predictions": 1, "labelled": 1, "revised": 1},
+            **{"labels": 3, "labels.matched": 2, "labels.revised": 1, "labels.duplicate": 1},
+        },
+        [],
+    ),
+    "withdrawn before its prediction came": (
+        [("l", "a", 10, 1), ("tombstone", "a"), ("step",), ("p", "a", 0), ("step",), ("beat", 211)],
+        {
+            **{"predictions": 1, "expired": 1, "revised": 1, "withdrawn": 1, "heartbeats": 2},
+            **{"labels": 2, "labels.matched": 2, "labels.revised": 1},
+        },
+        [],
+    ),
+    "a challenger of another type does not take the label": (
+        [("p", "a", 0), ("p", "a", 0, {"model": "n"}), ("l", "a", 10, "1")],
+        {"predictions": 2, "labelled": 1, "pending": 1, "labels": 1, "labels.matched": 1},
+        [],
+    ),
+    "a challenger that comes after the label does not take one that is late for it": (
+        [("p", "a", 0), ("l", "a", 60, 1), ("step",), ("p", "a", 0, {"model": "n"})],
+        {"predictions": 2, "labelled": 1, "pending": 1, "labels": 1, "labels.matched": 1},
+        [],
+    ),
+    "a challenger that came later takes what is in time for it": (
+        [("p", "a", 0), ("p", "a", 5, {"model": "n"}), ("l", "a", 60, 1)],
+        {"predictions": 2, "labelled": 1, "pending": 1, "labels": 1, "labels.matched": 1},
+        [],
+    ),
     "late correction": (
         [("p", "a", 0), ("l", "a", 10, 1), ("l", "a", 211, 0, 1)],
         {"predictions": 1, "labelled": 1, "labels": 2, "labels.matched": 1, "labels.late": 1},
@@ -203,7 +292,7 @@ TABLE: dict[str, tuple[list[Step], dict[str, int], list[str]]] = {
 @pytest.mark.parametrize("case", TABLE)
 def test_outcome(name: str, case: str) -> None:
     steps, totals, reasons = TABLE[case]
-    worker = Worker(View({("m", 1): PLAN, ("m", 2): PLAN}), LIMITS, joins=implementation(name))
+    worker = Worker(View({("m", 1): PLAN, ("m", 2): PLAN, ("n", 1): SHORT}), LIMITS, joins=implementation(name))
     for step in steps:
         act(worker, step)
     worker.step()

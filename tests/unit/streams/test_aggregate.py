@@ -275,6 +275,31 @@ def test_provisional_shows_what_has_not_settled() -> None:
     assert [m.metrics for m in closed] == [m.metrics for m in first if m.window == "1d"]
 
 
+def test_revisions_do_not_rewind_detectors() -> None:
+    p = plan(watch=("accuracy",), windows=("1d",))
+    aggregates = [AggregatePartition(1, lambda model, version: p) for _ in range(2)]
+    bad = _events(0, 200)
+    compacts = [(p.compact(e.prediction), e.label, e.delay_ms) for e in bad]
+    turned = [
+        PaneDelta(s, 0, 8 * DAY, pack_counters(counts))
+        for compact, label, delay in compacts
+        for s in compact.segments
+        for counts in (negated(p.labelled(compact, label, delay)), p.labelled(compact, 1 - label, delay))  # type: ignore[arg-type, operator]
+    ]
+    told: list[list[AggregateEvent]] = [[], []]
+    for day in range(20):
+        for aggregate, out in zip(aggregates, told, strict=True):
+            if day == 8 and aggregate is aggregates[1]:
+                out.extend(aggregate.merge(JoinedDelta("m", 1, p.layout, 0, turned)))
+            of_day = deltas(p, bad if day == 0 else _events(day, 200))
+            out.extend(_feed(aggregate, [of_day, watermark((day + 1) * DAY)]))
+    first, second = (aggregate.models["m"].series[1].detectors for aggregate in aggregates)
+    assert first == second
+    assert _quality(told[0], state="revised") == []
+    assert {to_ms(m.window_end) for m in _quality(told[1], state="revised")} == {DAY}
+    assert [o for o in told[0] if isinstance(o, Observation)] == [o for o in told[1] if isinstance(o, Observation)]
+
+
 def _spans(metrics: Sequence[QualityMetric]) -> list[tuple[int, int, int]]:
     return [(to_ms(m.window_start) // DAY, to_ms(m.window_end) // DAY, m.n) for m in metrics]
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
 from schemas.metrics import LABEL_DELAYS, METRICS
 from schemas.specification import Specification
@@ -90,6 +91,35 @@ def test_binary_decisions_match_sklearn() -> None:
         assert values["precision"] == pytest.approx(sk.precision_score(truth, guess))
         assert values["recall"] == pytest.approx(sk.recall_score(truth, guess))
         assert values["f1"] == pytest.approx(sk.f1_score(truth, guess))
+
+
+@pytest.mark.parametrize("case", ["plain", "rare", "saturated"])
+def test_calibration_error_is_that_of_fifteen_even_bins(case: str) -> None:
+    """scikit-learn has the bins (`calibration_curve`) and not their sum."""
+    rng = np.random.default_rng(10)
+    truth, scores = _scores(case, rng)
+    truth, scores = truth[:20_000], np.clip(scores[:20_000] * 0.8, 0.0, 1.0)  # too modest a model
+    hits, promised = calibration_curve(truth, scores, n_bins=15, strategy="uniform")
+    sizes = np.bincount(np.minimum((scores * 15).astype(int), 14), minlength=15)
+    wanted = float((np.abs(hits - promised) * sizes[sizes > 0]).sum() / len(truth))
+    guess = (scores >= 0.5).astype(int)
+    streamed = compute(plan(), label_counters(plan(), truth, guess, scores)[0], ["calibration_error"])
+    exact = evaluate(specification(), truth, predictions=guess, scores=scores, names=["calibration_error"])
+    assert wanted > 1e-4
+    assert streamed["calibration_error"] == pytest.approx(wanted, abs=2**-20)
+    assert exact["calibration_error"] == pytest.approx(wanted, abs=2**-20)
+
+
+def test_cost_is_the_prices_times_the_mistakes() -> None:
+    rng = np.random.default_rng(11)
+    truth, guess = rng.integers(0, 2, 500), rng.integers(0, 2, 500)
+    (_, false_positives), (false_negatives, _) = sk.confusion_matrix(truth, guess)
+    prices = "{ false_negative = 5.0, false_positive = 0.25 }"
+    p = plan(cost=prices)
+    wanted = (5.0 * false_negatives + 0.25 * false_positives) / 500
+    counts = label_counters(p, truth, guess, rng.random(500))[0]
+    assert compute(p, counts, ["cost"])["cost"] == pytest.approx(wanted)
+    assert evaluate(p.spec, truth, predictions=guess, scores=None, names=["cost"])["cost"] == pytest.approx(wanted)
 
 
 def test_evaluate_is_exact_for_ranking() -> None:
