@@ -6,7 +6,6 @@ reads committed records only, and tells position and end of what it reads, so th
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from aiokafka import TopicPartition
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers import aiokafka as driver
 
-from schemas.errors import UnsafeSettingError
+from streams.kafka.security import security
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -77,39 +76,14 @@ def credentials(properties: Mapping[str, str]) -> SASLCredentials | SSLCredentia
     UnsafeSettingError
         A mechanism that Faust's driver does not speak, rather than silently connecting without it.
     """
-    protocol = properties.get("security.protocol", "PLAINTEXT").upper()
-    if protocol == "PLAINTEXT":
+    access = security(properties)
+    if access.protocol == "PLAINTEXT":
         return None
-    context = _ssl_context(properties) if protocol.endswith("SSL") else None
-    if protocol == "SSL":
-        return SSLCredentials(context)
-    mechanism = properties.get("sasl.mechanism", properties.get("sasl.mechanisms", "PLAIN")).upper()
-    if not protocol.startswith("SASL_") or mechanism not in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"):
-        raise UnsafeSettingError(
-            f"{protocol} with {mechanism} is not supported by the control-plane agents",
-            where="KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_MECHANISM",
-            remedy="use SSL, or SASL_SSL with PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
-        )
+    if access.protocol == "SSL":
+        return SSLCredentials(access.context)
     return SASLCredentials(
-        username=properties.get("sasl.username"),
-        password=properties.get("sasl.password"),
-        ssl_context=context,
-        mechanism=mechanism,
+        username=access.username, password=access.password, ssl_context=access.context, mechanism=access.mechanism
     )
-
-
-def _ssl_context(properties: Mapping[str, str]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=properties.get("ssl.ca.location"))
-    if certificate := properties.get("ssl.certificate.location"):
-        context.load_cert_chain(
-            certificate, properties.get("ssl.key.location"), properties.get("ssl.key.password") or None
-        )
-    if properties.get("ssl.endpoint.identification.algorithm", "https") == "none":
-        context.check_hostname = False
-    if properties.get("enable.ssl.certificate.verification", "true").lower() == "false":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def faust_settings(properties: Mapping[str, str]) -> dict[str, Any]:

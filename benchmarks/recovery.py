@@ -5,8 +5,8 @@ at once: with the state folder, then, killed again, with the folder deleted. Aft
 what the join accounts for and what the metrics count is compared with what was sent.
 
 A row's value is the time from the kill to the successor's first commit: partitions assigned, state restored, one batch
-joined. `group_wait_s` of it is the broker waiting for the dead member's session to end (``session_timeout_ms``);
-`restore_s` is the rest. `caught_up_s` is the time from the kill until everything sent before it is committed. The
+joined. `group_wait_s` of it is the process starting and taking the dead member's place in the group; `restore_s` is the
+rest. `caught_up_s` is the time from the kill until everything sent before it is committed. The
 replay rate is what the log had to be read again for over the time that the worker's log names for rebuilding its
 partitions, one after another (over `restore_s` where it names none).
 

@@ -32,7 +32,6 @@ RETENTION_MARGIN_MS: Final = 86_400_000
 AGGREGATE_QUEUE_KBYTES: Final = 16_384
 """With the join's 64 MB and 16 MB for each reader without a group, a worker fetches less than 128 MB ahead."""
 _TRAFFIC: Final = (PREDICTIONS, GROUND_TRUTH, JOINED_DELTAS, MONITORING_JOURNAL)
-_READY_WITHOUT_PARTITIONS_S: Final = 10.0
 
 _log = logging.getLogger("driftline.monitoring")
 
@@ -158,14 +157,12 @@ def run_together(processors: list[BatchProcessor], stop: threading.Event, *, on_
     threads = [threading.Thread(target=work, args=(processor,), name="monitoring") for processor in processors]
     for thread in threads:
         thread.start()
-    waited_s, ready = 0.0, False
+    ready = False
     while not (stop.is_set() or halt.is_set()):
-        if not ready and (all(p.assignment() for p in processors) or waited_s > _READY_WITHOUT_PARTITIONS_S):
-            # More workers than partitions: a worker without any is ready all the same.
+        if not ready and all(processor.ready for processor in processors):
             ready = True
             on_ready()
         halt.wait(0.05)
-        waited_s += 0.05
     halt.set()
     for thread in threads:
         thread.join()

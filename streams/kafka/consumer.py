@@ -115,6 +115,9 @@ class GroupConsumer:
         In a catch-up, hold other topics' records back until this topic's are as far in time (see `alignment`).
     direct : bool
         Fetch without making Python objects where that can be done here (see `fetcher`).
+    member : str, optional
+        What this member is called among the group's (its client id): the name a successor finds it by. The range
+        strategy deals in the order of these names, so a worker that comes back gets the partitions it had.
 
     Attributes
     ----------
@@ -139,6 +142,7 @@ class GroupConsumer:
         co_partitioned: bool = False,
         leader: str | None = None,
         direct: bool = False,
+        member: str | None = None,
     ) -> None:
         self.group = group
         self.topics = tuple(topics)
@@ -173,6 +177,8 @@ class GroupConsumer:
         }
         if direct and usable(config.properties):
             self._fetcher, self._alignment = Fetcher(config, over, leader), None
+        if member is not None:
+            over["client.id"] = member
         self._consumer = Consumer({**config.consumer(group), **over}, logger=log)
         self._consumer.subscribe(
             [config.topic(name) for name in topics],
@@ -266,6 +272,11 @@ class GroupConsumer:
     def assignment(self) -> list[TopicPartition]:
         """What is assigned and started."""
         return sorted(self._next)
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group dealt this member a share, perhaps of no partitions, and it was restored and started."""
+        return self._ever_assigned
 
     # --------------------------------------------------------------------------------------- committing
 

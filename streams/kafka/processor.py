@@ -17,6 +17,7 @@ from schemas.errors import BrokerError
 from streams.kafka.config import KafkaConfig
 from streams.kafka.consumer import GroupConsumer, GroupMetadata
 from streams.kafka.failpoints import failpoint
+from streams.kafka.former import remove_former
 from streams.kafka.positions import Positions, TopicPartition
 from streams.kafka.records import Output, Record
 from streams.kafka.transactions import Outcome, TransactionAbortedError, TransactionalWriter
@@ -88,7 +89,7 @@ class ProcessorOptions:
     max_poll_interval_ms : int
         A worker that is away for longer (computing one batch, say) loses its partitions.
     session_timeout_ms : int
-        A worker that is dead for so long loses its partitions.
+        A worker that is dead for so long loses its partitions to others (to a successor with its id at once).
     transaction_timeout_ms : int
         The broker aborts a hung transaction after it; readers of committed records wait for that.
     operation_timeout_ms : int
@@ -156,7 +157,8 @@ class BatchProcessor:
     topics : sequence of str
         Topics to read, without prefix.
     transactional_id : str
-        Stable per worker slot, without prefix: a successor with the same id fences this worker.
+        Stable per worker slot, without prefix: a successor with the same id fences this worker and, should it be dead,
+        takes it out of the group, so that its partitions move at once.
     handler : BatchHandler
     options : ProcessorOptions
     clock : callable
@@ -243,6 +245,11 @@ class BatchProcessor:
     def assignment(self) -> list[TopicPartition]:
         """What this worker holds now."""
         return self._consumer.assignment() if self._consumer is not None else []
+
+    @property
+    def ready(self) -> bool:
+        """Whether this worker is in the group and its share, perhaps of no partitions, is restored."""
+        return self._consumer is not None and self._consumer.joined
 
     def close(self) -> None:
         """Leave the group (the handler's partitions are released); nothing uncommitted counts."""
@@ -336,6 +343,9 @@ class BatchProcessor:
                 transaction_timeout_ms=options.transaction_timeout_ms,
                 operation_timeout_ms=options.operation_timeout_ms,
             )
+            # It cannot commit any more. If it was killed, the group would wait for its session to end.
+            member = f"{self._config.common()['client.id']}-{self._config.transactional_id(self._transactional_id)}"
+            remove_former(self._config, self._group, member)
             self._consumer = GroupConsumer(
                 self._config,
                 self._group,
@@ -345,12 +355,14 @@ class BatchProcessor:
                     "session.timeout.ms": options.session_timeout_ms,
                     # A batch is committed as soon as everything is drained: latency of every stage rests on this.
                     "fetch.wait.max.ms": 20,
-                    "heartbeat.interval.ms": max(200, options.session_timeout_ms // 5),
+                    # Members learn of a rebalance from their heartbeats: so long a group waits for the last of them.
+                    "heartbeat.interval.ms": max(200, options.session_timeout_ms // 10),
                     _QUEUE: self._config.properties.get(_QUEUE, options.queue_kbytes),
                 },
                 co_partitioned=options.co_partitioned,
                 leader=options.leader,
                 direct=options.direct,
+                member=member,
             )
             self._consumer.on_assign = self._restore
             self._consumer.on_revoke = self._release
