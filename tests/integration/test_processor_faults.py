@@ -48,6 +48,7 @@ def test_a_successor_with_the_same_id_fences_the_former_worker(kafka: KafkaConfi
     try:
         eventually(lambda: assigned(former), timeout=20)
         successor.step(0.0)  # takes the transactional id over
+        eventually(lambda: assigned(successor) and assigned(former) and len(successor.assignment()) == 1, timeout=30)
         produce(kafka, numbered(10))
         with pytest.raises(FencedError, match="another worker"):
             eventually(lambda: successor.step(0.05) is former.step(0.05) is None, timeout=30)

@@ -129,9 +129,8 @@ class Fleet:
                 message=lambda g=group, w=wanted: f"{g}: {shares(self.house.kafka, g)}, not {w}",
             )
 
-    def advance(self, n: int, timeout: float = 90) -> None:
-        """Wait until `n` more records are accounted for."""
-        target = self.progress.read() + n
+    def reach(self, target: int, timeout: float = 90) -> None:
+        """Wait until so many records in all are accounted for."""
         eventually(
             lambda: self.progress.read() >= target,
             timeout=timeout,
