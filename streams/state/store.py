@@ -168,6 +168,8 @@ def _options() -> Options:
     # Hashes do not compress.
     options.set_compression_type(DBCompressionType.none())
     blocks = BlockBasedOptions()
+    # A chunk of the join's log fills a block of its own: two in one would both be read for each.
+    blocks.set_block_size(2 * 1024)
     blocks.set_block_cache(_cache)
     options.set_block_based_table_factory(blocks)
     return options
