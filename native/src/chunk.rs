@@ -79,6 +79,14 @@ impl<'a> Chunk<'a> {
         Entry::from_bytes(&self.records[at * SIZE..][..SIZE])
     }
 
+    /// The id of a record, without the rest.
+    #[inline(always)]
+    pub fn id(&self, at: usize) -> [u64; 2] {
+        let bytes = &self.records[at * SIZE..];
+        let half = |from: usize| u64::from_ne_bytes(bytes[from..from + 8].try_into().expect("eight bytes"));
+        [half(0), half(8)]
+    }
+
     /// The note of a record; empty where it has none.
     pub fn note(&self, at: usize) -> &'a [u8] {
         self.notes().find(|(record, _)| *record == at).map_or(&[], |(_, note)| note)

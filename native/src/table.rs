@@ -360,27 +360,76 @@ impl Table {
 
     /// Let entries go cold until what is in memory is within the budget.
     pub fn evict(&mut self) {
-        let most = self.budget.saturating_sub(self.index.memory()) / SIZE;
+        let most = self.room();
         let mut left = 2 * self.fresh;
         while self.hot > most && left > 0 {
             left -= 1;
             self.hand = if self.hand + 1 >= self.fresh { 0 } else { self.hand + 1 };
-            let entry = *self.at(self.hand);
-            if !ordinary(entry.state) || entry.pos == NONE || entry.flags & TOUCHED != 0 {
-                continue;
-            }
-            if entry.flags & SOON != 0 {
+            if self.at(self.hand).flags & SOON != 0 {
                 self.at_mut(self.hand).flags &= !SOON;
-                continue;
+            } else {
+                self.chill(self.hand);
             }
-            let cell = self.index.cell(tag(entry.id), self.hand + 1).expect("every slot has its word");
-            self.index.set(cell, COLD | entry.pos);
-            self.log.cold(entry.pos, entry.due_ms);
-            if entry.flags & NOTED != 0 {
-                self.notes.put(self.hand, b"");
-            }
-            self.clear(self.hand);
         }
+    }
+
+    /// Entries that may be in memory.
+    fn room(&self) -> usize {
+        self.budget.saturating_sub(self.index.memory() + self.notes.memory() + self.free.capacity() * 4) / SIZE
+    }
+
+    /// Let an entry go cold, where it can: it stands in the log as it is.
+    fn chill(&mut self, slot: u32) -> bool {
+        let entry = *self.at(slot);
+        if !ordinary(entry.state) || entry.pos == NONE || entry.flags & TOUCHED != 0 {
+            return false;
+        }
+        let cell = self.index.cell(tag(entry.id), slot + 1).expect("every slot has its word");
+        self.index.set(cell, COLD | entry.pos);
+        self.log.cold(entry.pos, entry.due_ms);
+        if entry.flags & NOTED != 0 {
+            self.notes.put(slot, b"");
+        }
+        self.clear(slot);
+        true
+    }
+
+    /// Give memory back that entries had before the index grew. No batch may be open: slots change.
+    pub fn shrink(&mut self) {
+        let needed = self.room() / SLAB + 1;
+        if self.slabs.len() > needed + 16 {
+            self.shrink_to(needed + 8);
+        }
+    }
+
+    fn shrink_to(&mut self, slabs: usize) {
+        let end = self.fresh.min((slabs * SLAB) as u32);
+        for slot in end..self.fresh {
+            self.chill(slot);
+        }
+        // What the reference holds cannot go: it moves to where there is room, or is made.
+        let odd: Vec<u32> = (end..self.fresh).filter(|slot| self.at(*slot).state != GONE).collect();
+        let mut room = self.free.iter().filter(|slot| **slot < end).count();
+        for slot in 0..end {
+            if room >= odd.len() {
+                break;
+            }
+            room += usize::from(self.chill(slot));
+        }
+        if room < odd.len() {
+            return;
+        }
+        self.free.retain(|slot| *slot < end);
+        for slot in odd {
+            let entry = *self.at(slot);
+            let cell = self.index.cell(tag(entry.id), slot + 1).expect("every slot has its word");
+            let moved = self.place(entry);
+            self.index.set(cell, moved + 1);
+            self.hot -= 1;
+        }
+        self.fresh = end;
+        self.slabs.truncate(slabs);
+        self.free.shrink_to_fit();
     }
 
     /// Bring the cold entries into memory that are due at a watermark.
@@ -406,6 +455,9 @@ impl Table {
     /// Take in a chunk of a log that is read from its oldest end; None where it is damaged.
     pub fn load(&mut self, base: u64, chunk: Chunk<'_>, known: impl Fn(&Entry) -> bool) -> Option<()> {
         self.log.load(base, chunk)?;
+        for record in 0..chunk.len() {
+            self.index.prefetch(tag(chunk.id(record)));
+        }
         for record in 0..chunk.len() {
             let entry = chunk.entry(record);
             let low = self.log.loaded(&entry);
@@ -442,7 +494,7 @@ impl Table {
 
     /// Bring the newest entries into memory, as far as half of the budget allows.
     pub fn warm(&mut self) {
-        let most = self.budget.saturating_sub(self.index.memory()) / SIZE / 2;
+        let most = self.room() / 2;
         let mut end = self.log.head();
         while end > self.log.tail() && self.hot < most.min(self.index.len()) {
             let from = self.log.chunk_of(end - 1).saturating_sub(self.log.chunk_size() * (READ as u64 - 1)).max(self.log.tail());
@@ -561,6 +613,37 @@ mod tests {
         numbers.sort_unstable();
         assert_eq!(numbers, (0..10_000).filter(|n| n % 3 != 0).collect::<Vec<u64>>());
         assert_eq!(table.len(), (0..table.fresh).filter(|slot| table.at(*slot).state != GONE).count());
+    }
+
+    #[test]
+    fn memory_is_given_back_and_nothing_lost() {
+        let mut table = Table::default();
+        for n in 0..6 * SLAB as u64 {
+            let state = if n % 1_000 == 0 { ODD } else { PENDING };
+            let slot = table.insert(Entry { state, ..entry(n, NEVER) });
+            if state == PENDING {
+                table.due(slot, n as i64);
+                table.write(slot, &mut Vec::new());
+            }
+        }
+        let before = table.memory();
+        table.shrink_to(2);
+        assert!(table.memory() + 3 * SLAB * SIZE < before);
+        assert_eq!(table.len(), 6 * SLAB);
+        for n in 0..6 * SLAB as u64 {
+            let (tag, mut slots) = (tag(entry(n, 0).id), Vec::new());
+            table.index.of(tag, |_, low| {
+                slots.push(low);
+                false
+            });
+            let hot = slots.iter().any(|low| low & COLD == 0 && table.at(low - 1).payload == n);
+            assert!(hot || (n % 1_000 != 0 && slots.iter().any(|low| low & COLD != 0)));
+        }
+        let mut due = Vec::new();
+        table.take_due(i64::MAX - 1, &mut due);
+        assert!(due.len() < 2 * SLAB && due.iter().all(|slot| table.at(*slot).state == PENDING));
+        let more: Vec<u32> = (0..100).map(|n| table.insert(entry(1_000_000 + n, 5))).collect();
+        assert!(more.iter().all(|slot| table.at(*slot).payload >= 1_000_000));
     }
 
     #[test]

@@ -448,7 +448,7 @@ class JoinPartition:
         limits : JoinLimits
         meta : bytes
         entries : iterable of (bytes, bytes)
-            In the order of their keys.
+            In the order of their keys, unless it is a sequence.
         store : ChunkStore, optional
             As `attach` takes it; they stand there.
         most_bytes : int, optional

@@ -462,7 +462,8 @@ class NativeJoinPartition(JoinPartition):
 
     def _take_entries(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         log: list[tuple[bytes, bytes]] = []
-        for key, value in entries:
+        # A store gives them in order, one by one; whoever has them all at once need not.
+        for key, value in sorted(entries) if isinstance(entries, Sequence) else entries:
             kind = key[:1]
             if kind == LOG:
                 log.append((key, value))

@@ -8,8 +8,8 @@ from streams.join.batch import ChunkStore, JoinLimits
 from streams.native.chunks import Shape
 from streams.native.partition import NativeJoinPartition
 
-INDEX_BYTES = 8 * 1024
-"""The smallest index."""
+ROOM_BYTES = 8 * 1024 + 2 * 1024
+"""For the smallest index and a few entries with their notes."""
 
 
 class Folder(dict[bytes, bytes]):
@@ -35,7 +35,7 @@ class ColdJoinPartition(NativeJoinPartition):
 
     Notes
     -----
-    Chunks and segments are tiny, so that few records fill many; between batches three entries at most are in memory.
+    Chunks and segments are tiny, so that few records fill many; between batches few entries are in memory.
     """
 
     SHAPE = Shape(chunk_bits=1, segment_bits=2, slack=4)
@@ -44,7 +44,7 @@ class ColdJoinPartition(NativeJoinPartition):
         super().__init__(partition, limits)
         self.folder = Folder()
         self.attach(self.folder)
-        self.limit_memory(INDEX_BYTES + 3 * 112)
+        self.limit_memory(ROOM_BYTES)
 
     def _take_entries(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
         self.folder |= dict(entries)

@@ -111,7 +111,7 @@ class Run:
         if action == "snapshot":
             self.join = self.joins.from_snapshot(0, LIMITS, self.join.snapshot())
         elif action == "checkpoint":
-            self.join = self.joins.from_checkpoint(0, LIMITS, self.join.meta(), sorted(self.folder.items()))
+            self.join = self.joins.from_checkpoint(0, LIMITS, self.join.meta(), list(self.folder.items()))
         elif action == "rebuild":
             self.join = self.rebuilt()
             # As the worker does it: a folder is written anew after a rebuild.
