@@ -12,9 +12,16 @@ fn fold(a: u64, b: u64) -> u64 {
 
 #[inline(always)]
 fn word(bytes: &[u8]) -> u64 {
-    let mut padded = [0u8; 8];
-    padded[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(padded)
+    let n = bytes.len();
+    let four = |at: usize| u64::from(u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()));
+    let one = |at: usize| u64::from(bytes[at]) << (8 * at);
+    match n {
+        8 => u64::from_le_bytes(bytes.try_into().unwrap()),
+        // Parts that overlap say the same twice.
+        4.. => four(0) | four(n - 4) << (8 * (n - 4)),
+        1.. => one(0) | one(n / 2) | one(n - 1),
+        0 => 0,
+    }
 }
 
 #[inline(always)]
@@ -80,6 +87,16 @@ pub fn murmur2(key: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_padded_with_zeros() {
+        let bytes = [0x91, 0xa2, 0xb3, 0xc4, 0xd5, 0xe6, 0xf7, 0x08];
+        for n in 0..=8 {
+            let mut padded = [0; 8];
+            padded[..n].copy_from_slice(&bytes[..n]);
+            assert_eq!(word(&bytes[..n]), u64::from_le_bytes(padded));
+        }
+    }
 
     #[test]
     fn near_ids_differ_in_both_halves() {

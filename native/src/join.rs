@@ -20,7 +20,7 @@ use crate::table::{
     self, Entry, Table, BOOL, EXPIRED, FLOAT, GONE, INT, LABELLED, NEVER, NOTED, ODD, PENDING, TEXT, TOUCHED, WAITING,
 };
 use crate::traffic::{
-    as_number, object_at, probability, read_label, read_prediction, Features, Label, Prediction, Probability,
+    as_number, object_at, probability, read_label, read_prediction, Features, Label, Prediction, Probability, Shapes,
 };
 
 const MOST_SEGMENT_BYTES: usize = 128;
@@ -189,6 +189,7 @@ pub struct Partition {
     pub silent: bool,
     /// Of the version that a kernel did not know.
     pub asked: (Vec<u8>, i64),
+    shapes: Shapes,
     key: Vec<u8>,
     segment_ids: Vec<u32>,
     /// Of the prediction at hand.
@@ -234,7 +235,7 @@ impl Partition {
             texts, segments: Interner::new(),
             undo: Vec::new(), sums: Sums::new(), counts: Counts::default(), live: HashMap::new(),
             generation: 0, watermark_ms: i64::MIN, silent: false, asked: (Vec::new(), 0),
-            key: Vec::new(), segment_ids: Vec::new(), probabilities: Vec::new(), contribution: Vec::new(),
+            shapes: Shapes::default(), key: Vec::new(), segment_ids: Vec::new(), probabilities: Vec::new(), contribution: Vec::new(),
         }
     }
 
@@ -322,7 +323,7 @@ impl Partition {
         if data.len() > limits.most_bytes {
             return Err(Odd);
         }
-        let p = read_prediction(data, &mut room.features)?;
+        let p = read_prediction(data, &mut self.shapes, &mut room.features)?;
         check_future(p.event_ms, records.timestamp_ms(at), limits)?;
         let number = match self.known(p.model, p.version) {
             Some(Known::Plan(number)) => number,
@@ -472,7 +473,7 @@ impl Partition {
         if data.len() > limits.most_bytes {
             return Err(Odd);
         }
-        let l = read_label(data)?;
+        let l = read_label(data, &mut self.shapes)?;
         check_future(l.event_ms, records.timestamp_ms(at), limits)?;
         let until_ms = l.event_ms + limits.horizon_ms + 1;
         let id = id_of(l.id);
@@ -765,7 +766,7 @@ fn decided(data: &[u8], p: &Prediction, plan: &Plan, by_class: &mut Vec<f64>) ->
 fn of_class(data: &[u8], at: usize, class: &[u8]) -> Read<Option<f64>> {
     let mut found = None;
     object_at(data, at, |r, name| {
-        let value = probability(r)?;
+        let value = probability(&r.number()?)?;
         if *name == *class && found.replace(value).is_some() {
             return Err(Odd);
         }
@@ -778,7 +779,7 @@ fn of_class(data: &[u8], at: usize, class: &[u8]) -> Read<Option<f64>> {
 fn all_classes(data: &[u8], at: usize, plan: &Plan, out: &mut Vec<f64>) -> Read<()> {
     out.resize(plan.classes as usize, f64::NAN);
     object_at(data, at, |r, name| {
-        let value = probability(r)?;
+        let value = probability(&r.number()?)?;
         if let Some(class) = plan.find_text(name) {
             let place = out.get_mut(class as usize).filter(|place| place.is_nan()).ok_or(Odd)?;
             *place = value;

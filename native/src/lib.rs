@@ -17,6 +17,7 @@ mod notes;
 mod plan;
 mod records;
 mod shelf;
+mod shape;
 mod sums;
 mod table;
 mod traffic;

@@ -1,6 +1,7 @@
 //! Predictions and labels as they stand in their records; twin of `schemas/codec.py` for the ordinary ones.
 
 use crate::json::{Odd, Read, Reader, Scalar};
+use crate::shape::{Names, Shape, OTHER};
 
 /// No event time is as late (`schemas/codec.py`).
 const LATEST_MS: i64 = 253_402_300_800_000;
@@ -33,121 +34,116 @@ pub struct Label<'a> {
     pub revision: u16,
 }
 
-fn once(seen: &mut u32, bit: u32) -> Read<()> {
-    // The last of two members of one name would count: rare enough for the reference.
-    if *seen & (1 << bit) != 0 {
+/// What predictions and labels looked like so far.
+#[derive(Default)]
+pub struct Shapes {
+    prediction: Shape,
+    features: Shape,
+    label: Shape,
+}
+
+const PREDICTION: &Names = &[
+    b"prediction_id", b"model", b"version", b"event_time_ms", b"features", b"prediction", b"probability", b"segment",
+    b"schema_version",
+];
+const LABEL: &Names = &[b"prediction_id", b"event_time_ms", b"label", b"revision", b"schema_version"];
+
+/// Marks a member as seen. The last of two of one name would count: rare enough for the reference.
+#[inline(always)]
+fn once(seen: &mut u32, number: u8) -> Read<()> {
+    let bit = 1 << number;
+    if *seen & bit != 0 {
         return Err(Odd);
     }
-    *seen |= 1 << bit;
+    *seen |= bit;
     Ok(())
 }
 
 /// Read a prediction; its features in the order they stand there, repeated ones included.
-pub fn read_prediction<'a>(data: &'a [u8], features: &mut Features<'a>) -> Read<Prediction<'a>> {
+pub fn read_prediction<'a>(data: &'a [u8], shapes: &mut Shapes, features: &mut Features<'a>) -> Read<Prediction<'a>> {
     features.clear();
     let mut seen = 0;
     let mut p = Prediction {
         id: b"", model: b"", version: 0, event_ms: 0, prediction: Scalar::Null, probability: Probability::Missing,
         segment: None,
     };
-    let mut reader = Reader::new(data);
-    reader.object(|r, name| {
-        match name {
-            b"prediction_id" => {
-                once(&mut seen, 0)?;
-                p.id = r.text()?;
-            }
-            b"model" => {
-                once(&mut seen, 1)?;
-                p.model = r.text()?;
-            }
-            b"version" => {
-                once(&mut seen, 2)?;
-                p.version = r.int()?;
-            }
-            b"event_time_ms" => {
-                once(&mut seen, 3)?;
-                p.event_ms = r.int()?;
-            }
-            b"features" => {
-                once(&mut seen, 4)?;
-                r.object(|r, name| {
-                    features.push((name, r.scalar()?));
-                    Ok(())
-                })?;
-            }
-            b"prediction" => {
-                once(&mut seen, 5)?;
-                p.prediction = r.scalar()?;
-            }
-            b"probability" => {
-                once(&mut seen, 6)?;
-                if r.is_null() {
-                    r.scalar()?;
-                } else if r.is_object() {
-                    p.probability = Probability::ByClass(r.at);
-                    r.object(|r, _| probability(r).map(|_| ()))?;
-                } else {
-                    p.probability = Probability::One(probability(r)?);
-                }
-            }
-            b"segment" => {
-                once(&mut seen, 7)?;
-                if r.is_null() {
-                    r.scalar()?;
-                } else {
-                    p.segment = Some(r.at);
-                    r.object(|r, _| r.text().map(|_| ()))?;
-                }
-            }
-            b"schema_version" => {
-                once(&mut seen, 8)?;
-                if r.int()? != 1 {
-                    return Err(Odd);
-                }
-            }
-            _ => r.skip(0)?,
+    // No closures here: the reader would have to stand in memory.
+    let mut r = Reader::new(data);
+    for index in 0.. {
+        let Some((_, number)) = shapes.prediction.member(&mut r, index, PREDICTION)? else { break };
+        if number == OTHER {
+            r.skip()?;
+            continue;
         }
-        Ok(())
-    })?;
-    reader.end()?;
+        once(&mut seen, number)?;
+        match number {
+            0 => p.id = r.text()?,
+            1 => p.model = r.text()?,
+            2 => p.version = r.int()?,
+            3 => p.event_ms = r.int()?,
+            4 => {
+                while let Some((name, _)) = shapes.features.member(&mut r, features.len(), &[])? {
+                    features.push((name, r.scalar()?));
+                }
+            }
+            5 => p.prediction = r.scalar()?,
+            6 if r.is_object() => {
+                p.probability = Probability::ByClass(r.at);
+                let mut more = r.enter()?;
+                while more {
+                    r.name()?;
+                    probability(&r.number()?)?;
+                    more = r.more()?;
+                }
+            }
+            6 => match r.scalar()? {
+                Scalar::Null => {}
+                value => p.probability = Probability::One(probability(&value)?),
+            },
+            7 if r.is_object() => {
+                p.segment = Some(r.at);
+                let mut more = r.enter()?;
+                while more {
+                    r.name()?;
+                    r.text()?;
+                    more = r.more()?;
+                }
+            }
+            7 => if r.scalar()? != Scalar::Null {
+                return Err(Odd);
+            },
+            _ => if r.int()? != 1 {
+                return Err(Odd);
+            },
+        }
+    }
+    r.end()?;
     let whole = seen & 0x3f == 0x3f && !p.id.is_empty() && p.prediction != Scalar::Null;
     if whole && (0..LATEST_MS).contains(&p.event_ms) { Ok(p) } else { Err(Odd) }
 }
 
-pub fn read_label(data: &[u8]) -> Read<Label<'_>> {
+pub fn read_label<'a>(data: &'a [u8], shapes: &mut Shapes) -> Read<Label<'a>> {
     let mut seen = 0;
     let mut l = Label { id: b"", event_ms: 0, label: Scalar::Null, revision: 0 };
-    let mut reader = Reader::new(data);
-    reader.object(|r, name| {
-        match name {
-            b"prediction_id" => {
-                once(&mut seen, 0)?;
-                l.id = r.text()?;
-            }
-            b"event_time_ms" => {
-                once(&mut seen, 1)?;
-                l.event_ms = r.int()?;
-            }
-            b"label" => {
-                once(&mut seen, 2)?;
-                l.label = r.scalar()?;
-            }
-            b"revision" => {
-                once(&mut seen, 3)?;
-                l.revision = u16::try_from(r.int()?).map_err(|_| Odd)?;
-            }
-            b"schema_version" => {
-                once(&mut seen, 4)?;
-                if r.int()? != 1 {
-                    return Err(Odd);
-                }
-            }
-            _ => r.skip(0)?,
+    let mut r = Reader::new(data);
+    for index in 0.. {
+        let Some((_, number)) = shapes.label.member(&mut r, index, LABEL)? else { break };
+        if number == OTHER {
+            r.skip()?;
+            continue;
         }
-        Ok(())
-    })?;
-    reader.end()?;
+        once(&mut seen, number)?;
+        match number {
+            0 => l.id = r.text()?,
+            1 => l.event_ms = r.int()?,
+            2 => l.label = r.scalar()?,
+            3 => l.revision = u16::try_from(r.int()?).map_err(|_| Odd)?,
+            _ => if r.int()? != 1 {
+                return Err(Odd);
+            },
+        }
+    }
+    r.end()?;
     let whole = seen & 7 == 7 && !l.id.is_empty() && l.label != Scalar::Null;
     if whole && (0..LATEST_MS).contains(&l.event_ms) { Ok(l) } else { Err(Odd) }
 }
@@ -161,8 +157,10 @@ pub fn object_at<'a>(
     reader.object(member)
 }
 
-pub fn probability(reader: &mut Reader) -> Read<f64> {
-    let value = match reader.number()? {
+/// A number that is a probability.
+#[inline(always)]
+pub fn probability(value: &Scalar) -> Read<f64> {
+    let value = match *value {
         Scalar::Int(value) => value as f64,
         Scalar::Float(value) => value,
         _ => return Err(Odd),
