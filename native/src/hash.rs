@@ -5,7 +5,7 @@
 const K: [u64; 4] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x8cb9_2ba7_2f3d_8dd7, 0xaef1_7502_108e_f2d9];
 
 #[inline(always)]
-fn fold(a: u64, b: u64) -> u64 {
+pub fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product as u64) ^ ((product >> 64) as u64)
 }
@@ -43,6 +43,11 @@ fn lane(bytes: &[u8], seed: u64, odd: u64) -> u64 {
     }
     let state = fold(state ^ K[1], K[2] ^ seed);
     fold(state ^ (state >> 32), K[3] | 1)
+}
+
+/// For tables in memory only.
+pub fn seeded(bytes: &[u8], seed: u64) -> u64 {
+    lane(bytes, seed, K[1])
 }
 
 /// Identity of a prediction_id; never 0.

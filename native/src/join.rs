@@ -4,7 +4,6 @@
 //! the reference implementation (`streams/join`) treats that record in between. So the order of the log holds whatever
 //! is odd, and every rule that is not written here is written there.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use crate::hash;
 use crate::index::tag;
 use crate::json::{Odd, Read, Scalar};
 use crate::labels::{contribution, truth_of, Contribution, Told, Truth};
+use crate::maps::Map;
 use crate::log::Shape;
 use crate::notes;
 use crate::plan::{key_of, Kind, Plan, Task, KEY_ROOM};
@@ -23,6 +23,10 @@ use crate::traffic::{
     as_number, object_at, probability, read_label, read_prediction, Features, Label, Prediction, Probability, Shapes,
 };
 
+/// So many records further on, memory is asked for.
+const AHEAD: usize = 16;
+/// The id is looked for in so many bytes of a record.
+const FIRST_BYTES: usize = 256;
 const MOST_SEGMENT_BYTES: usize = 128;
 /// Beyond, new segments and label texts go the reference's way: what is interned is never let go.
 const MOST_SYMBOLS: usize = 1 << 20;
@@ -70,12 +74,12 @@ const OVERALL: u32 = 0;
 /// Texts and lists of them as numbers.
 pub struct Interner<T: Hash + Eq + Clone> {
     pub items: Vec<Box<[T]>>,
-    numbers: HashMap<Box<[T]>, u32>,
+    numbers: Map<Box<[T]>, u32>,
 }
 
 impl<T: Hash + Eq + Clone> Interner<T> {
     fn new() -> Self {
-        Interner { items: Vec::new(), numbers: HashMap::new() }
+        Interner { items: Vec::new(), numbers: Map::default() }
     }
 
     /// Number of an item; None where there are too many.
@@ -175,21 +179,23 @@ pub struct Partition {
     pub table: Table,
     /// Slot and record of labels that began to wait and whose headers are still to be told.
     pub bare: Vec<(u32, u32)>,
-    pub plans: Vec<Arc<Plan>>,
+    pub plans: Arc<Vec<Arc<Plan>>>,
     pub plan_names: Vec<(Box<[u8]>, i64)>,
-    versions: HashMap<Box<[u8]>, Versions>,
+    versions: Map<Box<[u8]>, Versions>,
     pub texts: Interner<u8>,
     pub segments: Interner<u32>,
     pub undo: Vec<(u32, Option<Entry>)>,
     pub sums: Sums,
     pub counts: Counts,
-    pub live: HashMap<u32, i64>,
+    pub live: Map<u32, i64>,
     pub generation: u32,
     pub watermark_ms: i64,
     pub silent: bool,
     /// Of the version that a kernel did not know.
     pub asked: (Vec<u8>, i64),
     shapes: Shapes,
+    /// Plan of the last prediction.
+    last: u32,
     key: Vec<u8>,
     segment_ids: Vec<u32>,
     /// Of the prediction at hand.
@@ -231,11 +237,11 @@ impl Partition {
         let overall = texts.put(b"");
         debug_assert_eq!(overall, Some(OVERALL));
         Partition {
-            table: Table::new(shape), bare: Vec::new(), plans: Vec::new(), plan_names: Vec::new(), versions: HashMap::new(),
+            table: Table::new(shape), bare: Vec::new(), plans: Arc::default(), plan_names: Vec::new(), versions: Map::default(),
             texts, segments: Interner::new(),
-            undo: Vec::new(), sums: Sums::new(), counts: Counts::default(), live: HashMap::new(),
+            undo: Vec::new(), sums: Sums::new(), counts: Counts::default(), live: Map::default(),
             generation: 0, watermark_ms: i64::MIN, silent: false, asked: (Vec::new(), 0),
-            shapes: Shapes::default(), key: Vec::new(), segment_ids: Vec::new(), probabilities: Vec::new(), contribution: Vec::new(),
+            shapes: Shapes::default(), last: table::NONE, key: Vec::new(), segment_ids: Vec::new(), probabilities: Vec::new(), contribution: Vec::new(),
         }
     }
 
@@ -245,7 +251,7 @@ impl Partition {
         let known = match plan {
             None => Known::Skip,
             Some(plan) => {
-                self.plans.push(plan);
+                Arc::make_mut(&mut self.plans).push(plan);
                 self.plan_names.push((model.into(), version));
                 Known::Plan(self.plans.len() as u32 - 1)
             }
@@ -253,6 +259,7 @@ impl Partition {
         let versions = self.versions.entry(model.into()).or_default();
         versions.of.retain(|item| item.0 != version);
         versions.of.push((version, known));
+        self.last = table::NONE;
         match known {
             Known::Plan(number) => number,
             Known::Skip => table::NONE,
@@ -261,7 +268,7 @@ impl Partition {
 
     /// Give a version that came out of a checkpoint its plan.
     pub fn replace(&mut self, number: u32, plan: Arc<Plan>) -> Option<()> {
-        *self.plans.get_mut(number as usize)? = plan;
+        *Arc::make_mut(&mut self.plans).get_mut(number as usize)? = plan;
         Some(())
     }
 
@@ -275,6 +282,19 @@ impl Partition {
 
     pub fn known(&self, model: &[u8], version: i64) -> Option<Known> {
         self.versions.get(model)?.of.iter().find(|item| item.0 == version).map(|item| item.1)
+    }
+
+    /// As `known`; most predictions are of the version that the one before was of.
+    #[inline(always)]
+    fn known_again(&mut self, model: &[u8], version: i64) -> Option<Known> {
+        if self.plan_names.get(self.last as usize).is_some_and(|last| last.1 == version && *last.0 == *model) {
+            return Some(Known::Plan(self.last));
+        }
+        let known = self.known(model, version);
+        if let Some(Known::Plan(number)) = known {
+            self.last = number;
+        }
+        known
     }
 
     // -------------------------------------------------------------------------------------------- kernels
@@ -300,9 +320,15 @@ impl Partition {
         &mut self, records: &impl Records, from: usize, mut each: impl FnMut(&mut Self, &[Arc<Plan>], usize) -> Read<u32>,
     ) -> (usize, u32) {
         // Apart for the time of a run: so each record can look at its plan while it changes the rest.
-        let plans = std::mem::take(&mut self.plans);
+        let plans = Arc::clone(&self.plans);
+        let mut ahead = [[0; 2]; AHEAD];
+        for at in from..from + AHEAD {
+            self.look_ahead(records, at, &mut ahead);
+        }
         let mut stopped = (records.len(), ALL_DONE);
         for at in from..records.len() {
+            self.table.prefetch_entry(ahead[(at + AHEAD / 2) % AHEAD]);
+            self.look_ahead(records, at + AHEAD, &mut ahead);
             let why = match records.mark(at) & ODD_RECORD {
                 0 => each(self, &plans, at).unwrap_or(REFERENCE),
                 _ => REFERENCE,
@@ -312,8 +338,19 @@ impl Partition {
                 break;
             }
         }
-        self.plans = plans;
         stopped
+    }
+
+    /// Ask for the memory that a record further on will need: waiting for it costs more than all the rest.
+    #[inline(always)]
+    fn look_ahead(&self, records: &impl Records, at: usize, ahead: &mut [[u64; 2]; AHEAD]) {
+        if at < records.len() {
+            let data = records.value(at);
+            if let Some(id) = id_in(&data[..data.len().min(FIRST_BYTES)]) {
+                ahead[at % AHEAD] = id_of(id);
+                self.table.prefetch(ahead[at % AHEAD]);
+            }
+        }
     }
 
     fn prediction<'a>(
@@ -325,7 +362,7 @@ impl Partition {
         }
         let p = read_prediction(data, &mut self.shapes, &mut room.features)?;
         check_future(p.event_ms, records.timestamp_ms(at), limits)?;
-        let number = match self.known(p.model, p.version) {
+        let number = match self.known_again(p.model, p.version) {
             Some(Known::Plan(number)) => number,
             Some(Known::Skip) => {
                 self.counts.predictions_skipped += 1;

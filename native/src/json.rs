@@ -261,12 +261,6 @@ impl<'a> Reader<'a> {
         self.peek() == b'{'
     }
 
-    #[inline(always)]
-    pub fn is_null(&mut self) -> bool {
-        self.space();
-        self.peek() == b'n'
-    }
-
     /// Step over a value that nobody wants, checking it all the same.
     #[inline(always)]
     pub fn skip(&mut self) -> Read<()> {

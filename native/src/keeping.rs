@@ -11,7 +11,7 @@ impl Partition {
         let table = &mut self.table;
         let (head, tail) = (table.log.head(), table.log.tail());
         out.extend_from_slice(&[0; 16]);
-        for (slot, _) in std::mem::take(&mut self.undo) {
+        for (slot, _) in self.undo.drain(..) {
             table.at_mut(slot).flags &= !TOUCHED;
             table.write(slot, out);
             if table.at(slot).state == GONE {

@@ -1,7 +1,7 @@
 //! What a label adds to the counters of its prediction's panes; twin of `PanePlan.accepts` and `PanePlan.labelled`.
 
 use crate::json::{Odd, Read, Scalar};
-use crate::plan::{bisect_right, Plan, Task};
+use crate::plan::{bisect_right, rounded, Plan, Task};
 
 const FINE: f64 = (1u64 << 20) as f64;
 const COARSE: f64 = 65536.0;
@@ -155,12 +155,12 @@ fn limb(scaled: f64) -> i64 {
     } else if scaled >= LIMB as f64 {
         LIMB
     } else {
-        scaled.round_ties_even() as i64
+        rounded(scaled)
     }
 }
 
 fn fixed(value: f64) -> i64 {
-    (value * FINE).round_ties_even() as i64
+    rounded(value * FINE)
 }
 
 /// Loss of the probability that was given to the truth.

@@ -1,7 +1,7 @@
 //! What some entries need beyond their fields: a waiting label its record as it was read, for the dead letter it may
 //! become; a prediction of many classes its probabilities.
 
-use std::collections::HashMap;
+use crate::maps::Map;
 
 const HEAD: usize = 24;
 const NO_KEY: i32 = -1;
@@ -9,7 +9,7 @@ const NO_KEY: i32 = -1;
 /// Notes by the slot of their entry, with what was before the batch.
 #[derive(Default)]
 pub struct Notes {
-    of: HashMap<u32, Box<[u8]>>,
+    of: Map<u32, Box<[u8]>>,
     undo: Vec<(u32, Option<Box<[u8]>>)>,
     bytes: usize,
 }

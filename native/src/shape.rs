@@ -6,6 +6,8 @@ use crate::json::{Read, Reader};
 /// Names that a reader looks for, by their number; any other is `OTHER`.
 pub type Names = [&'static [u8]];
 pub const OTHER: u8 = u8::MAX;
+/// A member's name and its number.
+type Member<'a> = (&'a [u8], u8);
 
 const LEAST: usize = 4;
 const MOST: usize = 24;
@@ -44,7 +46,7 @@ pub struct Shape {
 impl Shape {
     /// Step to the value of member `index` of an object: its name and the name's number. None: the object has ended.
     #[inline(always)]
-    pub fn member<'a>(&mut self, reader: &mut Reader<'a>, index: usize, names: &Names) -> Read<Option<(&'a [u8], u8)>> {
+    pub fn member<'a>(&mut self, reader: &mut Reader<'a>, index: usize, names: &Names) -> Read<Option<Member<'a>>> {
         if let Some(lead) = self.leads.get(index) {
             let length = usize::from(lead.length);
             if let Some(bytes) = reader.ahead(length).filter(|bytes| length != 0 && words_of(bytes) == lead.words) {
@@ -62,7 +64,7 @@ impl Shape {
     #[inline(never)]
     fn read<'a>(
         &mut self, mut reader: Reader<'a>, index: usize, names: &Names,
-    ) -> Read<(Option<(&'a [u8], u8)>, usize)> {
+    ) -> Read<(Option<Member<'a>>, usize)> {
         let from = reader;
         let another = if index == 0 { reader.enter()? } else { reader.more()? };
         if !another {

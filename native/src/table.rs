@@ -172,6 +172,30 @@ impl Table {
         }
     }
 
+    /// Ask the processor for what `find` will look at first.
+    #[inline(always)]
+    pub fn prefetch(&self, id: [u64; 2]) {
+        self.index.prefetch(tag(id));
+    }
+
+    /// Ask it for the entry, once what `prefetch` asked for is there.
+    #[inline(always)]
+    pub fn prefetch_entry(&self, id: [u64; 2]) {
+        self.index.of(tag(id), |_, low| {
+            #[cfg(target_arch = "x86_64")]
+            if low & COLD == 0 {
+                let entry = std::ptr::from_ref(self.at(low - 1)).cast::<i8>();
+                // Sound: hints; the entry and its neighbours are of one slab.
+                unsafe {
+                    use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+                    _mm_prefetch::<_MM_HINT_T0>(entry);
+                    _mm_prefetch::<_MM_HINT_T0>(entry.wrapping_add(64));
+                }
+            }
+            true
+        });
+    }
+
     /// Read what is cold of these ids, all at once.
     pub fn expect(&mut self, tags: &[u32]) {
         if self.hot == self.index.len() {
