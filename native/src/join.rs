@@ -28,6 +28,8 @@ const AHEAD: usize = 16;
 /// The id is looked for in so many bytes of a record.
 const FIRST_BYTES: usize = 256;
 const MOST_SEGMENT_BYTES: usize = 128;
+/// From here on a plan is likely not in the cache.
+const MANY_PLANS: usize = 64;
 /// Beyond, new segments and label texts go the reference's way: what is interned is never let go.
 const MOST_SYMBOLS: usize = 1 << 20;
 
@@ -374,6 +376,9 @@ impl Partition {
             }
         };
         let plan = &*plans[number as usize];
+        if plans.len() > MANY_PLANS {
+            plan.warm();
+        }
         let id = id_of(p.id);
         let payload = hash::payload(data);
         let keep_ms = p.event_ms + plan.delay_ms + plan.horizon_ms + 1;

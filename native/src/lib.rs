@@ -18,6 +18,7 @@ mod notes;
 mod plan;
 mod records;
 mod shape;
+mod shared;
 mod shelf;
 mod sums;
 mod table;

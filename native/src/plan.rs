@@ -1,6 +1,15 @@
 //! One version's plan, compiled: where every value is counted. Twin of `streams/panes.py`, which stays the definition.
 
+use std::sync::Arc;
+
 use crate::json::Scalar;
+use crate::shared::Shared;
+
+/// Texts in order, each with its number.
+type Table = [(Box<[u8]>, u32)];
+
+static NAMES: Shared<[u8]> = Shared::new();
+static TABLES: Shared<Table> = Shared::new();
 
 const COARSE: f64 = 65536.0;
 const CLIP: f64 = 256.0 * COARSE;
@@ -27,7 +36,7 @@ pub struct Numeric {
 }
 
 pub struct Categorical {
-    table: Box<[(Box<[u8]>, u32)]>,
+    table: Arc<Table>,
     other: u32,
     missing: u32,
 }
@@ -38,7 +47,7 @@ pub enum Kind {
 }
 
 pub struct Feature {
-    pub name: Box<[u8]>,
+    pub name: Arc<[u8]>,
     pub kind: Kind,
 }
 
@@ -195,7 +204,7 @@ impl Plan {
         let positive = w.text()?;
         let segments = w.list(Words::text)?;
         let features = w.list(|w| {
-            let name = w.text()?;
+            let name = NAMES.of(w.text()?);
             let kind = if w.u32()? == 0 {
                 Kind::Numeric(Numeric {
                     start: w.u32()?,
@@ -213,7 +222,7 @@ impl Plan {
             } else {
                 let mut table = w.list(|w| Some((w.text()?, w.u32()?)))?;
                 table.sort_unstable();
-                Kind::Categorical(Categorical { table, other: w.u32()?, missing: w.u32()? })
+                Kind::Categorical(Categorical { table: TABLES.of(table), other: w.u32()?, missing: w.u32()? })
             };
             Some(Feature { name, kind })
         })?;
@@ -224,6 +233,17 @@ impl Plan {
             label_edges, error_scale, label_mean, label_std,
             class_ints, class_texts, positive, segments, features, layout,
         })
+    }
+
+    /// Ask the processor for what the next prediction of this plan needs: with tens of thousands of plans none of it is in
+    /// the cache, and waiting for it place by place takes longer than everything else.
+    pub fn warm(&self) {
+        prefetch(&self.edges);
+        for feature in &self.features {
+            if let Kind::Numeric(numeric) = &feature.kind {
+                prefetch(&numeric.edges);
+            }
+        }
     }
 
     /// Start of the pane of an event time.
@@ -257,6 +277,18 @@ impl Plan {
     pub fn score_bin(&self, score: f64) -> u32 {
         bisect_right(&self.edges, score)
     }
+}
+
+#[inline]
+fn prefetch(values: &[f64]) {
+    const LINE: usize = 64 / std::mem::size_of::<f64>();
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LINE) {
+        // Sound: a hint, and the address is inside the slice.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, LINE);
 }
 
 fn find(table: &[(Box<[u8]>, u32)], text: &[u8]) -> Option<u32> {
