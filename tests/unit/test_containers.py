@@ -13,6 +13,7 @@ import yaml
 from agents.config import Settings
 from agents.runtime import AGENTS
 from streams.kafka.jars import KAFKA
+from streams.native.library import FILE
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -109,6 +110,16 @@ def test_the_broker_is_the_embedded_one_s_version_and_its_listeners_are_consiste
     assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 
 
+def test_the_native_core_is_built_by_a_compiler_that_can_and_gets_into_the_wheel() -> None:
+    rust = re.search(r"^FROM rust:(\d+)\.(\d+)\S* AS native$", DOCKERFILE, re.MULTILINE)
+    least = tomllib.loads((ROOT / "native" / "Cargo.toml").read_text())["package"]["rust-version"]
+    assert rust is not None
+    assert (int(rust[1]), int(rust[2])) >= tuple(map(int, least.split(".")))
+    copied = DOCKERFILE.index(f"COPY --from=native /build/streams/native/{FILE.name} streams/native/")
+    assert DOCKERFILE.index("scripts/native.sh --strict") < copied < DOCKERFILE.index("pip wheel ")
+    assert f"streams/native/*{FILE.suffix}" in (ROOT / ".dockerignore").read_text().splitlines(), "one from elsewhere"
+
+
 def test_volumes_are_declared() -> None:
     used = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
     assert used == set(COMPOSE["volumes"])
@@ -124,8 +135,9 @@ def test_the_image_is_built_from_the_lock_and_from_files_that_exist() -> None:
     locked = re.search(r"^hatchling==(\S+)", (ROOT / "requirements" / "dev.txt").read_text(), re.MULTILINE)
     assert locked is not None
     assert f"hatchling=={locked[1]} " in DOCKERFILE
-    for base in re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE):
-        assert re.fullmatch(r"python:3\.1[123]-slim-\w+", base)
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert all(re.fullmatch(r"(python:3\.1[123]|rust:1\.\d+\.\d+)-slim-\w+", base) for base in bases)
+    assert len({base.rsplit("-", 1)[1] for base in bases}) == 1, "the native core is built for another C library"
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert 'ENTRYPOINT ["driftline"]' in DOCKERFILE
     assert "driftline" in scripts
