@@ -44,6 +44,7 @@ SIZES: Final = (1_000_000, 10_000_000)
 MOST_TAIL: Final = 500_000
 """Labels that are being joined when the worker is killed."""
 _REBUILT = re.compile(r"rebuilt from \d+ journal records, \d+ entries, in ([\d.]+) s")
+_OPENED = re.compile(r"opened with \d+ entries in ([\d.]+) s")
 
 Note = Callable[[str], None]
 
@@ -59,6 +60,7 @@ class Recovery:
     caught_up_s: float
     replayed: int
     rebuilt_s: float
+    opened_s: float
     rss: int
 
     @property
@@ -197,7 +199,8 @@ def _follow(place: Installation, worker: Worker, bulk: Bulk, killed: _Killed) ->
     resumed = time.monotonic()
     wait_until(lambda: course.committed(killed.ends) >= total, [worker], "not caught up", 1_800.0)
     caught_up = time.monotonic()
-    seconds = [float(found) for found in _REBUILT.findall(worker.child.log.read_text(encoding="utf-8"))]
+    log = worker.child.log.read_text(encoding="utf-8")
+    rebuilt_s, opened_s = (sum(map(float, told.findall(log))) for told in (_REBUILT, _OPENED))
     return Recovery(
         folder=killed.folder,
         labels_before=killed.labelled,
@@ -205,7 +208,8 @@ def _follow(place: Installation, worker: Worker, bulk: Bulk, killed: _Killed) ->
         resumed_s=resumed - killed.at,
         caught_up_s=caught_up - killed.at,
         replayed=0 if killed.folder else bulk.count + killed.labelled,
-        rebuilt_s=sum(seconds),
+        rebuilt_s=rebuilt_s,
+        opened_s=opened_s,
         rss=rss_bytes(worker.child.pid),
     )
 
@@ -239,7 +243,9 @@ def _row(size: int, recovery: Recovery, found: Balance, accounted: bool, join_ra
         "duplicated": found.duplicated,
         "accounting": "complete" if accounted else "WRONG",
     }
-    if not recovery.folder:
+    if recovery.folder:
+        row["opened_s"] = round(recovery.opened_s, 2)
+    else:
         row |= {
             "replayed": recovery.replayed,
             "replay_events_per_s": round(recovery.replay_rate),

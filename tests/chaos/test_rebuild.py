@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -82,6 +83,35 @@ def early_record(kafka: KafkaConfig, partition: int) -> tuple[int, JournalRecord
     return max((at for at in found if at[1].low_water_sequence == 1), key=lambda at: at[0])
 
 
+def record_before(kafka: KafkaConfig, newest: tuple[int, JournalRecord]) -> tuple[int, JournalRecord]:
+    """A journal record of a partition, three commits before another."""
+    partition, sequence = newest[1].partition, newest[1].sequence - 3
+    found = [
+        (record.offset, journal.to_journal(record))
+        for record in read_all(kafka, MONITORING_JOURNAL)
+        if record.partition == partition and journal.is_join_record(record)
+    ]
+    return next(at for at in found if at[1].sequence == sequence)
+
+
+class KilledError(Exception):
+    """As if the process had ended here."""
+
+
+def killed_at_second(write: Callable[..., None]) -> Callable[..., None]:
+    """A store's `write` that does its work once."""
+    calls = 0
+
+    def once(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KilledError
+        write(*args)
+
+    return once
+
+
 def test_lost_old_and_foreign_folders(
     house: Installation, registry: RegistryView, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,6 +150,27 @@ def test_lost_old_and_foreign_folders(
     caplog.clear()
     assert digests(states, house.partitions) == live
     assert all("opened with" in line.message for line in caplog.records)
+
+    # A worker that is killed while it rebuilds, or while it brings a folder up to date.
+    near = record_before(house.kafka, newest[0])
+    for before in (None, near):
+        shutil.rmtree(folder / "0")
+        if before is not None:
+            states.open(0, before).store.close()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PartitionStore, "write", killed_at_second(PartitionStore.write))
+            with pytest.raises(KilledError):
+                states.open(0, newest[0])
+        caplog.clear()
+        assert digests(states, 1) == live[:1]
+        assert ("brought up to date" if before else "rebuilt from") in caplog.text
+
+    # Room for next to nothing: everything is read from the folder when it is asked for.
+    states._memory_bytes = 1
+    kept = states.open(0, newest[0])
+    assert kept.join.digest() == live[0][0]
+    kept.store.close()
+    states._memory_bytes = 1 << 30
 
     # A folder that is ahead of the log, as a restored backup of the broker would make it.
     store = PartitionStore(folder / "0")

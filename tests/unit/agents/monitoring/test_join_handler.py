@@ -25,21 +25,29 @@ LIMITS = JoinLimits(grace_ms=20, future_tolerance_ms=1_000, targets=PARTITIONS)
 VIEW = View({("m", 1): plan(windows=("50ms",), delay="100ms", horizon="200ms")})
 
 
+class _Join(JoinPartition):
+    most_bytes = 0
+
+    def limit_memory(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+
+
 class Memory:
     """Folders that hold nothing, and a registry that knows one version."""
 
     def __init__(self) -> None:
-        self.joins: dict[int, JoinPartition] = {}
+        self.joins: dict[int, _Join] = {}
         self.written: list[tuple[int, Mapping[str, int]]] = []
 
     def newest(self, committed: object) -> Mapping[int, Any]:
         return {}
 
     def share(self, partitions: int) -> int:
-        return 1 << 30
+        return 120 // max(partitions, 1)
 
     def open(self, partition: int, last: object, share: int) -> Any:
-        self.joins[partition] = JoinPartition(partition, LIMITS)
+        self.joins[partition] = _Join(partition, LIMITS)
+        self.joins[partition].limit_memory(share)
         return _Kept(partition, self)
 
     def refresh(self) -> None: ...
@@ -54,6 +62,9 @@ class Memory:
 class _Kept:
     def __init__(self, partition: int, of: Memory) -> None:
         self.partition, self.of, self.join = partition, of, of.joins[partition]
+        self.store = self
+
+    def close(self) -> None: ...
 
     def checkpoint(self, changes: object, offsets: Mapping[str, int]) -> None:
         self.of.written.append((self.partition, offsets))
@@ -134,3 +145,13 @@ def test_an_aborted_batch_comes_again_as_it_was() -> None:
     assert not bench.handler.wants_commit()
     bench.at = dict.fromkeys(bench.at, 0)
     assert bench.process(records) == first
+
+
+def test_memory_is_divided_among_the_partitions_held() -> None:
+    bench = Bench()
+    joins = bench.memory.joins
+    assert {number: join.most_bytes for number, join in joins.items()} == {0: 60, 2: 60}
+    bench.handler.restore([1], {})
+    assert {number: join.most_bytes for number, join in joins.items()} == {0: 40, 1: 40, 2: 40}
+    bench.handler.released([0, 1])
+    assert joins[2].most_bytes == 120
