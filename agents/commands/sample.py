@@ -44,7 +44,7 @@ express = "boolean"
 [metrics]
 primary = "roc_auc"
 watch = ["roc_auc", "brier", "accuracy"]
-windows = ["1d", "7d"]
+windows = ["1d", "7d"]              # sliding; "7d/7d": whole weeks; "1000n": the newest 1,000 labelled
 
 [alarms]
 budget = "1/30d"                    # false incidents tolerated: one in thirty days

@@ -119,6 +119,18 @@ def test_a_loss_that_ends_closes_its_observations() -> None:
     assert all(seen[-1] == "closed" for key, seen in windows.items() if key[3] == "1d")
 
 
+def test_tumbling_windows_find_losses_too_and_stay_calm_otherwise() -> None:
+    rng = np.random.default_rng(9)
+    learnt = learn(watching(windows=("1d", "7d/7d")), CALM, 28, rng)
+    calm = _opened(live(learnt, CALM, 60, rng))
+    assert [o for o in calm if o.window == "7d/7d"] == []
+    found = _opened(live(learnt, CALM, 60, rng, bad=worse(CALM, wrong=0.1, shift=0.5), since=30))
+    weekly = [o for o in found if o.window == "7d/7d"]
+    assert {o.kind for o in weekly} >= {"quality", "data-drift"}
+    assert {o.window_end.timestamp() % (7 * 86_400) for o in weekly} == {0.0}
+    assert min(o.window_end for o in weekly).timestamp() > 30 * 86_400
+
+
 def _level(**over: float) -> MetricReference:
     given = {"value": 0.8, "spread": 0.01, "scale": 0.4, "pane_value": 0.8, "panes": 20, "n": 20_000}
     return MetricReference(**(given | over))  # type: ignore[arg-type]
