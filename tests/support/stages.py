@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from schemas.codec import segment_key, to_ms
-from schemas.events import DeltaRecord, PartitionWatermark, QualityMetric, WatermarkUpdate
+from schemas.events import PartitionWatermark, QualityMetric, WatermarkUpdate
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 from streams.aggregate import AggregateEvent, AggregatePartition
 from streams.join.batch import JoinLimits
-from streams.packed import decode_delta
+from streams.join.partition import JoinPartition
+from streams.native.choice import aggregate_class
+from streams.packed import encode_delta
 from streams.panes import PanePlan
 from tests.support.joins import View, Worker
 
@@ -51,7 +53,7 @@ class Stages:
     schedule : sequence of Batch
         Batches to begin with; all that is left is read in one batch of each partition.
     joins : type
-        Implementation of the join.
+        Implementation of the join; the aggregation is that which goes with it.
     restart_at : int, optional
         Batch before which the aggregation goes on with what its snapshot gives.
     """
@@ -67,13 +69,14 @@ class Stages:
     ) -> None:
         self.plans = plans
         self.workers = [Worker(View(plans), limits, partition, joins) for partition in range(2)]
-        self.aggregate = AggregatePartition(2, self.plan)
+        self.aggregates = aggregate_class("reference" if joins is JoinPartition else "auto")
+        self.aggregate: AggregatePartition = self.aggregates(2, self.plan)
         self.heard: list[Heard] = []
         for record in sent:
             self.workers[record.partition].send(record.topic, record.value, record.key, record.headers)
         for number, (partition, predictions, truths, aborts) in enumerate(schedule):
             if number == restart_at:
-                self.aggregate = AggregatePartition.from_snapshot(self.aggregate.snapshot(), self.plan)
+                self.aggregate = self.aggregates.from_snapshot(self.aggregate.snapshot(), self.plan)
             self.step(partition, {PREDICTIONS: predictions, GROUND_TRUTH: truths}, aborts)
         for partition in range(2):
             self.step(partition)
@@ -85,12 +88,13 @@ class Stages:
         worker = self.workers[partition]
         worker.step(take, aborts=aborts)
         outcome = worker.outcomes[-1]
-        told: list[DeltaRecord] = [decode_delta(value) for _, value in outcome.records]
+        told = [value for _, value in outcome.records]
         if outcome.watermark_moved:
-            told.append(WatermarkUpdate([PartitionWatermark(partition, outcome.watermark_ms, outcome.idle)]))
+            watermark = PartitionWatermark(partition, outcome.watermark_ms, outcome.idle)
+            told.append(encode_delta(WatermarkUpdate([watermark])))
         for record in told:
             before = self.aggregate.watermark
-            events = self.aggregate.merge(record)
+            events = self.aggregate.take(record)
             self.heard += [Heard(event, before, self.aggregate.watermark) for event in events]
 
     def finish(self, end_ms: int = END_MS) -> None:

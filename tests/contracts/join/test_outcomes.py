@@ -15,7 +15,7 @@ from tests.support.joins import HEARTBEAT, IMPLEMENTATIONS, NOW_MS, View, Worker
 from tests.support.plans import plan, prediction
 
 PLAN = plan(windows=("50ms",), delay="100ms", horizon="200ms")
-SHORT = plan("regression", windows=("50ms",), delay="50ms", horizon="50ms")
+SHORT = plan("regression", windows=("50ms",), delay="50ms", horizon="200ms")
 LIMITS = JoinLimits(grace_ms=10, future_tolerance_ms=1_000)
 Step = tuple[Any, ...]
 NAMES = pytest.mark.parametrize("name", IMPLEMENTATIONS)
@@ -203,6 +203,35 @@ TABLE: dict[str, tuple[list[Step], dict[str, int], list[str]]] = {
     "a challenger that came later takes what is in time for it": (
         [("p", "a", 0), ("p", "a", 5, {"model": "n"}), ("l", "a", 60, 1)],
         {"predictions": 2, "labelled": 1, "pending": 1, "labels": 1, "labels.matched": 1},
+        [],
+    ),
+    "a tombstone is for those that took the label": (
+        [("p", "a", 0), ("p", "a", 0, {"model": "n"}), ("l", "a", 60, 1), ("tombstone", "a"), ("step",), ("beat", 150)],
+        {
+            **{"predictions": 2, "pending": 1, "expired": 1, "revised": 1, "withdrawn": 1, "heartbeats": 2},
+            **{"labels": 2, "labels.matched": 2, "labels.revised": 1},
+        },
+        [],
+    ),
+    "a tombstone of what has expired meanwhile": (
+        [
+            ("p", "a", 0),
+            ("l", "a", 10, 1),
+            ("l", "a", 20, None, 1),
+            ("step",),
+            ("beat", 211),
+            ("step",),
+            ("tombstone", "a"),
+        ],
+        {
+            **{"predictions": 1, "expired": 1, "revised": 1, "withdrawn": 1, "heartbeats": 2},
+            **{"labels": 3, "labels.matched": 3, "labels.revised": 2},
+        },
+        [],
+    ),
+    "a challenger that has expired does not take the label of the champion": (
+        [("p", "a", 0), ("p", "a", 0, {"model": "n"}), ("step",), ("beat", 70), ("step",), ("l", "a", 40, 1)],
+        {"predictions": 2, "labelled": 1, "expired": 1, "heartbeats": 2, "labels": 1, "labels.matched": 1},
         [],
     ),
     "late correction": (
