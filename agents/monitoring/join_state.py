@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from agents.monitoring import journal
-from agents.monitoring.journal import Span
+from agents.monitoring.journal import FetchedSpan, Span
 from agents.monitoring.registry_view import RegistryView
 from schemas.errors import StateError
 from schemas.events import JournalRecord
@@ -20,6 +20,7 @@ from schemas.topics import MONITORING_JOURNAL
 from streams.join.batch import JoinLimits, Slice
 from streams.join.partition import JoinPartition
 from streams.kafka.config import KafkaConfig
+from streams.kafka.fetcher import usable
 from streams.state.store import PartitionStore
 
 _log = logging.getLogger("driftline.monitoring")
@@ -235,9 +236,10 @@ class JoinStates:
         at, last = newest
         partition = join.partition
         expected = sequence
+        span = FetchedSpan if usable(self._kafka.properties) else Span
         with ExitStack() as stack:
             spans = {
-                topic: stack.enter_context(closing(Span(self._kafka, topic, partition, low_water[topic], end)))
+                topic: stack.enter_context(closing(span(self._kafka, topic, partition, low_water[topic], end)))
                 for topic, (_, end) in last.slices.items()
             }
             journal_end = at + 1 if sequence <= last.sequence else journal_low

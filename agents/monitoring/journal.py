@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from schemas.codec import cloudevent_headers, decode, derived_id, encode
@@ -12,6 +12,9 @@ from schemas.events import JournalRecord
 from schemas.topics import MONITORING_JOURNAL
 from streams.kafka import reader
 from streams.kafka.config import KafkaConfig
+from streams.kafka.fetcher import FetchedRecords, Fetcher
+from streams.kafka.offsets import OffsetClient
+from streams.kafka.positions import TopicPartition
 from streams.kafka.reader import Tail
 from streams.kafka.records import Output, Record
 
@@ -91,13 +94,7 @@ class Span:
             first = self._tail.positions[self._at]
             if exact and first > start:
                 self._tail.close()
-                raise RetentionPassedError(
-                    f"records {start} to {first} are gone, and state that lives needs them",
-                    where=self._where,
-                    remedy="raise the topic's retention.ms above max_label_delay + revision_horizon; to go on without "
-                    "what was open, delete the topics joined-deltas and monitoring-journal and the consumer groups "
-                    "monitoring-join and monitoring-aggregate",
-                )
+                raise _gone(self._where, start, first)
 
     def until(self, offset: int) -> list[Record]:
         """The next records, up to but not including `offset`."""
@@ -139,3 +136,90 @@ class Span:
         if self._tail is not None:
             self._tail.close()
             self._tail = None
+
+
+class FetchedSpan:
+    """As an exact `Span`, over records that lie in the client library's buffers: for replaying at the join's own pace.
+
+    Parameters
+    ----------
+    kafka : KafkaConfig
+        `streams.kafka.fetcher.usable` holds for its properties.
+    topic, partition : str, int
+    start, end : int
+        First offset, and the one after the last.
+    timeout_s : float
+        Longest wait for the next record.
+
+    Raises
+    ------
+    RetentionPassedError
+        `start` is gone.
+    """
+
+    def __init__(
+        self, kafka: KafkaConfig, topic: str, partition: int, start: int, end: int, *, timeout_s: float = 30.0
+    ) -> None:
+        self._where = f"topic {kafka.topic(topic)}[{partition}] on {kafka.bootstrap_servers}"
+        self._at = (topic, partition)
+        self._next, self._end = start, end
+        self._timeout_s = timeout_s
+        self._fetcher: Fetcher | None = None
+        self._waiting: FetchedRecords | None = None
+        if start < end:
+            first = OffsetClient(kafka).earliest([self._at], timeout_s)[self._at]
+            if first > start:
+                raise _gone(self._where, start, first)
+            self._fetcher = Fetcher(kafka, {})
+            self._fetcher.start({self._at: start}, {self._at: end})
+
+    def until(self, offset: int) -> Sequence[Record]:
+        """The next records, up to but not including `offset`; valid until `close`.
+
+        Raises
+        ------
+        BrokerError
+            Nothing arrived for long.
+        """
+        if self._fetcher is None:
+            return []
+        offset = min(offset, self._end)
+        found: dict[TopicPartition, Sequence[Record]] = {} if self._waiting is None else {self._at: self._waiting}
+        deadline = time.monotonic() + self._timeout_s
+        while self._next < offset:
+            before = self._next
+            for _, told, error in self._fetcher.read(offset - self._next, found):
+                if error is not None:
+                    raise BrokerError(f"the log cannot be read at {self._next}: {error.str()}", where=self._where)
+                self._next = max(self._next, told.offset + 1, told.end)
+            if self._next > before:
+                deadline = time.monotonic() + self._timeout_s
+            elif time.monotonic() > deadline:
+                raise BrokerError(
+                    f"nothing after offset {before} arrived within {self._timeout_s:.0f} s, wanted is {self._end}",
+                    where=self._where,
+                )
+            else:
+                self._fetcher.wait(0.2)
+        records = found.get(self._at)
+        if not isinstance(records, FetchedRecords):
+            return []
+        # Transactions' markers take offsets too, so reading as many records as there are offsets may go beyond.
+        self._waiting = self._fetcher.cut(records, offset)
+        return records
+
+    def close(self) -> None:
+        """Let go of the connection and of the records."""
+        if self._fetcher is not None:
+            self._fetcher.close()
+            self._fetcher = None
+
+
+def _gone(where: str, start: int, first: int) -> RetentionPassedError:
+    return RetentionPassedError(
+        f"records {start} to {first} are gone, and state that lives needs them",
+        where=where,
+        remedy="raise the topic's retention.ms above max_label_delay + revision_horizon; to go on without what was "
+        "open, delete the topics joined-deltas and monitoring-journal and the consumer groups monitoring-join and "
+        "monitoring-aggregate",
+    )

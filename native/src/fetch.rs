@@ -135,6 +135,15 @@ impl Batch {
         unsafe { &*self.messages[at] }
     }
 
+    /// Messages from `at` on, as a batch of their own.
+    pub fn split_off(&mut self, at: usize) -> Batch {
+        let mut rest = Batch::new(self.client);
+        rest.messages = self.messages.split_off(at);
+        rest.timestamps_ms = self.timestamps_ms.split_off(at);
+        rest.marks = self.marks.split_off(at);
+        rest
+    }
+
     pub fn clear(&mut self) {
         for message in self.messages.drain(..) {
             unsafe { (self.client.destroy)(message) }

@@ -306,6 +306,15 @@ pub unsafe extern "C" fn dl_batch_read(batch: *mut Batch, queue: *mut c_void, mo
     })
 }
 
+/// Take the messages from `at` on into a batch of their own.
+///
+/// # Safety
+/// `at` is at most the number of messages.
+#[no_mangle]
+pub unsafe extern "C" fn dl_batch_split(batch: *mut Batch, at: usize) -> *mut Batch {
+    Box::into_raw(Box::new((*batch).split_off(at)))
+}
+
 /// # Safety
 /// `at` is below the number of messages.
 #[no_mangle]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import byref, c_char_p, c_int64, c_size_t, c_void_p, string_at
 from dataclasses import dataclass
@@ -80,6 +81,19 @@ class FetchedRecords(Sequence[Record]):
         checked(core().dl_batch_read(self.handle, queue, most, byref(told)), "reading a partition")
         self._count += told.count
         return told
+
+    def split(self, offset: int) -> FetchedRecords:
+        """Take the records from `offset` on into a sequence of their own (see `Fetcher.cut`)."""
+        at = bisect_left(range(self._count), offset, key=self._offset)
+        rest = FetchedRecords(self.topic, self.partition)
+        if at < self._count:
+            rest.close()
+            rest.handle = core().dl_batch_split(self.handle, at)
+            rest._count, self._count = self._count - at, at
+        return rest
+
+    def _offset(self, at: int) -> int:
+        return int(librdkafka.RawMessage.from_address(core().dl_batch_message(self.handle, at)).offset)
 
     @property
     def error(self) -> str:
@@ -277,6 +291,12 @@ class Fetcher:
                 error = KafkaError(int(told.error), records.error) if told.error else None
                 if told.count or told.end >= 0 or error is not None:
                     yield tp, told, error
+
+    def cut(self, records: FetchedRecords, offset: int) -> FetchedRecords:
+        """Take the records from `offset` on into a sequence of their own."""
+        rest = records.split(offset)
+        self._out.add(rest)
+        return rest
 
     def _in_turn(self) -> list[tuple[TopicPartition, _Partition]]:
         """The leader's partitions first, beginning with another one each time."""

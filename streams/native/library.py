@@ -139,6 +139,7 @@ _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
     "dl_batch_new": (c_void_p, (c_void_p,)),
     "dl_batch_free": (None, (c_void_p,)),
     "dl_batch_read": (c_int64, (c_void_p, c_void_p, c_size_t, POINTER(Told))),
+    "dl_batch_split": (c_void_p, (c_void_p, c_size_t)),
     "dl_batch_message": (c_void_p, (c_void_p, c_size_t)),
     "dl_batch_timestamp": (c_int64, (c_void_p, c_size_t)),
     "dl_batch_error": (c_void_p, (c_void_p, POINTER(c_size_t))),

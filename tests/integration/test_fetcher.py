@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 
 import pytest
 
+from agents.monitoring.journal import FetchedSpan, Span
 from schemas.errors import RetentionPassedError
 from streams.kafka import librdkafka
 from streams.kafka.admin import end_offsets, ensure_topics
@@ -16,7 +18,8 @@ from streams.kafka.positions import TopicPartition
 from streams.kafka.processor import BatchProcessor, ProcessorOptions
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
-from streams.kafka.records import Record, columns_of, keys_of, offsets_of
+from streams.kafka.records import Output, Record, columns_of, keys_of, offsets_of
+from streams.kafka.transactions import TransactionalWriter
 from tests.support.processing import Copier, scratch_topic
 from tests.support.wait import eventually
 
@@ -139,3 +142,22 @@ def test_positions_pass_transaction_markers_and_deleted_records_are_told(kafka: 
             eventually(lambda: member.poll_batch(100, 0.1) and False, timeout=20)
     finally:
         member.close()
+
+
+def test_slices_of_a_log_with_transactions_are_those_of_a_reader(kafka: KafkaConfig) -> None:
+    """Markers take offsets: slices end before, behind and between them."""
+    ensure_topics(kafka, 1, {TOPIC: scratch_topic(TOPIC)})
+    writer = TransactionalWriter(kafka, "writing", transaction_timeout_ms=10_000, operation_timeout_ms=30_000)
+    try:
+        for number in range(30):
+            writer.write([Output(TOPIC, b"%d" % number) for _ in range(number % 4)])
+            writer.commit()
+    finally:
+        writer.close()
+    end = end_offsets(kafka, [TOPIC])[TOPIC, 0]
+    assert end > sum(number % 4 for number in range(30))
+    for step in (1, 2, 3, 7, end):
+        cuts = [*range(3, end, step), end]
+        with closing(Span(kafka, TOPIC, 0, 3, end)) as plain, closing(FetchedSpan(kafka, TOPIC, 0, 3, end)) as fetched:
+            for cut in cuts:
+                assert [record.offset for record in fetched.until(cut)] == [r.offset for r in plain.until(cut)]
