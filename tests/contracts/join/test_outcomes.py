@@ -234,6 +234,29 @@ TABLE: dict[str, tuple[list[Step], dict[str, int], list[str]]] = {
         {"predictions": 2, "labelled": 1, "expired": 1, "heartbeats": 2, "labels": 1, "labels.matched": 1},
         [],
     ),
+    "labels past their prediction are given up one by one": (
+        [("p", "a", 0), ("l", "a", 301), ("l", "a", 350), ("step",), ("beat", 502)],
+        {
+            **{"predictions": 1, "expired": 1, "heartbeats": 2},
+            **{"labels": 2, "labels.orphaned": 1, "labels.waiting": 1},
+        },
+        [],
+    ),
+    "each version has a delay of its own": (
+        [("p", "a", 0), ("p", "a", 0, {"model": "n"}), ("step",), ("beat", 100)],
+        {"predictions": 2, "pending": 1, "expired": 1, "heartbeats": 2},
+        [],
+    ),
+    "prediction of a wrong type": (
+        [("p", "a", 0, {"model": "n", "value": "high"}), ("p", "a", 0, {"value": "high"})],
+        {"predictions": 1, "pending": 1, "predictions.dead": 1},
+        ["prediction-type"],
+    ),
+    "the revision of tombstones is theirs": (
+        [("p", "a", 0), ("l", "a", 10, 1, -(1 << 62)), ("l", "a", 10, 1, 1 - (1 << 62))],
+        {"predictions": 1, "labelled": 1, "labels": 2, "labels.matched": 1, "labels.dead": 1},
+        ["schema"],
+    ),
     "late correction": (
         [("p", "a", 0), ("l", "a", 10, 1), ("l", "a", 211, 0, 1)],
         {"predictions": 1, "labelled": 1, "labels": 2, "labels.matched": 1, "labels.late": 1},

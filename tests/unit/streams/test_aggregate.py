@@ -174,6 +174,8 @@ def test_observations_of_a_superseded_version_close() -> None:
     ]
     assert (1, "opened", None) in seen
     assert (1, "closed", "another version answers") in seen
+    silenced = [e for e in events if isinstance(e, Observation) and "reason" in e.evidence]
+    assert {e.observed_at for e in silenced} == {utc(9 * DAY)}  # when its last window has closed, not before
     assert not aggregate.models["m"].series[1].alarmed
     # Each opened one is closed at most once, and nothing is updated after it closed.
     by_key: dict[tuple[object, ...], list[str]] = {}
@@ -273,6 +275,114 @@ def test_provisional_shows_what_has_not_settled() -> None:
     assert aggregate.provisional() == first
     closed = _quality(_feed(aggregate, [watermark(4 * DAY)]), window="1d")
     assert [m.metrics for m in closed] == [m.metrics for m in first if m.window == "1d"]
+
+
+def test_a_partition_that_repeats_an_older_watermark_holds_nothing_back() -> None:
+    p = plan()
+    aggregate = AggregatePartition(2, lambda model, version: p)
+    for partition, day in ((0, 9), (1, 5), (0, 4), (1, 8)):
+        aggregate.merge(watermark(day * DAY, partition=partition))
+    assert aggregate.watermark == 8 * DAY
+
+
+def _opened_in(events: Sequence[AggregateEvent], window: str, version: int = 1) -> list[Observation]:
+    found = [e for e in events if isinstance(e, Observation) and (e.version, e.window) == (version, window)]
+    return [o for o in found if o.kind == "quality" and o.status == "opened"]
+
+
+def test_the_day_a_version_begins_is_not_judged() -> None:
+    p = plan(watch=("accuracy",), windows=("1d",))
+    for bad, judged in ((0, False), (1, True)):
+        aggregate = AggregatePartition(1, lambda model, version: p)
+        told: list[AggregateEvent] = []
+        for day in range(8):
+            right = 0.2 if day == bad else 0.8
+            told += _feed(aggregate, [deltas(p, _events(day, 400, right=right)), watermark((day + 1) * DAY)])
+        assert bool(_opened_in(told, "1d")) == judged
+
+
+def test_a_count_window_is_judged_when_it_is_full() -> None:
+    p = plan(watch=("accuracy",), windows=("1d", "1000n"))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    told: list[AggregateEvent] = []
+    for day in range(20):
+        told += _feed(aggregate, [deltas(p, _events(day, 150, right=0.4)), watermark((day + 1) * DAY)])
+    opened = _opened_in(told, "1000n")
+    assert opened
+    assert {o.n >= 1000 for o in opened if o.segment is None} == {True}
+    assert min(to_ms(o.window_end) for o in opened) == 8 * DAY  # 7 × 150 after the version's first day
+
+
+def test_a_count_window_that_never_fills_is_told_and_not_judged() -> None:
+    p = plan(watch=("accuracy",), windows=("1d", "1000n"))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    told: list[AggregateEvent] = []
+    for day in range(108):  # as far back as it looks, and the delay of labels
+        told += _feed(aggregate, [deltas(p, _events(day, 5, right=0.2)), watermark((day + 1) * DAY)])
+    newest = _quality(told, window="1000n", segment=None)[-1]
+    assert (newest.n, (newest.window_end - newest.window_start).days) == (96 * 5, 96)
+    assert _opened_in(told, "1000n") == []
+
+
+def test_the_day_of_a_swap_is_not_judged() -> None:
+    p = plan(watch=("accuracy",), windows=("1d",))
+    for bad, judged in ((9, True), (10, False)):
+        aggregate = AggregatePartition(1, lambda model, version: p)
+        told: list[AggregateEvent] = []
+        for day in range(18):
+            if day <= 10:
+                aggregate.merge(deltas(p, _events(day, 400, right=0.2 if day == bad else 0.8)))
+            if day >= 10:
+                aggregate.merge(deltas(p, _events(day, 400, seed=1), version=2))
+            told += aggregate.merge(watermark((day + 1) * DAY))
+        assert bool(_opened_in(told, "1d")) == judged
+        assert _opened_in(told, "1d", version=2) == []
+
+
+def test_what_cancels_out_revises_nothing() -> None:
+    p = plan(watch=("accuracy",))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    _feed(aggregate, [deltas(p, _events(0, 40)), watermark(5 * DAY)])
+    counts = p.labelled(p.compact(prediction()), 1, 0)
+    both = [PaneDelta("", 0, 5 * DAY, pack_counters(c)) for c in (counts, negated(counts))]
+    for delta in both:
+        aggregate.merge(JoinedDelta("m", 1, p.layout, 0, [delta]))
+    assert _quality(_feed(aggregate, [watermark(7 * DAY)]), state="revised") == []
+
+
+def test_the_last_correction_finds_every_pane_of_its_windows() -> None:
+    """Three days until the label, seven until its correction: windows of seven days still hold what came before."""
+    p = plan(watch=("accuracy",), windows=("1d", "7d", "7d/7d"))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    events = {day: _events(day, 40) for day in range(25)}
+    for day in range(20):
+        _feed(aggregate, [deltas(p, events[day]), watermark((day + 1) * DAY)])
+    wrong = events[10][0]
+    compact = p.compact(wrong.prediction)
+    counts = (
+        negated(p.labelled(compact, wrong.label, wrong.delay_ms)),  # type: ignore[arg-type]
+        p.labelled(compact, 1 - wrong.label, wrong.delay_ms),  # type: ignore[arg-type, operator]
+    )
+    correction = [PaneDelta(s, 10 * DAY, 20 * DAY, pack_counters(c)) for s in compact.segments for c in counts]
+    told = _feed(aggregate, [deltas(p, events[20]), JoinedDelta("m", 1, p.layout, 0, correction), watermark(21 * DAY)])
+    revised = _quality(told, state="revised", segment=None)
+    assert _spans([m for m in revised if m.window == "7d"]) == [(end - 7, end, 280) for end in range(11, 18)]
+    assert _spans([m for m in revised if m.window == "7d/7d"]) == [(7, 14, 280)]
+    assert aggregate.models["m"].series[1].ignored == 0
+
+
+def test_a_pane_is_told_closed_once_however_many_versions_close_it() -> None:
+    plans = {1: plan(delay="3d"), 2: plan(delay="1d")}
+    aggregate = AggregatePartition(1, lambda model, version: plans[version])
+    told: list[AggregateEvent] = []
+    for day in range(6):
+        for version, p in plans.items():
+            aggregate.merge(deltas(p, _events(day, 10, seed=version), version=version))
+        told += aggregate.merge(watermark((day + 1) * DAY))
+    closed = [event for event in told if isinstance(event, PaneClosed)]
+    assert [to_ms(event.pane_end) // DAY for event in closed] == [1, 2, 3, 4, 5]
+    assert [to_ms(event.observed_at) // DAY for event in closed] == [2, 3, 4, 5, 6]
+    assert {event.labelled for event in closed} == {20}
 
 
 def test_revisions_do_not_rewind_detectors() -> None:
