@@ -15,9 +15,10 @@ demo: ## a year of flights through the whole loop (about five minutes)
 	@scripts/setup.sh runtime
 	@.venv/bin/driftline demo $(ARGS)
 
+# In the order of the folders: by default the files of the fewest tests come last, which are the longest.
 test: ## the test suite (ARGS="-n 0" for one process)
 	@scripts/setup.sh dev
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: ## format, lint, types, layers, locks
 	@scripts/setup.sh dev

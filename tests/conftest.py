@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ import pytest
 
 from streams.kafka.config import KafkaConfig
 from streams.kafka.embedded import EmbeddedKafka
+
+# Read when the libraries load, so before any test module is imported. Their threads wait by spinning: beside another
+# process of the suite, models of a few hundred rows took ten times as long to fit.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 
 @pytest.fixture(scope="session")
