@@ -300,7 +300,7 @@ given_traffic = given(
 
 
 @NAMES
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given_traffic
 def test_every_window_is_what_the_raw_events_make_it(
     name: str, seed: int, ids: int, schedule: list[Batch], cut: int, tombstones: bool
