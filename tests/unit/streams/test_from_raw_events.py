@@ -312,7 +312,7 @@ def test_every_window_is_what_the_raw_events_make_it(
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 @NAMES
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given_traffic
 def test_every_window_is_what_the_raw_events_make_it_thoroughly(
     name: str, seed: int, ids: int, schedule: list[Batch], cut: int, tombstones: bool
