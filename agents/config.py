@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         default="auto", description="native or reference implementation of the join; auto: native where it was built"
     )
     state_memory_mib: int = Field(
-        default=768,
+        default=576,
         ge=1,
         description="memory of one worker for its pending predictions; more are on disk (native join)",
     )

@@ -20,6 +20,8 @@ from streams.kafka.records import Output, Record
 
 KEY_PREFIX: Final = b"join-"
 """Keys of the join's records in `monitoring-journal`; the aggregation's snapshots have others."""
+# The library's own pause after a full queue is a second: half of a replay's time.
+_READ_ON: Final = {"fetch.queue.backoff.ms": 10, "fetch.wait.max.ms": 20}
 SOURCE: Final = "/driftline/monitoring"
 
 
@@ -170,7 +172,7 @@ class FetchedSpan:
             first = OffsetClient(kafka).earliest([self._at], timeout_s)[self._at]
             if first > start:
                 raise _gone(self._where, start, first)
-            self._fetcher = Fetcher(kafka, {})
+            self._fetcher = Fetcher(kafka, _READ_ON)
             self._fetcher.start({self._at: start}, {self._at: end})
 
     def until(self, offset: int) -> Sequence[Record]:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, for_code
-from aiokafka.protocol.admin import DescribeGroupsRequest
-from aiokafka.protocol.group import LeaveGroupRequest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from schemas.errors import UnsafeSettingError
 from streams.kafka.config import KafkaConfig
@@ -36,6 +34,11 @@ def remove_former(config: KafkaConfig, group: str, client_id: str) -> int:
     speaks) the log says so, and the broker removes the members when their sessions end. Needs what consuming needs:
     READ on the group.
     """
+    if not _may_be_there(config, group, client_id):
+        return 0
+    # Loaded only where there is somebody to remove: it takes as long as the rest of a worker's start together.
+    from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
+
     try:
         return asyncio.run(asyncio.wait_for(_remove(config, config.group(group), client_id), _TIMEOUT_S))
     except GroupCoordinatorNotAvailableError:
@@ -46,7 +49,21 @@ def remove_former(config: KafkaConfig, group: str, client_id: str) -> int:
         return 0
 
 
+def _may_be_there(config: KafkaConfig, group: str, client_id: str) -> bool:
+    try:
+        # The old request on purpose: those that ask for a group's coordinator crashed the library on young brokers.
+        found = AdminClient(config.common()).list_groups(config.group(group), timeout=_TIMEOUT_S)
+    except KafkaException:
+        return True
+    return any(member.client_id == client_id for described in found for member in described.members)
+
+
 async def _remove(config: KafkaConfig, group: str, client_id: str) -> int:
+    from aiokafka.client import AIOKafkaClient
+    from aiokafka.errors import for_code
+    from aiokafka.protocol.admin import DescribeGroupsRequest
+    from aiokafka.protocol.group import LeaveGroupRequest
+
     access = security(config.properties)
     client = AIOKafkaClient(
         bootstrap_servers=config.bootstrap_servers,
