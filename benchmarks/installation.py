@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from benchmarks.bulk import Bulk
 from benchmarks.traffic import CARRIERS, START_MS
 from schemas.codec import encode
 from schemas.events import ModelState, VersionState
+from schemas.reference import ReferenceStatistics
 from schemas.specification import parse
 from schemas.topics import REGISTRY_STATE
 from streams.kafka.admin import ensure_topics
@@ -78,6 +79,14 @@ def install(
     **settings
         Over those that all benchmarks share.
     """
+    place = prepare(servers, home, name, **settings)
+    reference = _reference(models[0])
+    announce(place, ((model, SPECIFICATION.replace("NAME", model), reference) for model in models))
+    return place
+
+
+def prepare(servers: str, home: Path, name: str, **settings: Any) -> Installation:
+    """As `install`, without models."""
     found = load_settings(
         **{
             "home": home / name,
@@ -94,8 +103,24 @@ def install(
     found.home.mkdir(parents=True)
     kafka = KafkaConfig(servers, prefix=found.prefix)
     ensure_topics(kafka, found.partitions)
-    _register(kafka, found, models)
     return Installation(found, kafka)
+
+
+def announce(place: Installation, models: Iterable[tuple[str, str, ReferenceStatistics]]) -> None:
+    """Put models onto `registry-state` as the registry would, without artifacts: name, specification, reference."""
+    store = ArtifactStore.of(place.settings)
+    with EventProducer(place.kafka) as producer:
+        for epoch, (model, specification, reference) in enumerate(models, 1):
+            version = VersionState(
+                version=1,
+                stage="promoted",
+                artifact="",
+                reference=store.put(encode(reference), "reference"),
+                specification=store.put(specification.encode(), "specification"),
+                registered_epoch=epoch,
+            )
+            state = ModelState(model=model, epoch=epoch, task="binary", champion=1, challenger=None, versions=[version])
+            producer.send(REGISTRY_STATE, encode(state), model.encode())
 
 
 def described(settings: Mapping[str, object] | None = None) -> dict[str, object]:
@@ -113,34 +138,18 @@ def described(settings: Mapping[str, object] | None = None) -> dict[str, object]
     }
 
 
-def _register(kafka: KafkaConfig, settings: Settings, models: tuple[str, ...]) -> None:
-    """Put the models onto `registry-state` as the registry would, without artifacts."""
+def _reference(model: str) -> ReferenceStatistics:
     columns = Bulk(_ROWS, seed=99).columns(np.arange(_ROWS, dtype=np.uint64))
     scores = columns.score / 10_000
-    reference = encode(
-        compile_reference(
-            parse(SPECIFICATION.replace("NAME", models[0])),
-            {
-                **{name: columns.features[:, number] / 1_000 for number, name in enumerate("xyz")},
-                "carrier": np.array(CARRIERS, dtype=object)[columns.carrier],
-            },
-            labels=columns.truth.astype(int),
-            predictions=(scores >= 0.5).astype(int),
-            scores=scores,
-            event_time_ms=START_MS - 14 * DAY_MS + np.arange(_ROWS) * (14 * DAY_MS // _ROWS),
-            heldout=np.ones(_ROWS, dtype=bool),
-        )
+    return compile_reference(
+        parse(SPECIFICATION.replace("NAME", model)),
+        {
+            **{name: columns.features[:, number] / 1_000 for number, name in enumerate("xyz")},
+            "carrier": np.array(CARRIERS, dtype=object)[columns.carrier],
+        },
+        labels=columns.truth.astype(int),
+        predictions=(scores >= 0.5).astype(int),
+        scores=scores,
+        event_time_ms=START_MS - 14 * DAY_MS + np.arange(_ROWS) * (14 * DAY_MS // _ROWS),
+        heldout=np.ones(_ROWS, dtype=bool),
     )
-    store = ArtifactStore.of(settings)
-    with EventProducer(kafka) as producer:
-        for model in models:
-            version = VersionState(
-                version=1,
-                stage="promoted",
-                artifact="",
-                reference=store.put(reference, "reference"),
-                specification=store.put(SPECIFICATION.replace("NAME", model).encode(), "specification"),
-                registered_epoch=1,
-            )
-            state = ModelState(model=model, epoch=1, task="binary", champion=1, challenger=None, versions=[version])
-            producer.send(REGISTRY_STATE, encode(state), model.encode())

@@ -21,9 +21,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from agents.config import Settings, load_settings
-from benchmarks import outcome, traffic
+from agents.config import Settings
+from benchmarks import installation, outcome, traffic
 from benchmarks.harness import Contender, Measurement, Note, UnavailableError, compare, skipped
+from benchmarks.installation import COMMIT_INTERVAL_MS, PARTITIONS
 from benchmarks.model import register
 from benchmarks.peers.base import Job, Peer, read_counts
 from benchmarks.peers.catalogue import PEERS
@@ -31,13 +32,11 @@ from benchmarks.processes import Child, cores
 from benchmarks.progress import Ends, Progress
 from benchmarks.worker import TOPICS, Worker, check_totals
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
-from streams.kafka.admin import delete_topics, end_offsets, ensure_topics
+from streams.kafka.admin import delete_topics, end_offsets
 from streams.kafka.config import KafkaConfig
 from streams.kafka.embedded import EmbeddedKafka
 from streams.kafka.producer import EventProducer
 
-PARTITIONS = 4
-COMMIT_INTERVAL_MS = 200
 HORIZON_MS = 86_400_000
 """`max_label_delay` of the benchmark's model."""
 SMALL_EVENTS = 100_000
@@ -105,11 +104,11 @@ def run(
         with tempfile.TemporaryDirectory(prefix="driftline-bench-") as folder, EmbeddedKafka(Path(folder)) as broker:
             home, servers = Path(folder), broker.start()
             peers_run = any(not contender.skipped for contender in ready)
-            small = _load(home, servers, "small-", small_events) if peers_run else None
+            small = _load(home, servers, "small", small_events) if peers_run else None
 
             @contextmanager
             def prepare(number: int) -> Iterator[Round]:
-                full = _load(home, servers, f"r{number}-", events)
+                full = _load(home, servers, f"r{number}", events)
                 yield Round(number, full, small)
                 delete_topics(full.kafka)
 
@@ -149,22 +148,11 @@ def _prepared(wanted: Sequence[str], cache: Path, events: int, small_events: int
     return contenders
 
 
-def _load(home: Path, servers: str, prefix: str, events: int) -> Traffic:
+def _load(home: Path, servers: str, name: str, events: int) -> Traffic:
     """Create the topics, register the model and fill both topics."""
-    settings = load_settings(
-        home=home / f"home-{prefix}",
-        bootstrap_servers=servers,
-        partitions=PARTITIONS,
-        prefix=prefix,
-        database_url="",
-        artifacts_url="",
-        archive_url="",
-        commit_interval_ms=COMMIT_INTERVAL_MS,
-    )
-    settings.home.mkdir()
-    kafka = KafkaConfig(servers, prefix=prefix)
-    ensure_topics(kafka, PARTITIONS)
-    register(kafka, settings)
+    place = installation.prepare(servers, home, name)
+    register(place)
+    kafka = place.kafka
     with EventProducer(kafka) as producer:
         for topic, records in ((PREDICTIONS, traffic.predictions(events)), (GROUND_TRUTH, traffic.labels(events))):
             for key, value in records:
@@ -172,7 +160,7 @@ def _load(home: Path, servers: str, prefix: str, events: int) -> Traffic:
     ends = {partition: end for partition, end in end_offsets(kafka, TOPICS).items() if end}
     if sum(ends.values()) != 2 * events:
         raise AssertionError(f"{2 * events} records were sent, the topics hold {sum(ends.values())}")
-    return Traffic(settings, kafka, events, ends)
+    return Traffic(place.settings, kafka, events, ends)
 
 
 def _worker(data: Round) -> Measurement:

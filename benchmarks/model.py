@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.artifacts import ArtifactStore
-from agents.config import Settings
+from benchmarks.installation import Installation, announce
 from benchmarks.traffic import CARRIERS, START_MS
-from schemas.codec import encode
-from schemas.events import ModelState, VersionState
 from schemas.specification import parse
-from schemas.topics import REGISTRY_STATE
-from streams.kafka.config import KafkaConfig
-from streams.kafka.producer import EventProducer
 from streams.reference import compile_reference
 
 SPECIFICATION = """
@@ -38,7 +32,7 @@ windows = ["10m", "1h"]
 ROWS = 20_000
 
 
-def register(kafka: KafkaConfig, settings: Settings) -> None:
+def register(place: Installation) -> None:
     """Put specification and reference into the artifact store and the model's state onto `registry-state`."""
     spec = parse(SPECIFICATION)
     rng = np.random.default_rng(7)
@@ -55,15 +49,4 @@ def register(kafka: KafkaConfig, settings: Settings) -> None:
         event_time_ms=START_MS - 14 * 86_400_000 + np.arange(ROWS) * (14 * 86_400_000 // ROWS),
         heldout=np.ones(ROWS, dtype=bool),
     )
-    store = ArtifactStore.of(settings)
-    version = VersionState(
-        version=1,
-        stage="promoted",
-        artifact="",
-        reference=store.put(encode(reference), "reference"),
-        specification=store.put(SPECIFICATION.encode(), "specification"),
-        registered_epoch=1,
-    )
-    state = ModelState(model="bench", epoch=1, task="binary", champion=1, challenger=None, versions=[version])
-    with EventProducer(kafka) as producer:
-        producer.send(REGISTRY_STATE, encode(state), b"bench")
+    announce(place, [("bench", SPECIFICATION, reference)])

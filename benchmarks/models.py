@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -20,26 +19,23 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from agents.artifacts import ArtifactStore
-from agents.config import Settings, load_settings
+from benchmarks import installation
 from benchmarks.harness import Contender, Measurement, Note, compare
+from benchmarks.installation import COMMIT_INTERVAL_MS, PARTITIONS, Installation, announce
 from benchmarks.processes import cores
 from benchmarks.progress import Ends, Progress
 from benchmarks.traffic import START_MS
 from benchmarks.worker import TOPICS, Worker, check_totals
-from schemas.codec import encode
-from schemas.events import GroundTruth, ModelState, Prediction, VersionState
+from schemas.events import GroundTruth, Prediction
 from schemas.reference import CategoricalReference, NumericReference, ReferenceStatistics
 from schemas.specification import parse
-from schemas.topics import GROUND_TRUTH, JOINED_DELTAS, PREDICTIONS, REGISTRY_STATE
-from streams.kafka.admin import delete_topics, end_offsets, ensure_topics
+from schemas.topics import GROUND_TRUTH, JOINED_DELTAS, PREDICTIONS
+from streams.kafka.admin import delete_topics, end_offsets
 from streams.kafka.config import KafkaConfig
 from streams.kafka.embedded import EmbeddedKafka
 from streams.kafka.producer import EventProducer
 from streams.reference import compile_reference
 
-PARTITIONS: Final = 4
-COMMIT_INTERVAL_MS: Final = 200
 NUMERIC: Final = tuple(f"x{n:02d}" for n in range(16))
 CATEGORICAL: Final = tuple(f"c{n}" for n in range(4))
 CATEGORIES: Final = tuple(f"v{n:02d}" for n in range(12))
@@ -65,12 +61,6 @@ primary = "roc_auc"
 watch = ["roc_auc", "brier", "accuracy"]
 windows = ["1d"]
 """
-
-
-@dataclass(frozen=True)
-class _Load:
-    settings: Settings
-    kafka: KafkaConfig
 
 
 def run(
@@ -109,7 +99,7 @@ def run(
 
         def contender(count: int) -> Contender[int]:
             def measure(number: int) -> Measurement:
-                return _measure(_install(Path(folder), servers, f"r{number}m{count}"), count, events, note)
+                return _measure(installation.prepare(servers, Path(folder), f"r{number}m{count}"), count, events, note)
 
             return Contender(_name(count), version("driftline"), measure, about={"models": count})
 
@@ -155,10 +145,10 @@ def _name(count: int) -> str:
     return f"{count} model" + ("s" if count != 1 else "")
 
 
-def _measure(load: _Load, models: int, events: int, note: Note) -> Measurement:
+def _measure(load: Installation, models: int, events: int, note: Note) -> Measurement:
     try:
         began = time.monotonic()
-        register(load.kafka, load.settings, models)
+        register(load, models)
         note(f"models: {models} registered in {time.monotonic() - began:.0f} s")
         warm = events // 10
         _produce(load.kafka, models, 0, warm)
@@ -193,23 +183,6 @@ def _measure(load: _Load, models: int, events: int, note: Note) -> Measurement:
     )
 
 
-def _install(home: Path, servers: str, name: str) -> _Load:
-    settings = load_settings(
-        home=home / name,
-        bootstrap_servers=servers,
-        partitions=PARTITIONS,
-        prefix=f"{name}-",
-        database_url="",
-        artifacts_url="",
-        archive_url="",
-        commit_interval_ms=COMMIT_INTERVAL_MS,
-    )
-    settings.home.mkdir()
-    kafka = KafkaConfig(servers, prefix=settings.prefix)
-    ensure_topics(kafka, settings.partitions)
-    return _Load(settings, kafka)
-
-
 def _ends(kafka: KafkaConfig) -> Ends:
     return {partition: end for partition, end in end_offsets(kafka, TOPICS).items() if end}
 
@@ -238,25 +211,11 @@ def model_name(number: int) -> str:
     return f"m{number:05d}"
 
 
-def register(kafka: KafkaConfig, settings: Settings, models: int) -> None:
+def register(place: Installation, models: int) -> None:
     """Put models onto `registry-state`, each with a specification and reference statistics of its own."""
     base = _base()
-    store = ArtifactStore(settings.artifacts)
-    with EventProducer(kafka) as producer:
-        for number in range(models):
-            name = model_name(number)
-            state = VersionState(
-                version=1,
-                stage="promoted",
-                artifact="",
-                reference=store.put(encode(_own(base, number)), "reference"),
-                specification=store.put(SPECIFICATION.replace("NAME", name).encode(), "specification"),
-                registered_epoch=number + 1,
-            )
-            told = ModelState(
-                model=name, epoch=number + 1, task="binary", champion=1, challenger=None, versions=[state]
-            )
-            producer.send(REGISTRY_STATE, encode(told), name.encode())
+    names = map(model_name, range(models))
+    announce(place, ((name, SPECIFICATION.replace("NAME", name), _own(base, n)) for n, name in enumerate(names)))
 
 
 def _base() -> ReferenceStatistics:

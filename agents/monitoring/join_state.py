@@ -236,7 +236,7 @@ class JoinStates:
         at, last = newest
         partition = join.partition
         expected = sequence
-        span = FetchedSpan if usable(self._kafka.properties) else Span
+        span = FetchedSpan if usable() else Span
         with ExitStack() as stack:
             spans = {
                 topic: stack.enter_context(closing(span(self._kafka, topic, partition, low_water[topic], end)))

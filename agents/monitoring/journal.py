@@ -20,8 +20,6 @@ from streams.kafka.records import Output, Record
 
 KEY_PREFIX: Final = b"join-"
 """Keys of the join's records in `monitoring-journal`; the aggregation's snapshots have others."""
-# The library's own pause after a full queue is a second: half of a replay's time.
-_READ_ON: Final = {"fetch.queue.backoff.ms": 10, "fetch.wait.max.ms": 20}
 SOURCE: Final = "/driftline/monitoring"
 
 
@@ -143,10 +141,11 @@ class Span:
 class FetchedSpan:
     """As an exact `Span`, over records that lie in the client library's buffers: for replaying at the join's own pace.
 
+    Where `streams.kafka.fetcher.usable` holds.
+
     Parameters
     ----------
     kafka : KafkaConfig
-        `streams.kafka.fetcher.usable` holds for its properties.
     topic, partition : str, int
     start, end : int
         First offset, and the one after the last.
@@ -172,7 +171,7 @@ class FetchedSpan:
             first = OffsetClient(kafka).earliest([self._at], timeout_s)[self._at]
             if first > start:
                 raise _gone(self._where, start, first)
-            self._fetcher = Fetcher(kafka, _READ_ON)
+            self._fetcher = Fetcher(kafka, {"fetch.wait.max.ms": 20})
             self._fetcher.start({self._at: start}, {self._at: end})
 
     def until(self, offset: int) -> Sequence[Record]:

@@ -714,16 +714,6 @@ pub unsafe extern "C" fn dl_shelf_open(
     guarded(|| Some(i64::from(h.shelf.open(model, version, layout, frontier_ms))))
 }
 
-/// Number of a series; −1: not known.
-///
-/// # Safety
-/// Pointers are valid.
-#[no_mangle]
-pub unsafe extern "C" fn dl_shelf_number(h: *mut ShelfHandle, model: *const u8, len: usize, version: i64) -> i64 {
-    let (h, model) = (&mut *h, bytes(model, len));
-    guarded(|| h.shelf.number(model, version).map(i64::from))
-}
-
 /// # Safety
 /// Pointers are valid.
 #[no_mangle]

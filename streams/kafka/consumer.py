@@ -170,12 +170,11 @@ class GroupConsumer:
             # "Drained" is known one empty fetch after the last record. Each empty fetch costs the broker about a
             # millisecond of processor time.
             "fetch.wait.max.ms": 50,
-            "fetch.queue.backoff.ms": 10,
             "fetch.error.backoff.ms": 100,
             "topic.metadata.refresh.interval.ms": 60_000,
             **(properties or {}),
         }
-        if direct and usable(config.properties):
+        if direct and usable():
             self._fetcher, self._alignment = Fetcher(config, over, leader), None
         if member is not None:
             over["client.id"] = member
@@ -236,10 +235,7 @@ class GroupConsumer:
     def _fetch(self, fetcher: Fetcher, n: int, deadline: float, batch: Batch) -> None:
         """As `_consume`; the group's member only tells who has which partitions."""
         epoch = self._epoch
-        message = self._consumer.poll(0)
-        error = message.error() if message is not None else None
-        if message is not None and error is not None:
-            self._event(message, error)
+        self._poll_membership()
         if epoch != self._epoch:
             return
         anything = False
@@ -255,6 +251,13 @@ class GroupConsumer:
         if not anything:
             # A rebalance has to be seen in time, too.
             fetcher.wait(max(0.0, min(deadline - time.monotonic(), _MEMBERSHIP_POLL_S)))
+
+    def _poll_membership(self) -> None:
+        """Let rebalances happen while nothing is assigned to the client library, so that no records come."""
+        message = self._consumer.poll(0)
+        error = message.error() if message is not None else None
+        if message is not None and error is not None:
+            self._event(message, error)
 
     def positions(self) -> Positions:
         """Positions of everything assigned, as of now."""
@@ -454,10 +457,7 @@ class GroupConsumer:
                     wait([self._restoring], _RESTORE_POLL_S)
                     if self._restoring.done():
                         return self._restoring.result() or {}
-                    message = self._consumer.poll(0)
-                    error = message.error() if message is not None else None
-                    if message is not None and error is not None:
-                        self._event(message, error)
+                    self._poll_membership()
             finally:
                 self._restoring = None
 

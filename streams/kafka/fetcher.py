@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Final, overload
 from weakref import WeakSet
 
-import numpy as np
 from confluent_kafka import KafkaError
 
 from schemas.errors import BrokerError
@@ -24,7 +23,7 @@ from streams.kafka import librdkafka
 from streams.kafka.alignment import NEAR
 from streams.kafka.config import KafkaConfig, Property
 from streams.kafka.positions import TopicPartition
-from streams.kafka.records import Columns, Offsets, Record, RecordHeaders
+from streams.kafka.records import Record, RecordHeaders
 from streams.native.library import Told, available, checked
 from streams.native.library import library as core
 
@@ -35,14 +34,15 @@ _FETCH_BYTES: Final = 1_048_576
 _QUEUE_KBYTES: Final = 32_768
 _QUEUE: Final = "queued.max.messages.kbytes"
 _LEAST_QUEUE_KBYTES: Final = 256
-_NOT_FOR_US: Final = ("group.id", "partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms")
-_CONSUMER_ONLY: Final = ("max.poll.interval.ms", "group.instance.id", "group.protocol")
-_CALLBACKS: Final = ("oauth_cb", "error_cb", "stats_cb", "throttle_cb", "logger")
+_OF_GROUPS: Final = (
+    *("group.id", "group.instance.id", "group.protocol", "partition.assignment.strategy"),
+    *("session.timeout.ms", "heartbeat.interval.ms", "max.poll.interval.ms"),
+)
 
 
-def usable(properties: Mapping[str, Property]) -> bool:
+def usable() -> bool:
     """Whether partitions can be read this way here: the native core and the client's library are there."""
-    return available() and librdkafka.library() is not None and not any(name in properties for name in _CALLBACKS)
+    return available() and librdkafka.library() is not None
 
 
 class FetchedRecords(Sequence[Record]):
@@ -120,24 +120,6 @@ class FetchedRecords(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         return map(self._record, range(len(self)))
 
-    def columns(self) -> Columns:
-        """Values, timestamps and headers, each as a whole."""
-        records = list(self)
-        headers = [record.headers for record in records]
-        return Columns(
-            [record.value for record in records],
-            np.array([record.timestamp_ms for record in records], np.int64),
-            headers if any(headers) else None,
-        )
-
-    def offsets(self) -> Offsets:
-        """Offsets as a whole."""
-        return np.array([record.offset for record in self], np.int64)
-
-    def keys(self) -> list[bytes | None]:
-        """Keys as a whole."""
-        return [record.key for record in self]
-
     def _record(self, at: int) -> Record:
         address = core().dl_batch_message(self.handle, at)
         message = librdkafka.RawMessage.from_address(address)
@@ -183,11 +165,10 @@ class Fetcher:
     def __init__(self, config: KafkaConfig, properties: Mapping[str, Property], leader: str | None = None) -> None:
         self._config = config
         self._leader = leader
-        hidden = (*_NOT_FOR_US, *_CONSUMER_ONLY)
         ours: dict[str, Property] = {"max.partition.fetch.bytes": _FETCH_BYTES, _QUEUE: _QUEUE_KBYTES}
         named = {name: config.properties.get(name, value) for name, value in ours.items()}
         merged = {**config.consumer("none"), **properties, **named}
-        self._properties = {name: value for name, value in merged.items() if name not in hidden}
+        self._properties = {name: value for name, value in merged.items() if name not in _OF_GROUPS}
         self._client: int | None = None
         self._topics: dict[str, int] = {}
         self._partitions: dict[TopicPartition, _Partition] = {}

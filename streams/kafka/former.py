@@ -34,34 +34,28 @@ def remove_former(config: KafkaConfig, group: str, client_id: str) -> int:
     speaks) the log says so, and the broker removes the members when their sessions end. Needs what consuming needs:
     READ on the group.
     """
-    if not _may_be_there(config, group, client_id):
-        return 0
-    # Loaded only where there is somebody to remove: it takes as long as the rest of a worker's start together.
-    from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
-
     try:
-        return asyncio.run(asyncio.wait_for(_remove(config, config.group(group), client_id), _TIMEOUT_S))
-    except GroupCoordinatorNotAvailableError:
-        # A broker on which no group was ever at work.
-        return 0
-    except (KafkaError, OSError, TimeoutError, UnsafeSettingError) as error:
+        former = _members(config, group, client_id)
+        if not former:
+            return 0
+        return asyncio.run(asyncio.wait_for(_remove(config, config.group(group), client_id, former), _TIMEOUT_S))
+    except (KafkaException, RuntimeError, OSError, TimeoutError, UnsafeSettingError) as error:
+        # aiokafka's errors are RuntimeErrors.
         log.info("group %s: a former worker's session may have to end first: %r", group, error)
         return 0
 
 
-def _may_be_there(config: KafkaConfig, group: str, client_id: str) -> bool:
-    try:
-        # The old request on purpose: those that ask for a group's coordinator crashed the library on young brokers.
-        found = AdminClient(config.common()).list_groups(config.group(group), timeout=_TIMEOUT_S)
-    except KafkaException:
-        return True
-    return any(member.client_id == client_id for described in found for member in described.members)
+def _members(config: KafkaConfig, group: str, client_id: str) -> list[str]:
+    """Ids of the group's members of that name; none on a broker on which no group was ever at work."""
+    # The old request on purpose: those that ask for a group's coordinator crashed the library on young brokers.
+    found = AdminClient(config.common()).list_groups(config.group(group), timeout=_TIMEOUT_S)
+    return [member.id for described in found for member in described.members if member.client_id == client_id]
 
 
-async def _remove(config: KafkaConfig, group: str, client_id: str) -> int:
+async def _remove(config: KafkaConfig, group: str, client_id: str, former: list[str]) -> int:
+    # Loaded only where there is somebody to remove: it takes as long as the rest of a worker's start together.
     from aiokafka.client import AIOKafkaClient
     from aiokafka.errors import for_code
-    from aiokafka.protocol.admin import DescribeGroupsRequest
     from aiokafka.protocol.group import LeaveGroupRequest
 
     access = security(config.properties)
@@ -77,9 +71,6 @@ async def _remove(config: KafkaConfig, group: str, client_id: str) -> int:
     try:
         await client.bootstrap()
         coordinator = await client.coordinator_lookup(0, group)
-        description = await client.send(coordinator, DescribeGroupsRequest([group]))
-        members = [member for _, _, _, _, _, found, *_ in description.groups for member in found]
-        former = [member_id for member_id, name, *_ in members if name == client_id]
         for member_id in former:
             answer = await client.send(coordinator, LeaveGroupRequest(group, member_id))
             if answer.error_code:

@@ -160,10 +160,8 @@ class NativeJoinPartition(JoinPartition):
                     self._tell_headers(headers[part].__getitem__)
                 if why == LABEL_RECORDS:
                     piece.add_keys(offsets_of(records)[part], keys_of(records)[part])
-                elif why == REFERENCE and labels:
-                    self._label(records[start + at], view, overlay, now_ms, horizon_ms)
                 elif why == REFERENCE:
-                    self._prediction(records[start + at], view, overlay, now_ms)
+                    self._by_reference(labels, records[start + at], view, overlay, now_ms, horizon_ms)
 
     def _run_fetched(  # noqa: PLR0917 - a batch with what it is read by
         self, labels: int, records: FetchedRecords, view: PlanView, overlay: Overlay, now_ms: int, horizon_ms: int
@@ -173,10 +171,16 @@ class NativeJoinPartition(JoinPartition):
         for at, why in self._kernel(run, labels, records.handle, limits, view):
             if labels:
                 self._tell_headers(lambda index: records[index].headers)
-            if why == REFERENCE and labels:
-                self._label(records[at], view, overlay, now_ms, horizon_ms)
-            elif why == REFERENCE:
-                self._prediction(records[at], view, overlay, now_ms)
+            if why == REFERENCE:
+                self._by_reference(labels, records[at], view, overlay, now_ms, horizon_ms)
+
+    def _by_reference(  # noqa: PLR0917 - a record with what it is read by
+        self, labels: int, record: Record, view: PlanView, overlay: Overlay, now_ms: int, horizon_ms: int
+    ) -> None:
+        if labels:
+            self._label(record, view, overlay, now_ms, horizon_ms)
+        else:
+            self._prediction(record, view, overlay, now_ms)
 
     def _kernel_limits(self, horizon_ms: int, now_ms: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.array([self.limits.future_tolerance_ms, horizon_ms, now_ms, MAX_MESSAGE_BYTES], np.int64)

@@ -23,7 +23,7 @@ from streams.kafka.transactions import TransactionalWriter
 from tests.support.processing import Copier, scratch_topic
 from tests.support.wait import eventually
 
-pytestmark = pytest.mark.skipif(not usable({}), reason="the native core was not built, or the client has no library")
+pytestmark = pytest.mark.skipif(not usable(), reason="the native core was not built, or the client has no library")
 TOPIC, OTHER = "orders", "payments"
 SENT = [
     (b"value", b"key", None),
