@@ -49,7 +49,7 @@ def _members(config: KafkaConfig, group: str, client_id: str) -> list[str]:
     """Ids of the group's members of that name; none on a broker on which no group was ever at work."""
     # The old request on purpose: those that ask for a group's coordinator crashed the library on young brokers.
     found = AdminClient(config.common()).list_groups(config.group(group), timeout=_TIMEOUT_S)
-    return [member.id for described in found for member in described.members if member.client_id == client_id]
+    return [str(member.id) for described in found for member in described.members if member.client_id == client_id]
 
 
 async def _remove(config: KafkaConfig, group: str, client_id: str, former: list[str]) -> int:
