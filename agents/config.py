@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     join_core: Literal["auto", "native", "reference"] = Field(
         default="auto", description="native or reference implementation of the join; auto: native where it was built"
     )
+    join_threads: int = Field(
+        default=2, ge=1, le=64, description="partitions that one worker joins at the same time (native join)"
+    )
     state_memory_mib: int = Field(
         default=576,
         ge=1,
@@ -56,7 +59,7 @@ class Settings(BaseSettings):
     session_timeout_ms: int = Field(
         default=10_000, ge=1_000, description="a hot-path worker that is dead for so long loses its partitions"
     )
-    provisional_interval_ms: int = Field(default=1_000, description="least time between provisional metrics")
+    provisional_interval_ms: int = Field(default=500, description="least time between provisional metrics")
     snapshot_interval_ms: int = Field(default=30_000, description="time between aggregation snapshots")
     archive_max_age_ms: int = Field(default=30_000, description="longest a record waits to be archived")
     archive_idle_ms: int = Field(default=2_000, description="archive early when nothing came for so long")

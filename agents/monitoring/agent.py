@@ -63,7 +63,9 @@ def _run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     registry = RegistryView(kafka, ArtifactStore.of(settings))
     try:
         admin.check_retention(kafka, registry.needed_retention_ms + RETENTION_MARGIN_MS, _TRAFFIC)
-        join = JoinHandler(join_states(settings, kafka, registry, partitions), registry, partitions)
+        join = JoinHandler(
+            join_states(settings, kafka, registry, partitions), registry, partitions, settings.join_threads
+        )
         aggregate = AggregateHandler(
             JournalSnapshots(kafka),
             registry.plan_or_refresh,

@@ -47,7 +47,7 @@ class AggregateOptions:
     """
 
     partitions: int
-    provisional_interval_ms: int = 1_000
+    provisional_interval_ms: int = 500
     snapshot_interval_ms: int = 30_000
     closing_s: float = 2.0
 

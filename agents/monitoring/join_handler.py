@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from agents.monitoring.join_state import JoinStates, Kept
 from agents.monitoring.journal import journal_output
 from agents.monitoring.key_check import KeyCheck
+from agents.monitoring.lanes import Lanes
 from agents.monitoring.registry_view import BatchView, RegistryView
 from schemas.events import PartitionWatermark, WatermarkUpdate
 from schemas.topics import JOINED_DELTAS
@@ -20,6 +22,17 @@ from streams.packed import CONTENT_TYPE, encode_delta
 
 GROUP: Final = "monitoring-join"
 _PACKED: Final = ("content-type", CONTENT_TYPE)
+_WORTH_A_LANE: Final = 2_000
+"""Records of a batch below which handing partitions to other threads takes longer than joining them."""
+
+
+class _Work(NamedTuple):
+    """One partition's part of a batch."""
+
+    partition: int
+    kept: Kept
+    batch: Slice
+    view: BatchView
 
 
 class JoinHandler:
@@ -31,6 +44,8 @@ class JoinHandler:
     registry : RegistryView
     partitions : int
         Of the traffic topics.
+    threads : int
+        Partitions that are joined, restored and checkpointed at the same time; they share nothing.
 
     Notes
     -----
@@ -38,7 +53,8 @@ class JoinHandler:
     is sent with it, so nothing unsent is part of the state. Deltas come before the watermark that closes their panes.
     """
 
-    def __init__(self, states: JoinStates, registry: RegistryView, partitions: int) -> None:
+    def __init__(self, states: JoinStates, registry: RegistryView, partitions: int, threads: int = 1) -> None:
+        self._lanes = Lanes(threads)
         self._states = states
         self._registry = registry
         self._partitions = partitions
@@ -63,9 +79,10 @@ class JoinHandler:
         for partition in partitions:
             self._close(partition)
         share = self._share(len(self._kept) + len(partitions))
-        for partition in partitions:
+        opening = [partial(self._states.open, partition, newest.get(partition), share) for partition in partitions]
+        for partition, kept in zip(partitions, self._lanes.run(opening, undo=_let_go), strict=True):
+            self._kept[partition] = kept
             last = newest.get(partition)
-            self._kept[partition] = self._states.open(partition, last, share)
             if last is not None:
                 # The group's offsets may have expired: the journal knows them as well.
                 starts |= {(topic, partition): end for topic, (_, end) in last[1].slices.items() if end}
@@ -97,21 +114,25 @@ class JoinHandler:
         found: dict[int, dict[str, Sequence[Record]]] = {}
         for (topic, number), of_partition in by_partition(records).items():
             found.setdefault(number, {})[topic] = of_partition
-        view = self._registry.for_batch()
+        view_of = self._registry.for_batch()
+        work = []
+        for partition, kept in self._kept.items():
+            batch = _slice(partition, found.get(partition, {}), positions, now_ms)
+            if batch.starts != batch.ends or batch.idle != kept.join.idle:
+                work.append(_Work(partition, kept, batch, view_of()))
+        outcomes = self._lanes.run(
+            [partial(kept.join.process, batch, view) for _, kept, batch, view in work],
+            alone=len(records) < _WORTH_A_LANE,
+        )
         outputs: list[Output] = []
         journal: list[Output] = []
         watermarks: list[PartitionWatermark] = []
-        for partition, kept in self._kept.items():
-            batch = _slice(partition, found.get(partition, {}), positions, now_ms)
-            moved = batch.starts != batch.ends
-            if not moved and batch.idle == kept.join.idle:
-                continue
-            outcome = kept.join.process(batch, view)
-            if not moved and not outcome.watermark_moved:
+        for (partition, kept, batch, view), outcome in zip(work, outcomes, strict=True):
+            if batch.starts == batch.ends and not outcome.watermark_moved:
                 kept.join.abort()
                 continue
             self._touched[partition] = dict(batch.ends)
-            outputs += self._outputs(batch, outcome, view)
+            outputs += self._outputs(batch, outcome)
             if outcome.watermark_moved:
                 watermarks.append(PartitionWatermark(partition, outcome.watermark_ms, outcome.idle))
             journal.append(journal_output(kept.join.journal(batch, view.epoch, self._partitions)))
@@ -120,7 +141,7 @@ class JoinHandler:
             outputs += [Output(JOINED_DELTAS, value, None, [_PACKED], number) for number in range(self._partitions)]
         return outputs + journal
 
-    def _outputs(self, batch: Slice, outcome: JoinOutcome, view: BatchView) -> Iterator[Output]:
+    def _outputs(self, batch: Slice, outcome: JoinOutcome) -> Iterator[Output]:
         for target, value in outcome.records:
             yield Output(JOINED_DELTAS, value, None, [_PACKED], target)
         for letter in outcome.dead_letters:
@@ -143,11 +164,7 @@ class JoinHandler:
         """The batch counts: apply it, then write each partition's checkpoint."""
         del offsets  # every partition's slice says the same, and also where nothing moved
         touched, self._touched = self._touched, {}
-        for partition, ends in touched.items():
-            kept = self._kept[partition]
-            changes = kept.join.changes()
-            kept.join.commit()
-            kept.checkpoint(changes, ends)
+        self._lanes.run([partial(_keep, self._kept[partition], ends) for partition, ends in touched.items()])
 
     def aborted(self) -> None:
         """The batch does not count."""
@@ -159,6 +176,17 @@ class JoinHandler:
         """Close all folders."""
         for partition in list(self._kept):
             self._close(partition)
+        self._lanes.close()
+
+
+def _keep(kept: Kept, ends: Mapping[str, int]) -> None:
+    changes = kept.join.changes()
+    kept.join.commit()
+    kept.checkpoint(changes, ends)
+
+
+def _let_go(kept: Kept) -> None:
+    kept.store.close()
 
 
 def _slice(partition: int, records: Mapping[str, Sequence[Record]], positions: Positions, now_ms: int) -> Slice:

@@ -256,9 +256,9 @@ class RegistryView:
         """The registry as it was at `epoch`; nothing later is known to it."""
         return EpochView(self, epoch)
 
-    def for_batch(self) -> BatchView:
-        """The registry for one batch: looks again once if a version is unknown."""
-        return BatchView(self)
+    def for_batch(self) -> Callable[[], BatchView]:
+        """Makes the views of one batch, one a partition: together they look again once if a version is unknown."""
+        return partial(BatchView, self, Once(self.refresh))
 
 
 class EpochView:
@@ -276,17 +276,46 @@ class EpochView:
         return self._registry.plan(model, version)
 
 
+class Once:
+    """Calls `do` the first time; whoever comes meanwhile waits until it is done.
+
+    Parameters
+    ----------
+    do : callable
+    """
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+        self._lock = threading.Lock()
+        self._done = False
+
+    def __call__(self) -> None:
+        """Be sure that it was called."""
+        with self._lock:
+            if not self._done:
+                self._do()
+                self._done = True
+
+
 class BatchView:
-    """The registry during one batch (`streams.join.partition.PlanView`).
+    """The registry during one batch of one partition (`streams.join.partition.PlanView`).
+
+    Parameters
+    ----------
+    registry : RegistryView
+    look_again : callable
+        Brings the registry up to date, at most once a batch.
 
     Notes
     -----
     The epoch is pinned. It moves on only where a version is unknown at it and the topic, read to its end, knows it;
-    what was decided before stays right, because everything decided before was known.
+    what was decided before stays right, because everything decided before was known. That holds for one partition,
+    whose journal says the epoch: partitions that are joined at the same time have views of their own.
     """
 
-    def __init__(self, registry: RegistryView) -> None:
+    def __init__(self, registry: RegistryView, look_again: Callable[[], None]) -> None:
         self._registry = registry
+        self._look_again = look_again
         self._refreshed = False
         self._at = registry.as_of(registry.epoch)
         self._find: Callable[[str, int], PanePlan | None] = self._at.plan
@@ -306,7 +335,7 @@ class BatchView:
         plan = self._find(model, version)
         if plan is None and not self._refreshed:
             self._refreshed = True
-            self._registry.refresh()
+            self._look_again()
             self._at = self._registry.as_of(self._registry.epoch)
             self._find = self._at.plan
             plan = self._find(model, version)

@@ -476,7 +476,7 @@ impl Partition {
                 let sums = &mut self.sums;
                 for (feature, value) in plan.features.iter().zip(values) {
                     // `placed` has left out what it could refuse.
-                    feature.count(value.unwrap_or(Scalar::Null), &mut |position, count| sums.add(pane, position, count));
+                    plan.count(feature, value.unwrap_or(Scalar::Null), &mut |position, count| sums.add(pane, position, count));
                 }
             }
         }

@@ -21,13 +21,11 @@ pub enum Task {
     Multiclass,
 }
 
+/// Its numbers stand in `Plan::numbers`, with those of all other features: low, high, mean, unit, then the edges.
 pub struct Numeric {
-    edges: Box<[f64]>,
+    at: u32,
+    edges: u32,
     start: u32,
-    low: f64,
-    high: f64,
-    mean: f64,
-    unit: f64,
     missing: u32,
     invalid: u32,
     below: u32,
@@ -109,6 +107,8 @@ pub struct Plan {
     pub positive: Box<[u8]>,
     pub segments: Box<[Box<[u8]>]>,
     pub features: Box<[Feature]>,
+    /// Of all numeric features, in one piece: with tens of thousands of plans it comes from memory each time.
+    numbers: Box<[f64]>,
     /// Name of the layout, for the aggregation.
     pub layout: Box<[u8]>,
 }
@@ -203,16 +203,17 @@ impl Plan {
         class_texts.sort_unstable();
         let positive = w.text()?;
         let segments = w.list(Words::text)?;
+        let mut numbers = Vec::new();
         let features = w.list(|w| {
             let name = NAMES.of(w.text()?);
             let kind = if w.u32()? == 0 {
+                let (at, start, edges) = (numbers.len() as u32, w.u32()?, w.list(Words::f64)?);
+                numbers.extend([w.f64()?, w.f64()?, w.f64()?, w.f64()?]);
+                numbers.extend_from_slice(&edges);
                 Kind::Numeric(Numeric {
-                    start: w.u32()?,
-                    edges: w.list(Words::f64)?,
-                    low: w.f64()?,
-                    high: w.f64()?,
-                    mean: w.f64()?,
-                    unit: w.f64()?,
+                    at,
+                    edges: edges.len() as u32,
+                    start,
                     missing: w.u32()?,
                     invalid: w.u32()?,
                     below: w.u32()?,
@@ -231,18 +232,28 @@ impl Plan {
         whole.then_some(Plan {
             task, pane_ms, delay_ms, horizon_ms, classes, threshold, any_label, delay_bins, calibration_bins, at, edges,
             label_edges, error_scale, label_mean, label_std,
-            class_ints, class_texts, positive, segments, features, layout,
+            class_ints, class_texts, positive, segments, features,
+            numbers: numbers.into(), layout,
         })
     }
 
     /// Ask the processor for what the next prediction of this plan needs: with tens of thousands of plans none of it is in
     /// the cache, and waiting for it place by place takes longer than everything else.
     pub fn warm(&self) {
+        prefetch(&self.features);
+        prefetch(&self.numbers);
         prefetch(&self.edges);
-        for feature in &self.features {
-            if let Kind::Numeric(numeric) = &feature.kind {
-                prefetch(&numeric.edges);
+    }
+
+    /// Count a value of a feature with `add(position, count)`. None: ask the reference.
+    #[inline]
+    pub fn count(&self, feature: &Feature, value: Scalar, add: &mut impl FnMut(u32, i64)) -> Option<()> {
+        match &feature.kind {
+            Kind::Numeric(numeric) => {
+                numeric.count(&self.numbers[numeric.at as usize..], value, add);
+                Some(())
             }
+            Kind::Categorical(categorical) => categorical.count(value, add),
         }
     }
 
@@ -280,12 +291,12 @@ impl Plan {
 }
 
 #[inline]
-fn prefetch(values: &[f64]) {
-    const LINE: usize = 64 / std::mem::size_of::<f64>();
+fn prefetch<T>(values: &[T]) {
+    const LINE: usize = 64;
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(LINE) {
+    for at in (0..std::mem::size_of_val(values)).step_by(LINE) {
         // Sound: a hint, and the address is inside the slice.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) }
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(values.as_ptr().cast::<i8>().add(at)) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (values, LINE);
@@ -342,23 +353,11 @@ pub fn key_of<'a>(value: Scalar<'a>, room: &'a mut [u8; KEY_ROOM]) -> Option<&'a
     Some(&room[..KEY_ROOM - free])
 }
 
-impl Feature {
-    /// Count a value of this feature with `add(position, count)`. None: ask the reference.
-    #[inline]
-    pub fn count(&self, value: Scalar, add: &mut impl FnMut(u32, i64)) -> Option<()> {
-        match &self.kind {
-            Kind::Numeric(numeric) => {
-                numeric.count(value, add);
-                Some(())
-            }
-            Kind::Categorical(categorical) => categorical.count(value, add),
-        }
-    }
-}
-
 impl Numeric {
     #[inline]
-    fn count(&self, value: Scalar, add: &mut impl FnMut(u32, i64)) {
+    fn count(&self, numbers: &[f64], value: Scalar, add: &mut impl FnMut(u32, i64)) {
+        let (&[low, high, mean, unit], edges) = numbers.split_first_chunk().expect("four numbers before the edges");
+        let edges = &edges[..self.edges as usize];
         let value = match value {
             Scalar::Float(value) => value,
             Scalar::Int(value) => value as f64,
@@ -366,11 +365,11 @@ impl Numeric {
             Scalar::Null => return add(self.missing, 1),
             Scalar::Text(_) => return add(self.invalid, 1),
         };
-        let standard = ((value - self.mean) * self.unit).clamp(-CLIP, CLIP);
-        add(self.start + bisect_right(&self.edges, value), 1);
-        if value < self.low {
+        let standard = ((value - mean) * unit).clamp(-CLIP, CLIP);
+        add(self.start + bisect_right(edges, value), 1);
+        if value < low {
             add(self.below, 1);
-        } else if value > self.high {
+        } else if value > high {
             add(self.above, 1);
         }
         let total = rounded(standard);

@@ -64,7 +64,7 @@ distance = "numeric"
 origin = "categorical"
 [metrics]
 primary = "roc_auc"
-windows = ["1d", "7d"]
+windows = ["1d", "7d", "4d/4d"]
 """
 
 

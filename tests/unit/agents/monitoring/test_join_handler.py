@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import pytest
+
+from agents.monitoring import join_handler
 from agents.monitoring.join_handler import JoinHandler
 from agents.monitoring.join_state import JoinStates
 from agents.monitoring.registry_view import RegistryView
@@ -52,8 +55,8 @@ class Memory:
 
     def refresh(self) -> None: ...
 
-    def for_batch(self) -> View:
-        return VIEW
+    def for_batch(self) -> Callable[[], View]:
+        return lambda: VIEW
 
     def newest_versions(self) -> dict[str, int]:
         return {"m": 1}
@@ -73,9 +76,11 @@ class _Kept:
 class Bench:
     """A handler of two of four partitions, and where it stands."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
         self.memory = Memory()
-        self.handler = JoinHandler(cast("JoinStates", self.memory), cast("RegistryView", self.memory), PARTITIONS)
+        self.handler = JoinHandler(
+            cast("JoinStates", self.memory), cast("RegistryView", self.memory), PARTITIONS, threads
+        )
         self.handler.restore([0, 2], {})
         self.at = {(topic, partition): 0 for topic in TOPICS for partition in (0, 2)}
 
@@ -155,3 +160,16 @@ def test_memory_is_divided_among_the_partitions_held() -> None:
     assert {number: join.most_bytes for number, join in joins.items()} == {0: 40, 1: 40, 2: 40}
     bench.handler.released([0, 1])
     assert joins[2].most_bytes == 120
+
+
+def test_partitions_side_by_side_say_what_they_say_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join_handler, "_WORTH_A_LANE", 1)
+    batches = [[*_records(2), *_records(0)], [], _records(0)]
+    together, in_turn = Bench(threads=3), Bench()
+    for records in batches:
+        assert together.process(records) == in_turn.process(records)
+        for bench in (together, in_turn):
+            bench.handler.committed({})
+    assert together.memory.written == in_turn.memory.written
+    assert together.memory.written
+    together.handler.close()

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from agents.monitoring.registry_view import FilledPlans, LightPlan
+from agents.monitoring.registry_view import FilledPlans, LightPlan, Once
 from schemas.reference import ReferenceStatistics
 from schemas.specification import Specification
 from streams.panes import PanePlan
@@ -64,3 +64,31 @@ def test_plans_can_be_used_while_others_take_their_place() -> None:
     for thread in threads:
         thread.join(30)
     assert found == [True, True]
+
+
+def test_whoever_comes_while_the_registry_is_read_again_waits_for_it() -> None:
+    reading, go = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def read() -> None:
+        reading.set()
+        assert go.wait(30)
+        calls.append(1)
+
+    once = Once(read)
+    seen: list[int] = []
+    first = threading.Thread(target=once)
+
+    def come_later() -> None:
+        once()
+        seen.append(len(calls))
+
+    second = threading.Thread(target=come_later)
+    first.start()
+    assert reading.wait(30)
+    second.start()
+    assert not seen
+    go.set()
+    for thread in (first, second):
+        thread.join(30)
+    assert (calls, seen) == ([1], [1])
