@@ -11,8 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from schemas.events import Severity
@@ -23,6 +26,8 @@ from streams.drift.scatter import drift_key
 from streams.drift.subjects import Subject
 from streams.metrics.levels import PRIOR_PANES
 from streams.panes import PanePlan
+
+Floats = NDArray[np.float64]
 
 QUALITY_SHARE: Final = 0.6
 DRIFT_SHARE: Final = 0.2
@@ -201,17 +206,27 @@ def drift_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: flo
     excess = drift.get(drift_key(subject.name, window, "excess"), 0.0)
     freedom = max(drift.get(drift_key(subject.name, window, "dof"), subject.bins - 1.0), 1.0)
     noise = psi_noise(subject.bins, n, subject.reference_n)
-    mean = noise + excess
+    mean = noise + excess  # as `usual_drift`
     variance = 2 * noise**2 / (subject.bins - 1) + 2 * excess**2 / freedom
     joint = 2 * mean**2 / variance
     threshold = mean / joint * float(special.chdtri(joint, p))
     return Bound(mean, max(threshold, mean + LEAST_PSI), math.sqrt(variance), True)
 
 
+def usual_drift(bins: Floats, n: Floats, reference_n: Floats, excess: Floats) -> Floats:
+    """References of `drift_bound` for many subjects; no threshold is nearer to them than `LEAST_PSI`."""
+    return np.asarray((bins - 1) * (1.0 / np.maximum(n, 1.0) + 1.0 / np.maximum(reference_n, 1.0)) + excess)
+
+
+def usual_unusable(subject: Subject) -> float:
+    """Reference of `unusable_bound`; no threshold is nearer to it than `LEAST_UNUSABLE`, but where that is beyond 1."""
+    return (subject.missing + 0.5) / (subject.reference_n + subject.missing + 1.0)
+
+
 def unusable_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: float) -> Bound:
     """Bound of the share of values that are missing or of the wrong type."""
     m = subject.reference_n + subject.missing
-    rate = (subject.missing + 0.5) / (m + 1.0)
+    rate = usual_unusable(subject)
     spread = plan.reference.drift.get(drift_key(subject.name, window, "missing"), 0.0)
     error = math.sqrt(spread**2 + rate * (1 - rate) / m)
     usual = min(rate - float(special.ndtri(p)) * error, 1.0)
@@ -222,6 +237,7 @@ def unusable_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: 
     return Bound(rate, min(max(count / n, rate + LEAST_UNUSABLE), 1.0), error, True)
 
 
+@lru_cache(maxsize=4096)
 def cusum_limit(p: float, allowance: float) -> float:
     """Limit of a one-sided cumulative sum whose average run length without change is 1 / p.
 

@@ -16,8 +16,10 @@ from schemas.metrics import lower_is_better, split
 from schemas.reference import MetricReference
 from streams import calibration as cal
 from streams.detection import Finding, Key, Open, Watches
+from streams.drift.scatter import drift_key
 from streams.drift.sequential import AdaptiveWindow, PageState, page_test
-from streams.drift.subjects import Subject, observed, statistics, subjects
+from streams.drift.subjects import subjects
+from streams.drift.table import Measured, SubjectTable
 from streams.metrics.compute import compute
 from streams.metrics.probability import calibration_noise
 from streams.metrics.view import View
@@ -34,6 +36,10 @@ THIN: Final = 0.5
 _LOSS: Final = {"binary": ("brier", "accuracy"), "multiclass": ("accuracy",), "regression": ("mae",)}
 _ALLOWANCE: Final = 0.25
 _ADWIN_DELTA: Final = 0.002
+_NEARLY: Final = 1.0 - 1e-9
+"""Of a bound's smallest distance: the arrays round otherwise than the bounds themselves."""
+EQUIPMENT: Final = "_equipment"
+"""Attribute of a plan that keeps its `Equipment`."""
 
 
 class DetectorState(msgspec.Struct, array_like=True):
@@ -44,6 +50,52 @@ class DetectorState(msgspec.Struct, array_like=True):
     page: PageState
     history: list[float]
     jump: tuple[float, float] | None
+
+
+class Equipment:
+    """What the tests of a version need of its plan, compiled once: many closings share it.
+
+    Parameters
+    ----------
+    plan : PanePlan
+
+    Attributes
+    ----------
+    traffic, labels : SubjectTable
+        Subjects that close with the traffic (features, prediction), and with the labels.
+    importance : dict of str to float
+        Share of the model's importance by feature; sums to 1.
+    """
+
+    def __init__(self, plan: PanePlan) -> None:
+        every = subjects(plan)
+        self._plan = plan
+        self.allowance = cal.Allowance.of(plan, len(every), len(plan.reference.segment_metrics))
+        self.traffic = SubjectTable(plan, [subject for subject in every if subject.kind != "label-drift"])
+        self.labels = SubjectTable(plan, [subject for subject in every if subject.kind == "label-drift"])
+        total = sum(plan.reference.importances.values())
+        self.importance = {
+            name: value / total if total > 0 else 0.0 for name, value in plan.reference.importances.items()
+        }
+        self.usual_lost = np.array([cal.usual_unusable(s) for s in self.traffic.subjects if s.slots is not None])
+        self._excess: dict[tuple[str, str], NDArray[np.float64]] = {}
+
+    @classmethod
+    def of(cls, plan: PanePlan) -> Equipment:
+        """Equipment of a plan, kept with it."""
+        found = vars(plan).get(EQUIPMENT)
+        if not isinstance(found, cls):
+            found = vars(plan)[EQUIPMENT] = cls(plan)
+        return found
+
+    def excess(self, table: SubjectTable, window: str) -> NDArray[np.float64]:
+        """Drift of the reference's own windows beyond chance, by row."""
+        key = (table.subjects[0].name, window)
+        if key not in self._excess:
+            drift = self._plan.reference.drift
+            usual = [drift.get(drift_key(s.name, window, "excess"), 0.0) for s in table.subjects]
+            self._excess[key] = np.array(usual)
+        return self._excess[key]
 
 
 class Detectors:
@@ -59,17 +111,13 @@ class Detectors:
     def __init__(self, model: str, version: int, plan: PanePlan) -> None:
         self.plan = plan
         self.watches = Watches(model, version)
-        self.subjects = subjects(plan)
-        self.allowance = cal.Allowance.of(plan, len(self.subjects), len(plan.reference.segment_metrics))
+        self.equipment = Equipment.of(plan)
+        self.allowance = self.equipment.allowance
         self.coverage: list[float] = []
         self.page = PageState()
         self.history: list[float] = []
         self.jump: tuple[float, float] | None = None
         self._adwin: AdaptiveWindow | None = None
-        total = sum(plan.reference.importances.values())
-        self._importance = {
-            name: value / total if total > 0 else 0.0 for name, value in plan.reference.importances.items()
-        }
 
     # --------------------------------------------------------------------------------------------- quality
 
@@ -235,41 +283,80 @@ class Detectors:
 
     # ----------------------------------------------------------------------------------------------- drift
 
-    def traffic(self, window: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
-        """Compare features and predictions of a closed window with the reference."""
-        for subject in self.subjects:
-            if subject.kind == "label-drift":
-                continue
-            yield from self._drift(subject, window, total, now_ms)
-            if subject.slots is not None:
-                yield from self._unusable(subject, window, total, now_ms)
+    def traffic(
+        self, window: Window, total: Counts, now_ms: int, measured: Measured | None = None
+    ) -> Iterator[Observation]:
+        """Compare features and predictions of a closed window with the reference.
 
-    def labels(self, window: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
+        Parameters
+        ----------
+        measured : Measured, optional
+            Of the equipment's `traffic`, where it is there already.
+        """
+        table = self.equipment.traffic
+        measured = table.measure(total) if measured is None else measured
+        drifting = self._drifting(measured, window)
+        unusable = self._unusable_rows(measured, window)
+        # Few windows have anything to say: what is neither open nor near its bound costs nothing beyond the arrays.
+        for row in sorted(drifting | unusable):
+            if row in drifting:
+                yield from self._drift(measured, row, window, now_ms)
+            if row in unusable:
+                yield from self._unusable(measured, row, window, now_ms)
+
+    def labels(
+        self, window: Window, total: Counts, now_ms: int, measured: Measured | None = None
+    ) -> Iterator[Observation]:
         """Compare the labels of a closed window with the reference."""
-        for subject in self.subjects:
-            if subject.kind == "label-drift":
-                yield from self._drift(subject, window, total, now_ms)
+        measured = self.equipment.labels.measure(total) if measured is None else measured
+        for row in sorted(self._drifting(measured, window)):
+            yield from self._drift(measured, row, window, now_ms)
 
-    def _drift(self, subject: Subject, window: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
-        counts = observed(self.plan, subject, total)
-        n = int(counts.sum())
-        if n < cal.MINIMUM_TRAFFIC:
-            return
-        found = statistics(subject, counts, total)
-        value = found["psi"]
-        if value is None:
-            return
+    def _drifting(self, measured: Measured, window: Window) -> set[int]:
+        """Rows whose drift may be beyond its bound, or is an open observation."""
+        table = measured.table
+        if not table.subjects:
+            return set()
+        usual = cal.usual_drift(table.bins, measured.n, table.reference_n, self.equipment.excess(table, window.name))
+        enough = measured.n >= cal.MINIMUM_TRAFFIC
+        rows = set(np.flatnonzero(enough & (measured.psi - usual >= _NEARLY * cal.LEAST_PSI)).tolist())
+        return rows | {row for row in self._open_rows(table, window, drift=True) if enough[row]}
+
+    def _unusable_rows(self, measured: Measured, window: Window) -> set[int]:
+        table = measured.table
+        if not len(table.features):
+            return set()
+        n = measured.n[table.features] + measured.lost
+        enough = n >= cal.MINIMUM_TRAFFIC
+        usual = self.equipment.usual_lost
+        beyond = measured.lost / np.maximum(n, 1.0) - usual >= _NEARLY * np.minimum(cal.LEAST_UNUSABLE, 1.0 - usual)
+        rows = set(table.features[enough & beyond].tolist())
+        return rows | {row for row in self._open_rows(table, window, drift=False) if enough[row]}
+
+    def _open_rows(self, table: SubjectTable, window: Window, *, drift: bool) -> Iterator[int]:
+        for key in self.watches.open:
+            if key.window == window.name and key.subject in table.rows and drift == (key.kind != "data-quality"):
+                yield table.rows[key.subject]
+
+    def _drift(self, measured: Measured, row: int, window: Window, now_ms: int) -> Iterator[Observation]:
+        subject = measured.table.subjects[row]
+        n = int(measured.n[row])
+        value = float(measured.psi[row])
         p = self.allowance.drift
         bound = cal.drift_bound(self.plan, subject, window.name, n=n, p=p)
+        key = Key(subject.kind, subject.name, "", window.name)
+        if key not in self.watches.open and not bound.crossed(value):
+            return
+        found = measured.statistics(row)
         evidence: dict[str, Any] = {
             "statistic": "psi",
             "p": p,
-            **{key: round(number, 6) for key, number in found.items() if number is not None and key != "psi"},
+            **{name: round(number, 6) for name, number in found.items() if number is not None and name != "psi"},
         }
         if subject.slots is not None:
-            evidence["importance"] = round(self._importance.get(subject.slots.name, 0.0), 4)
+            evidence["importance"] = round(self.equipment.importance.get(subject.slots.name, 0.0), 4)
         yield from self._judge(
-            Key(subject.kind, subject.name, "", window.name),
+            key,
             window,
             value,
             bound,
@@ -279,22 +366,22 @@ class Detectors:
             now_ms=now_ms,
         )
 
-    def _unusable(self, subject: Subject, window: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
+    def _unusable(self, measured: Measured, row: int, window: Window, now_ms: int) -> Iterator[Observation]:
+        subject = measured.table.subjects[row]
         slots = subject.slots
         assert slots is not None
-        lost = int(total[slots.missing]) + int(total[slots.invalid])
-        n = int(total[slots.bins].sum()) + lost
-        if n < cal.MINIMUM_TRAFFIC:
-            return
+        at = int(np.searchsorted(measured.table.features, row))
+        missing, invalid = (int(count) for count in measured.rest[at, :2])
+        n = int(measured.n[row]) + missing + invalid
         p = self.allowance.unusable
         bound = cal.unusable_bound(self.plan, subject, window.name, n=n, p=p)
-        value = lost / n
+        value = (missing + invalid) / n
         evidence: dict[str, Any] = {
             "statistic": "unusable_rate",
             "p": p,
-            "missing": int(total[slots.missing]),
-            "invalid": int(total[slots.invalid]),
-            "importance": round(self._importance.get(slots.name, 0.0), 4),
+            "missing": missing,
+            "invalid": invalid,
+            "importance": round(self.equipment.importance.get(slots.name, 0.0), 4),
         }
         yield from self._judge(
             Key("data-quality", subject.name, "", window.name),

@@ -6,7 +6,7 @@ asked for, the plan is handed in where it is needed, and detectors are built fro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +18,7 @@ from schemas.codec import segment_of, utc
 from schemas.events import DriftMetric, Observation, PaneDelta, QualityMetric, WindowState
 from streams.detection import Key, Watches
 from streams.detectors import Detectors, DetectorState
-from streams.drift.subjects import observed, statistics
+from streams.drift.table import Measured
 from streams.metrics.compute import compute
 from streams.packed import add_packed, pack_dense
 from streams.panes import PanePlan
@@ -352,9 +352,10 @@ class Series:
             if self._predicted(pane.start_ms) > 0 and self._judged(pane, 0, swaps):
                 out.observations += detectors.pane(pane, self._sum("", pane)[0], boundary)
             for window, total in self._timed(end):
-                out.drift += self._drift(detectors, window, total, ("label",), state="closed")
+                measured = detectors.equipment.labels.measure(total)
+                out.drift += self._drift(measured, window, state="closed")
                 if self._judged(window, 0, swaps):
-                    out.observations += detectors.labels(window, total, boundary)
+                    out.observations += detectors.labels(window, total, boundary, measured)
 
     def _close_traffic(self, detectors: Detectors, boundary: int, out: Closing, swaps: Collection[int]) -> None:
         pane_ms = self.frame.pane_ms
@@ -366,9 +367,10 @@ class Series:
                 continue
             windows = list(self._timed(end))
             for window, total in windows:
-                out.drift += self._drift(detectors, window, total, None, state="closed")
+                measured = detectors.equipment.traffic.measure(total)
+                out.drift += self._drift(measured, window, state="closed")
                 if self._judged(window, 0, swaps):
-                    out.observations += detectors.traffic(window, total, boundary)
+                    out.observations += detectors.traffic(window, total, boundary, measured)
             # One that came is news once, so new segments are looked for in one window only.
             for window in [window for window, _ in windows if window.name == steadiest]:
                 for segment in self._segments():
@@ -393,32 +395,23 @@ class Series:
                 yield window, total
 
     def _drift(
-        self,
-        detectors: Detectors,
-        window: Window,
-        total: Counts,
-        names: Iterable[str] | None,
-        *,
-        state: WindowState,
-        revision: int = 0,
+        self, measured: Measured, window: Window, *, state: WindowState, revision: int = 0
     ) -> Iterator[DriftMetric]:
-        """Drift of the named subjects; None: all that close with the traffic."""
-        for subject in detectors.subjects:
-            if (subject.name == "label") if names is None else (subject.name not in names):
-                continue
-            counts = observed(detectors.plan, subject, total)
+        """Drift of every subject that was measured."""
+        start, end = utc(window.start_ms), utc(window.end_ms)
+        for row, subject in enumerate(measured.table.subjects):
             yield DriftMetric(
                 model=self.model,
                 version=self.version,
                 segment=None,
                 subject=subject.name,
                 window=window.name,
-                window_start=utc(window.start_ms),
-                window_end=utc(window.end_ms),
+                window_start=start,
+                window_end=end,
                 state=state,
                 revision=revision,
-                n=int(counts.sum()),
-                statistics=statistics(subject, counts, total),
+                n=int(measured.n[row]),
+                statistics=measured.statistics(row),
             )
 
     def _revise(self, detectors: Detectors, touched: set[Touched], out: Closing) -> None:
@@ -447,9 +440,8 @@ class Series:
                     metric = self._metric(detectors.plan, segment, window, total, state="revised", revision=revision)
                     out.quality.append(metric)
                     if not segment and window.timed:
-                        out.drift += self._drift(
-                            detectors, window, total, ("label",), state="revised", revision=revision
-                        )
+                        measured = detectors.equipment.labels.measure(total)
+                        out.drift += self._drift(measured, window, state="revised", revision=revision)
 
     def _next_revision(self, window: Window, segment: str) -> int:
         key = (window.name, window.end_ms, segment)

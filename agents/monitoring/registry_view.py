@@ -16,6 +16,7 @@ from schemas.events import ModelState, VersionState
 from schemas.reference import ReferenceStatistics
 from schemas.specification import Specification, parse
 from schemas.topics import REGISTRY_STATE
+from streams.detectors import EQUIPMENT
 from streams.kafka.config import KafkaConfig
 from streams.kafka.reader import Tail
 from streams.kafka.records import Record
@@ -67,7 +68,7 @@ class LightPlan(PanePlan):
 
     def give_back(self) -> None:
         """Keep what is small."""
-        for name in _GIVEN_BACK:
+        for name in (*_GIVEN_BACK, EQUIPMENT):
             vars(self).pop(name, None)
 
 

@@ -9,15 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.reference import CategoricalReference, FeatureReference, NumericReference
-from streams.drift.distances import (
-    chi_squared_p,
-    jensen_shannon,
-    kolmogorov_smirnov,
-    kolmogorov_smirnov_p,
-    psi,
-    wasserstein,
-)
-from streams.panes import COARSE, FeatureSlots, PanePlan
+from streams.panes import FeatureSlots, PanePlan
 from streams.reference import coarse_edges
 from streams.sketches import bin_centres
 
@@ -122,69 +114,19 @@ def _labels(plan: PanePlan) -> Subject:
     return Subject("label", "label-drift", _counts(reference))
 
 
-def observed(plan: PanePlan, subject: Subject, counts: Counts) -> Counts:
-    """A window's counts of a subject, in the bins of its reference."""
+def positions(plan: PanePlan, subject: Subject) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of a subject's counters in the plan's layout, and the bin of its reference that each belongs to."""
     if subject.slots is not None:
-        return counts[subject.slots.bins]
-    if subject.name == "prediction":
-        if subject.groups is None:
-            return counts[plan.slots["predictions"]]
-        fine = counts[plan.slots["scores"]]
-        return np.bincount(subject.groups, weights=fine, minlength=len(subject.reference)).astype(np.int64)
-    if plan.task == "regression":
-        return counts[plan.slots["labels"]]
-    if plan.task == "multiclass":
-        return counts[plan.slots["truth"]]
-    side = len(plan.classes) + 1
-    return np.asarray(counts[plan.slots["confusion"]].reshape(side, side).sum(axis=1), dtype=np.int64)
-
-
-def statistics(subject: Subject, counts: Counts, window: Counts) -> dict[str, float | None]:
-    """Every statistic of a subject in a window.
-
-    Parameters
-    ----------
-    counts : array of int
-        From `observed`.
-    window : array of int
-        All counters of the window, for missing, invalid and out-of-range values of features.
-
-    Returns
-    -------
-    dict of str to float or None
-        ``psi``, ``jensen_shannon``; of numbers ``ks``, ``ks_p``, ``wasserstein``; of categories ``chi2_p``; of features
-        also ``missing_rate``, ``invalid_rate``, ``out_of_range_rate`` and ``mean_shift`` (in standard deviations), or
-        ``new_rate``.
-    """
-    n = int(counts.sum())
-    out: dict[str, float | None] = {}
-    if n == 0:
-        out = {"psi": None, "jensen_shannon": None}
+        where = subject.slots.bins
+    elif subject.name == "prediction":
+        where = plan.slots["predictions" if subject.groups is None else "scores"]
+    elif plan.task == "binary":
+        where = plan.slots["confusion"]
     else:
-        out["psi"] = psi(counts, subject.reference)
-        out["jensen_shannon"] = jensen_shannon(counts, subject.reference)
-        if subject.centres is None:
-            out["chi2_p"] = chi_squared_p(counts, subject.reference)
-        else:
-            distance = kolmogorov_smirnov(counts, subject.reference)
-            out["ks"] = distance
-            out["ks_p"] = kolmogorov_smirnov_p(distance, n, subject.reference_n)
-            out["wasserstein"] = wasserstein(counts, subject.reference, subject.centres, subject.scale)
-    if subject.slots is not None:
-        out.update(_of_feature(subject, subject.slots, n, window))
-    return out
-
-
-def _of_feature(subject: Subject, slots: FeatureSlots, n: int, window: Counts) -> dict[str, float | None]:
-    missing, invalid = int(window[slots.missing]), int(window[slots.invalid])
-    everything = n + missing + invalid
-    if not everything:
-        return {"missing_rate": None}
-    out: dict[str, float | None] = {"missing_rate": missing / everything, "invalid_rate": invalid / everything}
-    if not slots.numeric:
-        out["new_rate"] = int(window[slots.bins.stop - 1]) / n if n else None
-        return out
-    out["out_of_range_rate"] = (int(window[slots.low]) + int(window[slots.high])) / n if n else None
-    # In standard deviations from the reference's mean: a plain mean would need the reference to be read.
-    out["mean_shift"] = int(window[slots.total]) / COARSE / n if n else None
-    return out
+        where = plan.slots["labels" if plan.task == "regression" else "truth"]
+    at = np.arange(where.start, where.stop, dtype=np.int64)
+    if subject.groups is not None:
+        return at, subject.groups
+    side = len(plan.classes) + 1
+    bins = np.arange(len(at), dtype=np.int64)
+    return at, bins // side if where == plan.slots.get("confusion") else bins

@@ -1,0 +1,154 @@
+"""A window's tests subject by subject, as plainly as can be: what the vectorised ones are held equal to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.events import Observation
+from streams import calibration as cal
+from streams.detection import Finding, Key, Watches
+from streams.detectors import Equipment
+from streams.drift.distances import (
+    chi_squared_p,
+    jensen_shannon,
+    kolmogorov_smirnov,
+    kolmogorov_smirnov_p,
+    psi,
+    wasserstein,
+)
+from streams.drift.subjects import Subject, subjects
+from streams.panes import COARSE, FeatureSlots, PanePlan
+from streams.windows import Window
+
+Counts = NDArray[np.int64]
+
+
+def observed(plan: PanePlan, subject: Subject, counts: Counts) -> Counts:
+    """A window's counts of a subject, in the bins of its reference."""
+    if subject.slots is not None:
+        return counts[subject.slots.bins]
+    if subject.name == "prediction":
+        if subject.groups is None:
+            return counts[plan.slots["predictions"]]
+        fine = counts[plan.slots["scores"]]
+        return np.bincount(subject.groups, weights=fine, minlength=len(subject.reference)).astype(np.int64)
+    if plan.task == "regression":
+        return counts[plan.slots["labels"]]
+    if plan.task == "multiclass":
+        return counts[plan.slots["truth"]]
+    side = len(plan.classes) + 1
+    return np.asarray(counts[plan.slots["confusion"]].reshape(side, side).sum(axis=1), dtype=np.int64)
+
+
+def statistics(subject: Subject, counts: Counts, window: Counts) -> dict[str, float | None]:
+    """Every statistic of a subject in a window."""
+    n = int(counts.sum())
+    out: dict[str, float | None] = {}
+    if n == 0:
+        out = {"psi": None, "jensen_shannon": None}
+    else:
+        out["psi"] = psi(counts, subject.reference)
+        out["jensen_shannon"] = jensen_shannon(counts, subject.reference)
+        if subject.centres is None:
+            out["chi2_p"] = chi_squared_p(counts, subject.reference)
+        else:
+            distance = kolmogorov_smirnov(counts, subject.reference)
+            out["ks"] = distance
+            out["ks_p"] = kolmogorov_smirnov_p(distance, n, subject.reference_n)
+            out["wasserstein"] = wasserstein(counts, subject.reference, subject.centres, subject.scale)
+    if subject.slots is not None:
+        out.update(_of_feature(subject, subject.slots, n, window))
+    return out
+
+
+def _of_feature(subject: Subject, slots: FeatureSlots, n: int, window: Counts) -> dict[str, float | None]:
+    missing, invalid = int(window[slots.missing]), int(window[slots.invalid])
+    everything = n + missing + invalid
+    if not everything:
+        return {"missing_rate": None}
+    out: dict[str, float | None] = {"missing_rate": missing / everything, "invalid_rate": invalid / everything}
+    if not slots.numeric:
+        out["new_rate"] = int(window[slots.bins.stop - 1]) / n if n else None
+        return out
+    out["out_of_range_rate"] = (int(window[slots.low]) + int(window[slots.high])) / n if n else None
+    # In standard deviations from the reference's mean: a plain mean would need the reference to be read.
+    out["mean_shift"] = int(window[slots.total]) / COARSE / n if n else None
+    return out
+
+
+def plain_traffic(
+    plan: PanePlan, watches: Watches, window: Window, total: Counts, now_ms: int
+) -> Iterator[Observation]:
+    """What a closed window says of features and prediction."""
+    for subject in subjects(plan):
+        if subject.kind == "label-drift":
+            continue
+        yield from _drift(plan, watches, subject, window, total, now_ms)
+        if subject.slots is not None:
+            yield from _unusable(plan, watches, subject, window, total, now_ms)
+
+
+def _drift(
+    plan: PanePlan, watches: Watches, subject: Subject, window: Window, total: Counts, now_ms: int
+) -> Iterator[Observation]:
+    counts = observed(plan, subject, total)
+    n = int(counts.sum())
+    if n < cal.MINIMUM_TRAFFIC:
+        return
+    found = statistics(subject, counts, total)
+    value = found["psi"]
+    assert value is not None
+    p = Equipment.of(plan).allowance.drift
+    bound = cal.drift_bound(plan, subject, window.name, n=n, p=p)
+    evidence: dict[str, object] = {"statistic": "psi", "p": p}
+    evidence |= {name: round(number, 6) for name, number in found.items() if number is not None and name != "psi"}
+    if subject.slots is not None:
+        evidence["importance"] = round(_importance(plan, subject), 4)
+    key = Key(subject.kind, subject.name, "", window.name)
+    yield from _judge(watches, key, window, value, bound, n, cal.drift_severity(bound, value), evidence, now_ms)
+
+
+def _unusable(
+    plan: PanePlan, watches: Watches, subject: Subject, window: Window, total: Counts, now_ms: int
+) -> Iterator[Observation]:
+    slots = subject.slots
+    assert slots is not None
+    missing, invalid = int(total[slots.missing]), int(total[slots.invalid])
+    n = int(total[slots.bins].sum()) + missing + invalid
+    if n < cal.MINIMUM_TRAFFIC:
+        return
+    p = Equipment.of(plan).allowance.unusable
+    bound = cal.unusable_bound(plan, subject, window.name, n=n, p=p)
+    value = (missing + invalid) / n
+    evidence: dict[str, object] = {"statistic": "unusable_rate", "p": p, "missing": missing, "invalid": invalid}
+    evidence["importance"] = round(_importance(plan, subject), 4)
+    key = Key("data-quality", subject.name, "", window.name)
+    yield from _judge(watches, key, window, value, bound, n, cal.unusable_severity(bound, value), evidence, now_ms)
+
+
+def _importance(plan: PanePlan, subject: Subject) -> float:
+    importances = plan.reference.importances
+    return importances[subject.name.removeprefix("feature:")] / sum(importances.values())
+
+
+def _judge(
+    watches: Watches,
+    key: Key,
+    window: Window,
+    value: float,
+    bound: cal.Bound,
+    n: int,
+    severity: str,
+    evidence: dict[str, object],
+    now_ms: int,
+) -> Iterator[Observation]:
+    finding = Finding(
+        window.start_ms, window.end_ms, value, bound.reference, bound.threshold, n,
+        severity, bound.crossed(value), bound.recovered(value), evidence,  # type: ignore[arg-type]
+    )  # fmt: skip
+    observation = watches.look(key, finding, now_ms)
+    if observation is not None:
+        yield observation
