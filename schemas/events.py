@@ -258,7 +258,8 @@ class RetrainRequest(Wire, frozen=True, gc=False, kw_only=True):
     """Ask for a successor. `as_of` is the event time whose knowledge may be used.
 
     `trigger`: one of the specification's (without argument), or ``manual``. `project`: SHA-256 of a packed project in
-    the artifact store to train instead of the champion's own.
+    the artifact store to train instead of the champion's own. `changed_at`: event time at which evidence says that the
+    world changed.
     """
 
     request_id: str
@@ -269,6 +270,7 @@ class RetrainRequest(Wire, frozen=True, gc=False, kw_only=True):
     incident_id: str | None = None
     requested_by: str = "alerting"
     project: str | None = None
+    changed_at: datetime | None = None
 
 
 Decision = Literal["initial", "promoted", "rejected", "rolled-back", "failed", "awaiting-approval"]

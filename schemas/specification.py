@@ -23,6 +23,8 @@ FILE_NAME = "driftline.toml"
 Task = Literal["binary", "multiclass", "regression"]
 FeatureKind = Literal["numeric", "categorical", "boolean"]
 
+AUTO = "auto"
+"""`training_window`: every run chooses its rows by validation."""
 TRIGGERS = ("quality", "drift", "schedule", "data", "code", "new-segment")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
@@ -77,6 +79,7 @@ class RetrainingSection(_Section, frozen=True, forbid_unknown_fields=True, kw_on
     training_window: str = "90d"
     cool_down: str = "7d"
     min_labels: int = 1000
+    probation: str = "0"
 
 
 class ApprovalSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -156,8 +159,16 @@ class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
         return None
 
     @property
-    def training_window_ms(self) -> int:
+    def training_window_ms(self) -> int | None:
+        """Length of the training window; None where every run chooses its rows itself (``auto``)."""
+        if self.retraining.training_window == AUTO:
+            return None
         return parse_duration(self.retraining.training_window)
+
+    @property
+    def probation_ms(self) -> int:
+        """Event time for which a promoted version is compared with the one before; 0: never."""
+        return 0 if self.retraining.probation == "0" else parse_duration(self.retraining.probation)
 
     @property
     def cool_down_ms(self) -> int:
@@ -240,7 +251,16 @@ def _check(spec: Specification, file: str) -> None:
             raise SpecificationError(
                 f"{trigger!r} takes no argument", where=_where(file, "retraining.triggers"), remedy=f'write "{name}"'
             )
-    parse_duration(spec.retraining.training_window, where=_where(file, "retraining.training_window"))
+    if spec.retraining.training_window != AUTO:
+        parse_duration(spec.retraining.training_window, where=_where(file, "retraining.training_window"))
+    if spec.retraining.probation != "0":
+        parse_duration(spec.retraining.probation, where=_where(file, "retraining.probation"))
+        if not spec.time_windows:
+            raise SpecificationError(
+                "a probation compares windows of time, and there is none",
+                where=_where(file, "retraining.probation"),
+                remedy='add one to [metrics] windows, such as "1d", or write probation = "0"',
+            )
     parse_duration(spec.retraining.cool_down, where=_where(file, "retraining.cool_down"))
     if spec.retraining.min_labels < 1:
         raise SpecificationError("must be at least 1", where=_where(file, "retraining.min_labels"))

@@ -45,6 +45,8 @@ class ModelRow(Base):
     specification: Mapped[str] = mapped_column(ForeignKey("registry_specifications.sha"))
     champion: Mapped[int | None]
     challenger: Mapped[int | None]
+    shadow: Mapped[int | None]
+    """The champion before this one, while it answers in shadow: the probation's."""
     epoch: Mapped[int] = mapped_column(BigInteger)
     actor: Mapped[str] = mapped_column(ACTOR)
     registered_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -42,8 +42,9 @@ class Handler:
             self._request(session, decode(record.value or b"", RetrainRequest))
 
     def _request(self, session: Session, request: RetrainRequest) -> None:
-        if request.as_of.tzinfo is None:
-            raise DecodeError("as_of has no zone", reason="schema")
+        for name, at in (("as_of", request.as_of), ("changed_at", request.changed_at)):
+            if at is not None and at.tzinfo is None:
+                raise DecodeError(f"{name} has no zone", reason="schema")
         if jobs.known(session, request.request_id):
             return
         try:

@@ -69,7 +69,7 @@ def training_table(
     *,
     as_of_ms: int,
 ) -> pd.DataFrame:
-    """Rows of the training window, with the labels that were known at `as_of_ms`.
+    """Rows of the training window (``auto``: all there are), with the labels that were known at `as_of_ms`.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def training_table(
     """
     import pandas as pd
 
-    from_ms = as_of_ms - spec.training_window_ms
+    from_ms = _from_ms(spec, as_of_ms)
     rows = joined(session, archive, spec, event_time_from_ms=from_ms, as_of_ms=as_of_ms).to_pandas()
     rows = rows.drop(columns=[name for name in rows.columns if name.startswith("_") and name not in spec.features])
     if registered is None:
@@ -105,6 +105,12 @@ def training_table(
         # Stable: of equal rank the archive's row, which stands first, is kept.
         merged = merged.iloc[np.argsort(unlabelled, kind="stable")].drop_duplicates(spec.data.id)
     return normalise(merged, spec, where="training table")
+
+
+def _from_ms(spec: Specification, as_of_ms: int) -> int:
+    """Event time from which rows are read: everything where the run chooses them itself."""
+    window_ms = spec.training_window_ms
+    return 0 if window_ms is None else as_of_ms - window_ms
 
 
 def _known_at(table: pd.DataFrame, spec: Specification, from_ms: int, as_of_ms: int) -> pd.DataFrame:
@@ -137,7 +143,7 @@ def manifest(
     times = event_times_ms(table, spec)
     archive = None
     if as_of_ms is not None:
-        archive = {"from": iso(utc(as_of_ms - spec.training_window_ms)), "as_of": iso(utc(as_of_ms))}
+        archive = {"from": iso(utc(_from_ms(spec, as_of_ms))), "as_of": iso(utc(as_of_ms))}
     return {
         "registered": registered,
         "archive": archive,

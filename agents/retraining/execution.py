@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.outbox import enqueue
 from agents.registry.service import Registry
 from agents.retraining import jobs
+from agents.retraining.choice import EVERYTHING, Choice, Span, choose
 from agents.retraining.data import load_registered, manifest, training_table, widened
 from agents.retraining.logic import too_few
 from agents.retraining.packing import restore_project
@@ -33,6 +35,7 @@ from agents.retraining.trainer import train
 from agents.retraining.validation import Champion, validate
 from schemas.codec import encode, utc
 from schemas.errors import ArtifactError, ConfigurationError, ConflictError, DriftlineError, TrainingError
+from schemas.specification import AUTO
 from schemas.topics import REGISTRY_COMMANDS
 
 if TYPE_CHECKING:
@@ -86,10 +89,12 @@ class _Inputs:
     champion: Champion
     seed: int
     as_of_ms: int
+    change_ms: int | None
     requested_by: str
 
 
 def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) -> None:
+    started = time.monotonic()
     artifacts = ArtifactStore.of(settings)
     registry = Registry(sessions, artifacts)
     with tempfile.TemporaryDirectory(prefix="driftline-run-") as folder:
@@ -102,7 +107,15 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
             jobs.started(session, run_id, owner)
         cache = StepCache(settings.home.resolve() / "steps")
         with limited_threads():
-            candidate = train(inputs.project, inputs.table, where="training table", seed=inputs.seed, cache=cache)
+            choice = _choose(inputs, cache, started + settings.training_timeout_ms / 2000)
+            table = choice.rows(inputs.table, spec)
+            candidate = train(
+                *(inputs.project, table),
+                where="training table",
+                seed=inputs.seed,
+                cache=cache,
+                holdout_from_ms=choice.holdout_from_ms,
+            )
             artifact, verdict = validate(artifacts, candidate, inputs.champion, seed=inputs.seed)
             reference = artifacts.put(encode(candidate.reference()), "reference")
     submission = Submission(
@@ -110,9 +123,10 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
         artifact=artifact,
         reference=reference,
         code=inputs.code,
-        dataset=manifest(inputs.table, spec, registered=inputs.registered, as_of_ms=inputs.as_of_ms),
+        dataset=manifest(table, spec, registered=inputs.registered, as_of_ms=inputs.as_of_ms),
         candidate=candidate,
         verdict=verdict,
+        choice=choice.report or None,
         seed=inputs.seed,
         champion=inputs.champion.version,
         run_id=run_id,
@@ -142,7 +156,22 @@ def _inputs(settings: Settings, registry: Registry, session: Session, run: RunRo
         champion=champion,
         seed=info.seed,
         as_of_ms=run.as_of_ms,
+        change_ms=run.change_ms,
         requested_by=run.requested_by,
+    )
+
+
+def _choose(inputs: _Inputs, cache: StepCache, deadline: float) -> Choice:
+    """The rows to learn from: all that were read, or what validation chooses among them."""
+    if inputs.project.spec.retraining.training_window != AUTO:
+        return Choice(Span(EVERYTHING))
+    return choose(
+        inputs.project,
+        inputs.table,
+        change_ms=inputs.change_ms,
+        seed=inputs.seed,
+        cache=cache,
+        may_go_on=lambda: time.monotonic() < deadline,
     )
 
 

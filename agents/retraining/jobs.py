@@ -102,6 +102,7 @@ def accept(session: Session, request: RetrainRequest, *, skipped: str | None = N
         incident_id=request.incident_id,
         project=request.project,
         as_of_ms=to_ms(request.as_of),
+        change_ms=None if request.changed_at is None else to_ms(request.changed_at),
         status="queued" if skipped is None else "skipped",
         attempts=0,
         outcome=skipped or "",

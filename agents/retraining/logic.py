@@ -12,7 +12,7 @@ from schemas.events import (
     RetrainRequest,
     VersionRejected,
 )
-from schemas.specification import Specification
+from schemas.specification import AUTO, Specification
 
 BY_HAND = frozenset({"manual", "registration", "code", "data"})
 """Triggers of people and of what they changed: no cool-down, and they do not start one."""
@@ -59,10 +59,9 @@ def too_few(labelled: int, spec: Specification) -> str | None:
     """Why there is not enough to learn from; None where there is."""
     if labelled >= spec.retraining.min_labels:
         return None
-    return (
-        f"{labelled} labelled rows in the training window of {spec.retraining.training_window}, "
-        f"{spec.retraining.min_labels} are needed"
-    )
+    window = spec.retraining.training_window
+    where = "" if window == AUTO else f" in the training window of {window}"
+    return f"{labelled} labelled rows{where}, {spec.retraining.min_labels} are needed"
 
 
 def outcome(event: AnyRegistryEvent) -> tuple[int, Decision] | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """Everything that a version records."""
+    """Everything that a version records. `choice`: how the rows to learn from were chosen, where they were."""
 
     spec_text: str
     artifact: str
@@ -34,11 +34,13 @@ class Submission:
     run_id: str
     actor: str
     at: datetime
+    choice: dict[str, Any] | None = None
 
     @property
     def report(self) -> dict[str, Any]:
-        """The validation report with the number of rows that were learnt from."""
-        return {"rows": self.candidate.trained_rows, **self.verdict.report}
+        """The validation report with the rows that were learnt from, and how they were chosen."""
+        chosen = {} if self.choice is None else {"choice": self.choice}
+        return {"rows": self.candidate.trained_rows, **chosen, **self.verdict.report}
 
     def command(self, version: int) -> SubmitCandidate:
         """The command that asks the registry to decide."""

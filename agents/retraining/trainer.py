@@ -107,7 +107,40 @@ class Candidate:
         )
 
 
-def train(project: Project, table: pd.DataFrame, *, where: str, seed: int = 0, cache: Store | None = None) -> Candidate:
+def fit(
+    project: Project, rows: pd.DataFrame, *, where: str, seed: int = 0, cache: Store | None = None
+) -> tuple[Any, tuple[str, ...]]:
+    """Run the project's steps on `rows`; returns the estimator and the steps that came from the cache.
+
+    Raises
+    ------
+    TrainingError
+        There is nothing to learn from, or a step failed.
+    """
+    check_labels(rows, project.spec, where=where)
+    run = execute(
+        project,
+        {"data": rows, "seed": seed, "spec": project.spec},
+        {
+            "data": table_hash(rows),
+            "seed": str(seed),
+            "spec": hashlib.sha256(project.spec_text.encode()).hexdigest(),
+        },
+        cache=cache,
+        environment=environment_hash(),
+    )
+    return run.values["train"], tuple(run.reused)
+
+
+def train(
+    project: Project,
+    table: pd.DataFrame,
+    *,
+    where: str,
+    seed: int = 0,
+    cache: Store | None = None,
+    holdout_from_ms: int | None = None,
+) -> Candidate:
     """Fit the project's model on the rows before the holdout.
 
     Parameters
@@ -120,6 +153,8 @@ def train(project: Project, table: pd.DataFrame, *, where: str, seed: int = 0, c
     seed : int
         Given to steps that ask for it.
     cache : Store, optional
+    holdout_from_ms : int, optional
+        Event time at which the holdout begins; default: as `agents.retraining.holdout` says.
 
     Raises
     ------
@@ -132,19 +167,10 @@ def train(project: Project, table: pd.DataFrame, *, where: str, seed: int = 0, c
     if int(labelled.sum()) < 2:
         raise TrainingError("one labelled row is not enough", where=where)
     times = event_times_ms(table, spec)
-    cutoff = cutoff_ms(times, labelled, spec.pane_ms)
+    cutoff = holdout_from_ms if holdout_from_ms is not None else cutoff_ms(times, labelled, spec.pane_ms)
     before = table[times < cutoff].reset_index(drop=True)
-    check_labels(before, spec, where=f"{where}, rows before the holdout")
+    estimator, reused = fit(project, before, where=f"{where}, rows before the holdout", seed=seed, cache=cache)
     held = labelled & (times >= cutoff)
-    spec_key = hashlib.sha256(project.spec_text.encode()).hexdigest()
-    run = execute(
-        project,
-        {"data": before, "seed": seed, "spec": spec},
-        {"data": table_hash(before), "seed": str(seed), "spec": spec_key},
-        cache=cache,
-        environment=environment_hash(),
-    )
-    estimator = run.values["train"]
     rows = table[held].reset_index(drop=True)
     scored = score(spec, estimator, rows[spec.columns()])
     checks = _project_checks(project, estimator, rows, seed)
@@ -157,7 +183,7 @@ def train(project: Project, table: pd.DataFrame, *, where: str, seed: int = 0, c
         scored=scored,
         cutoff_ms=cutoff,
         importances=permutation_importances(spec, estimator, rows, seed=seed),
-        reused=tuple(run.reused),
+        reused=reused,
         project_checks=checks,
     )
 
