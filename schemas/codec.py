@@ -28,6 +28,8 @@ from schemas.topics import MAX_MESSAGE_BYTES
 T = TypeVar("T")
 Headers = list[tuple[str, bytes]]
 SUPPORTED_SCHEMA_VERSION = 1
+LONGEST_VERSION = 128
+"""Characters of a version's name, where it is no number."""
 _INTEGERS = 1 << 63
 
 _encoder = msgspec.json.Encoder()
@@ -99,6 +101,8 @@ def decode_prediction(data: bytes) -> Prediction:
     _check_time(prediction.event_time_ms)
     if not prediction.prediction_id:
         raise DecodeError("prediction_id is empty", reason="schema")
+    if isinstance(prediction.version, str) and not 0 < len(prediction.version) <= LONGEST_VERSION:
+        raise DecodeError(f"a version's name has 1 to {LONGEST_VERSION} characters", reason="schema")
     if isinstance(prediction.prediction, float) and not math.isfinite(prediction.prediction):
         raise DecodeError("prediction is not finite", reason="not-finite")
     probability = prediction.probability

@@ -40,12 +40,13 @@ class InferenceRequest(Wire, frozen=True, gc=False, kw_only=True):
 class Prediction(Wire, frozen=True, gc=False, kw_only=True):
     """What one version of a model predicted.
 
-    Identity is (model, version, prediction_id); the Kafka key is prediction_id.
+    Identity is (model, version, prediction_id); the Kafka key is prediction_id. A model that is only watched may name
+    its version as it likes (``"2024-11-rc1"``); the registry gives that name a number.
     """
 
     prediction_id: str
     model: str
-    version: int
+    version: int | str
     event_time_ms: int
     features: dict[str, Scalar]
     prediction: Label
@@ -326,13 +327,30 @@ class RegistryEvent(Wire, tag_field="type", frozen=True, gc=False, kw_only=True)
 
 
 class ModelRegistered(RegistryEvent, tag="ModelRegistered", frozen=True, gc=False, kw_only=True):
+    """`monitored`: trained and served elsewhere, only watched here."""
+
     task: str
+    monitored: bool = False
 
 
 class VersionRegistered(RegistryEvent, tag="VersionRegistered", frozen=True, gc=False, kw_only=True):
     version: int
     artifact: str
     parent: int | None
+
+
+class VersionObserved(RegistryEvent, tag="VersionObserved", frozen=True, gc=False, kw_only=True):
+    """A version of a model that is only watched: seen in its predictions, or given another reference.
+
+    `external` is what its predictions call it, `version` the number it has here. One name has a new number with every
+    reference (or specification) it is compared with: versions never change.
+    """
+
+    version: int
+    external: str
+    parent: int | None
+    reference: str
+    reason: str
 
 
 class VersionValidated(RegistryEvent, tag="VersionValidated", frozen=True, gc=False, kw_only=True):
@@ -373,6 +391,7 @@ class ModelRolledBack(RegistryEvent, tag="ModelRolledBack", frozen=True, gc=Fals
 AnyRegistryEvent = (
     ModelRegistered
     | VersionRegistered
+    | VersionObserved
     | VersionValidated
     | ApprovalRequested
     | VersionApproved
@@ -383,7 +402,7 @@ AnyRegistryEvent = (
 
 
 class VersionState(Wire, frozen=True, gc=False, kw_only=True):
-    """A version as `registry-state` carries it."""
+    """A version as `registry-state` carries it. `external`: its name elsewhere; such a version has no artifact."""
 
     version: int
     stage: str
@@ -392,10 +411,14 @@ class VersionState(Wire, frozen=True, gc=False, kw_only=True):
     specification: str
     registered_epoch: int
     parent: int | None = None
+    external: str | None = None
 
 
 class ModelState(Wire, frozen=True, gc=False, kw_only=True):
-    """The latest state of one model: the value of the compacted topic `registry-state`, key = model."""
+    """The latest state of one model: the value of the compacted topic `registry-state`, key = model.
+
+    `monitored`: trained and served elsewhere. Its predictions name versions by `VersionState.external`.
+    """
 
     model: str
     epoch: int
@@ -403,6 +426,7 @@ class ModelState(Wire, frozen=True, gc=False, kw_only=True):
     champion: int | None
     challenger: int | None
     versions: list[VersionState]
+    monitored: bool = False
 
 
 class RegistryCommand(Wire, tag_field="type", frozen=True, gc=False, kw_only=True):
@@ -438,7 +462,14 @@ class SubmitCandidate(RegistryCommand, tag="SubmitCandidate", frozen=True, gc=Fa
     at: datetime
 
 
-AnyRegistryCommand = ApproveVersion | RejectVersion | RollBackModel | SubmitCandidate
+class ObserveVersion(RegistryCommand, tag="ObserveVersion", frozen=True, gc=False, kw_only=True):
+    """A prediction of a model that is only watched names a version that has no number yet. `at`: its event time."""
+
+    external: str
+    at: datetime
+
+
+AnyRegistryCommand = ApproveVersion | RejectVersion | RollBackModel | SubmitCandidate | ObserveVersion
 
 
 # -------------------------------------------------------------------------------------------- serving

@@ -26,6 +26,8 @@ SERVING_EVENTS = "serving-events"
 
 DEAD_LETTER_PREFIX = "dlq."
 MAX_MESSAGE_BYTES = 1_000_000
+MOST_EXTERNAL_VERSIONS = 1_000
+"""Versions that a model which is only watched may have: state is kept for each, and a request id is no version."""
 
 
 @dataclass(frozen=True)

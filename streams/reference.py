@@ -164,6 +164,27 @@ def compile_reference(
     )
 
 
+def unlearnt_reference(spec: Specification) -> ReferenceStatistics:
+    """What a version is compared with before there is a reference: nothing, so that it is joined and counted only."""
+    regression = spec.task == "regression"
+    nothing: FeatureReference = (
+        _numeric(np.array([])) if regression else CategoricalReference(categories=[], counts=[], other=0, missing=0)
+    )
+    return ReferenceStatistics(
+        task=spec.task,
+        rows=0,
+        features={},
+        scores=None,
+        predictions=nothing,
+        labels=nothing,
+        classes=["", class_key(spec.model.positive)] if spec.task == "binary" else [],
+        segments={},
+        metrics={},
+        importances={},
+        drift={},
+    )
+
+
 def _at_least_as_spread(
     levels: Mapping[str, MetricReference], overall: Mapping[str, MetricReference]
 ) -> dict[str, MetricReference]:

@@ -117,7 +117,7 @@ class Compactor:
             parts = choose(manifest.files_of(session, *partition), self.largest)
         if not parts:
             return False
-        table = pa.concat_tables([self.files.read(part.path) for part in parts])
+        table = pa.concat_tables([self.files.read(part.path) for part in parts], promote_options="default")
         first, last = parts[0].first_offset, parts[-1].last_offset
         draft = self.files.write(file_path(*partition, first, last, held.epoch), parquet_bytes(table))
         self.files.publish([draft])

@@ -196,7 +196,11 @@ def _view(connection: Any, files: LocalFiles | RemoteFiles, topic: str, paths: l
     if isinstance(files, LocalFiles) and paths:
         listed = f"[{', '.join(_quoted(str(files.root / path)) for path in paths)}]"
         try:
-            connection.execute(f"CREATE VIEW {name} AS FROM read_parquet({listed}, hive_partitioning = false)")
+            # Older releases wrote predictions without the names of versions.
+            union = "true" if topic == PREDICTIONS else "false"
+            connection.execute(
+                f"CREATE VIEW {name} AS FROM read_parquet({listed}, hive_partitioning = false, union_by_name = {union})"
+            )
         except duckdb.IOException as error:
             raise missing_file(str(files.root), error) from error
         return
@@ -205,7 +209,7 @@ def _view(connection: Any, files: LocalFiles | RemoteFiles, topic: str, paths: l
             tables = [files.read(path) for path in paths]
         except OSError as error:
             raise missing_file(topic, error) from error
-        connection.register(name, pa.concat_tables(tables))
+        connection.register(name, pa.concat_tables(tables, promote_options="default"))
         return
     connection.register(name, SCHEMAS[topic].empty_table())
 

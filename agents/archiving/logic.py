@@ -54,6 +54,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("segment", pa.string()),
             ("features", pa.string()),
             *_RAW,
+            ("external_version", pa.string()),
         ]
     ),
     topics.GROUND_TRUTH: pa.schema(
@@ -91,7 +92,10 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ]
     ),
 }
-"""Schema of the files of each topic. Prediction, label, features … are JSON text; a segment of metrics is its key."""
+"""Schema of the files of each topic. Prediction, label, features … are JSON text; a segment of metrics is its key.
+
+`external_version` is a version's name where it is no number; files of older releases lack that column.
+"""
 
 Row = dict[str, Any]
 
@@ -171,7 +175,8 @@ def _prediction(record: Record) -> Row:
     return {
         "prediction_id": event.prediction_id,
         "model": event.model,
-        "version": _int("version", event.version, 32),
+        "version": None if isinstance(event.version, str) else _int("version", event.version, 32),
+        "external_version": event.version if isinstance(event.version, str) else None,
         "event_time_ms": event.event_time_ms,
         "prediction": _json(event.prediction),
         "probability": None if event.probability is None else _json(event.probability),

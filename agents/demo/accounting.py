@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from schemas.events import GroundTruth, Prediction
 
-Identity = tuple[str, int, str]
+Identity = tuple[str, int | str, str]
 
 
 @dataclass

@@ -60,7 +60,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
 
 def _run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     partitions = check_topics(settings, kafka)
-    registry = RegistryView(kafka, ArtifactStore.of(settings))
+    registry = RegistryView(kafka, ArtifactStore.of(settings), stop=stop)
     try:
         admin.check_retention(kafka, registry.needed_retention_ms + RETENTION_MARGIN_MS, _TRAFFIC)
         join = JoinHandler(

@@ -13,7 +13,7 @@ from agents.monitoring.lanes import Lanes
 from agents.monitoring.registry_view import BatchView, RegistryView
 from schemas.events import PartitionWatermark, WatermarkUpdate
 from schemas.topics import JOINED_DELTAS
-from streams.join.batch import JoinOutcome, Slice
+from streams.join.batch import JoinOutcome, Slice, VersionsMovedError
 from streams.join.partition import TOPICS
 from streams.kafka.batches import by_partition
 from streams.kafka.positions import Positions, TopicPartition
@@ -114,16 +114,13 @@ class JoinHandler:
         found: dict[int, dict[str, Sequence[Record]]] = {}
         for (topic, number), of_partition in by_partition(records).items():
             found.setdefault(number, {})[topic] = of_partition
-        view_of = self._registry.for_batch()
-        work = []
-        for partition, kept in self._kept.items():
-            batch = _slice(partition, found.get(partition, {}), positions, now_ms)
-            if batch.starts != batch.ends or batch.idle != kept.join.idle:
-                work.append(_Work(partition, kept, batch, view_of()))
-        outcomes = self._lanes.run(
-            [partial(kept.join.process, batch, view) for _, kept, batch, view in work],
-            alone=len(records) < _WORTH_A_LANE,
-        )
+        while True:
+            try:
+                work, outcomes = self._join(found, positions, now_ms, alone=len(records) < _WORTH_A_LANE)
+                break
+            except VersionsMovedError:
+                # A version has got a number meanwhile: the whole batch sees it, as a rebuild will.
+                self.aborted()
         outputs: list[Output] = []
         journal: list[Output] = []
         watermarks: list[PartitionWatermark] = []
@@ -140,6 +137,19 @@ class JoinHandler:
             value = encode_delta(WatermarkUpdate(watermarks))
             outputs += [Output(JOINED_DELTAS, value, None, [_PACKED], number) for number in range(self._partitions)]
         return outputs + journal
+
+    def _join(
+        self, found: Mapping[int, Mapping[str, Sequence[Record]]], positions: Positions, now_ms: int, *, alone: bool
+    ) -> tuple[list[_Work], list[JoinOutcome]]:
+        """Compute the overlays of all partitions that there is something to do in."""
+        view_of = self._registry.for_batch()
+        work = []
+        for partition, kept in self._kept.items():
+            batch = _slice(partition, found.get(partition, {}), positions, now_ms)
+            if batch.starts != batch.ends or batch.idle != kept.join.idle:
+                work.append(_Work(partition, kept, batch, view_of()))
+        calls = [partial(kept.join.process, batch, view) for _, kept, batch, view in work]
+        return work, self._lanes.run(calls, alone=alone)
 
     def _outputs(self, batch: Slice, outcome: JoinOutcome) -> Iterator[Output]:
         for target, value in outcome.records:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from bisect import bisect_right, insort
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
 from agents.artifacts import ArtifactStore
-from schemas.codec import decode
-from schemas.events import ModelState, VersionState
+from schemas.codec import cloudevent_headers, decode, derived_id, encode, utc
+from schemas.errors import BrokerError, StateError
+from schemas.events import ModelState, ObserveVersion, VersionState
 from schemas.reference import ReferenceStatistics
 from schemas.specification import Specification, parse
-from schemas.topics import REGISTRY_STATE
+from schemas.topics import MOST_EXTERNAL_VERSIONS, REGISTRY_COMMANDS, REGISTRY_STATE
 from streams.detectors import EQUIPMENT
+from streams.join.batch import VersionsMovedError
 from streams.kafka.config import KafkaConfig
+from streams.kafka.producer import EventProducer
 from streams.kafka.reader import Tail
 from streams.kafka.records import Record
 from streams.panes import PanePlan
@@ -29,6 +34,10 @@ MOST_FILLED: Final = 256
 """Plans that are kept whole: compiling, closing a window and odd records need more than a `LightPlan` keeps."""
 MOST_SPECIFICATIONS: Final = 256
 """Specifications that stay parsed."""
+NUMBER_WAIT_S: Final = 120.0
+"""Longest that a batch waits for the number of a version that has just appeared; the group waits for 300 s."""
+_LOOK_S: Final = 0.05
+_log = logging.getLogger("driftline.monitoring")
 
 
 class LightPlan(PanePlan):
@@ -117,15 +126,30 @@ class RegistryView:
         Holds specifications and reference statistics.
     timeout_s : float
         Longest to wait for the topic's end.
+    stop : threading.Event, optional
+        Ends waiting for the number of a version.
 
     Notes
     -----
     Versions are immutable and never taken away, so what is known stays known. Safe to share between threads.
     """
 
-    def __init__(self, kafka: KafkaConfig, artifacts: ArtifactStore, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        artifacts: ArtifactStore,
+        *,
+        timeout_s: float = 30.0,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._kafka = kafka
         self._artifacts = artifacts
         self._timeout_s = timeout_s
+        self._stop = stop or threading.Event()
+        self._models: dict[str, bool] = {}
+        self._numbers: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        self._names: dict[str, int] = {}
+        self._moved_epoch = 0
         self._lock = threading.RLock()
         self._versions: dict[tuple[str, int], VersionState] = {}
         self._specs: OrderedDict[str, Specification] = OrderedDict()
@@ -164,14 +188,27 @@ class RegistryView:
             if record.value is None:
                 continue
             state = decode(record.value, ModelState)
+            self._models[state.model] = state.monitored
             for version in state.versions:
                 if (state.model, version.version) not in self._versions:
                     self._versions[state.model, version.version] = version
+                    self._name(state.model, version)
                     spec = self._specification(version.specification)
                     insort(self._horizons, (version.registered_epoch, spec.revision_horizon_ms))
                     self._needed_ms = max(self._needed_ms, spec.max_label_delay_ms + spec.revision_horizon_ms)
             self._epoch = max(self._epoch, state.epoch)
         self._longest = list(accumulate((horizon for _, horizon in self._horizons), max))
+
+    def _name(self, model: str, version: VersionState) -> None:
+        if version.external is None:
+            return
+        known = self._numbers.get((model, version.external))
+        if known is None:
+            known = self._numbers[model, version.external] = []
+            self._names[model] = self._names.get(model, 0) + 1
+        else:
+            self._moved_epoch = max(self._moved_epoch, version.registered_epoch)
+        insort(known, (version.registered_epoch, version.version))
 
     def _specification(self, sha: str) -> Specification:
         found = self._specs.get(sha)
@@ -248,6 +285,69 @@ class RegistryView:
             until = bisect_right(self._horizons, epoch, key=lambda item: item[0])
             return self._longest[until - 1] if until else DEFAULT_LABEL_HORIZON_MS
 
+    def watched(self, model: str) -> bool | None:
+        """Whether a model is served elsewhere; None: not registered as far as seen."""
+        return self._models.get(model)
+
+    @property
+    def moved_epoch(self) -> int:
+        """Newest epoch at which a name that had a number got another."""
+        return self._moved_epoch
+
+    def numbers(self, model: str, external: str, epoch: int) -> list[int]:
+        """Numbers of a watched model's version at `epoch`, the newest last."""
+        with self._lock:
+            return [number for since, number in self._numbers.get((model, external), ()) if since <= epoch]
+
+    def await_number(self, model: str, external: str, event_time_ms: int) -> bool:
+        """Have the registry give a version its number, and wait for it; false where it gives out no more.
+
+        Raises
+        ------
+        StateError
+            The registry agent has not answered in time. Nothing is lost: the batch comes again.
+        BrokerError
+            The worker is to stop.
+
+        Notes
+        -----
+        Called while a batch is computed: no transaction is open then, and the group's heartbeats go on.
+        """
+        deadline = time.monotonic() + NUMBER_WAIT_S
+        asked = False
+        while not self.numbers(model, external, self._epoch):
+            if self._names.get(model, 0) >= MOST_EXTERNAL_VERSIONS:
+                return False
+            if not asked:
+                asked = True
+                self._ask_number(model, external, event_time_ms)
+            if self._stop.wait(_LOOK_S):
+                raise BrokerError(f"stopped while version {external!r} of {model} waited for its number")
+            if time.monotonic() > deadline:
+                raise StateError(
+                    f"the registry has given version {external!r} no number within {NUMBER_WAIT_S:g} s",
+                    where=f"model {model}",
+                    remedy="is the registry agent running? See `driftline status`; monitoring tries again by itself",
+                )
+            self.refresh()
+        return True
+
+    def _ask_number(self, model: str, external: str, event_time_ms: int) -> None:
+        _log.info("version %r of %s is new: asking the registry for its number", external, model)
+        command = ObserveVersion(
+            # Every worker that sees it says the same; one of another start says it anew, should it have been lost.
+            command_id=derived_id("observe", model, external, self._epoch),
+            model=model,
+            actor="monitoring",
+            external=external,
+            at=utc(event_time_ms),
+        )
+        headers = cloudevent_headers(
+            command, event_id=command.command_id, source="/driftline/monitoring", at=command.at
+        )
+        with EventProducer(self._kafka) as producer:
+            producer.send(REGISTRY_COMMANDS, encode(command), model.encode(), headers)
+
     def registered_by(self, model: str, version: int, epoch: int) -> bool:
         """Whether a version was registered at `epoch`."""
         state = self._versions.get((model, version))
@@ -275,6 +375,15 @@ class EpochView:
         if not self._registry.registered_by(model, version, self.epoch):
             return None
         return self._registry.plan(model, version)
+
+    def watched(self, model: str) -> bool:
+        """Whether the model is served elsewhere; that never changes, so it needs no epoch."""
+        return bool(self._registry.watched(model))
+
+    def numbers(self, model: str, version: int | str, event_time_ms: int) -> Sequence[int]:
+        """Numbers that the version had by then, the newest last."""
+        del event_time_ms
+        return self._registry.numbers(model, str(version), self.epoch)
 
 
 class Once:
@@ -335,9 +444,33 @@ class BatchView:
         """Plan of a version, looking again once a batch."""
         plan = self._find(model, version)
         if plan is None and not self._refreshed:
-            self._refreshed = True
-            self._look_again()
-            self._at = self._registry.as_of(self._registry.epoch)
-            self._find = self._at.plan
+            self._follow()
             plan = self._find(model, version)
         return plan
+
+    def watched(self, model: str) -> bool:
+        """Whether the model is served elsewhere, looking again once a batch where it is not known."""
+        found = self._registry.watched(model)
+        if found is None and not self._refreshed:
+            self._follow()
+            found = self._registry.watched(model)
+        return bool(found)
+
+    def numbers(self, model: str, version: int | str, event_time_ms: int) -> Sequence[int]:
+        """Numbers of a watched model's version, the newest last; one that has none is given one first."""
+        found = self._at.numbers(model, version, event_time_ms)
+        if not found and self._registry.await_number(model, str(version), event_time_ms):
+            # Other models may have been registered meanwhile, and their predictions have been skipped in this batch.
+            raise VersionsMovedError
+        return found
+
+    def _follow(self) -> None:
+        """Move on to what is registered now."""
+        before = self._at.epoch
+        self._refreshed = True
+        self._look_again()
+        if self._registry.moved_epoch > before:
+            # Some predictions of this batch were counted under the numbers of before.
+            raise VersionsMovedError
+        self._at = self._registry.as_of(self._registry.epoch)
+        self._find = self._at.plan

@@ -13,6 +13,8 @@ from agents.database.base import Base, BigId, UtcDateTime
 class DeliveryRow(Base):
     """One message to one target. `status`: ``pending``, ``delivered``, ``abandoned``.
 
+    `kind` says what `alert` holds: an alert (``alert``) or a request for a successor (``retrain``), as JSON.
+
     The target is kept as the hash of its URL and a label without its secrets; `lease_until` keeps a second worker from
     sending what the first one is sending.
     """
@@ -37,3 +39,4 @@ class DeliveryRow(Base):
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     error: Mapped[str] = mapped_column(Text, default="")
+    kind: Mapped[str] = mapped_column(String(20), default="alert", server_default="alert")

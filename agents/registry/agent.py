@@ -12,12 +12,20 @@ from agents.config import Settings
 from agents.control import run_control_agent
 from agents.database.engine import make_engine, session_factory
 from agents.database.inbox import seen_before
+from agents.registry import watched
 from agents.registry.ledger import AGENT
 from agents.registry.service import Registry
 from agents.runtime import mark_ready
 from schemas.codec import decode
 from schemas.errors import ConflictError, DecodeError, NotFoundError, TransitionError
-from schemas.events import AnyRegistryCommand, ApproveVersion, RejectVersion, RollBackModel, SubmitCandidate
+from schemas.events import (
+    AnyRegistryCommand,
+    ApproveVersion,
+    ObserveVersion,
+    RejectVersion,
+    RollBackModel,
+    SubmitCandidate,
+)
 from schemas.topics import REGISTRY_COMMANDS
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Record
@@ -59,6 +67,9 @@ class CommandHandler:
                 registry.reject(session, command.model, command.version, command.actor, command.reason)
             case RollBackModel():
                 registry.rollback(session, command.model, command.to, actor=command.actor, reason=command.reason)
+            case ObserveVersion():
+                version = watched.observe(registry, session, command)
+                log.info("%s version %s is number %d", command.model, command.external, version)
 
 
 def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:

@@ -13,7 +13,7 @@ from agents.registry.ledger import AGENT, Ledger
 from agents.registry.logic import check_step, trimmed
 from agents.registry.tables import ModelRow, VersionRow
 from schemas.codec import derived_id
-from schemas.errors import ConflictError, NotFoundError
+from schemas.errors import ConflictError, NotFoundError, TransitionError
 from schemas.events import Decision, ModelPromoted, ModelState, RegistryEvent, VersionState
 from schemas.topics import REGISTRY_STATE
 
@@ -43,6 +43,16 @@ def find_version(session: Session, model: str, version: int) -> VersionRow:
             f"no version {version} of {model}", where="registry", remedy=f"`driftline versions {model}` lists them"
         )
     return row
+
+
+def refuse_watched(row: ModelRow, what: str) -> None:
+    """Refuse what makes no sense for a model that is trained and served elsewhere. Raises `TransitionError`."""
+    if row.monitored:
+        raise TransitionError(
+            f"is only watched: it is trained and served elsewhere and cannot be {what} here",
+            where=f"model {row.name}",
+            remedy="do that where the model lives; a new version appears here with its first prediction",
+        )
 
 
 class Change:
@@ -131,6 +141,7 @@ class Change:
             VersionRow.specification,
             VersionRow.registered_epoch,
             VersionRow.parent,
+            VersionRow.external,
         )
         row = self.row
         rows = self.session.execute(select(*columns).where(VersionRow.model == row.name).order_by(VersionRow.version))
@@ -141,6 +152,7 @@ class Change:
             champion=row.champion,
             challenger=row.challenger,
             versions=[VersionState(**entry._mapping) for entry in rows],
+            monitored=row.monitored,
         )
         event_id = derived_id(row.name, "ModelState", row.epoch)
         enqueue(self.session, AGENT, REGISTRY_STATE, row.name, trimmed(state), event_id, self.ledger.now)

@@ -19,6 +19,7 @@ from schemas.events import (
     ModelRolledBack,
     ModelState,
     VersionApproved,
+    VersionObserved,
     VersionRegistered,
     VersionRejected,
     VersionState,
@@ -34,6 +35,7 @@ Stage = Literal[
     "promoted",
     "superseded",
     "rolled-back",
+    "observed",
 ]
 
 NEXT: Mapping[str, frozenset[str]] = {
@@ -45,6 +47,7 @@ NEXT: Mapping[str, frozenset[str]] = {
     "promoted": frozenset({"superseded", "rolled-back"}),
     "superseded": frozenset({"promoted"}),
     "rolled-back": frozenset({"promoted"}),
+    "observed": frozenset(),
 }
 """The state machine: stage → stages that may follow."""
 
@@ -57,6 +60,7 @@ RANK: Mapping[str, int] = {
     "promoted": 4,
     "superseded": 5,
     "rolled-back": 5,
+    "observed": 5,
 }
 """How far a version has come: whoever asks for a step at or before that was too late, not wrong."""
 
@@ -106,6 +110,9 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
                 pass
             case VersionRegistered(version=version):
                 stages[version] = "registered"
+            case VersionObserved(version=version):
+                stages[version] = "observed"
+                champion = version
             case VersionValidated(version=version):
                 stages[version] = "validated"
             case ApprovalRequested(version=version, approvers=approvers):
@@ -130,6 +137,25 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
                 stages[version] = "promoted"
                 champion = version
     return History(champion, challenger, stages)
+
+
+MOST_FREE_NUMBER = 999_999
+
+
+def number_for(external: str, taken: Iterable[int]) -> int:
+    """The number of a version that is called `external` elsewhere: the same where it is one and free, else the next.
+
+    Examples
+    --------
+    >>> number_for("2024-11-rc1", []), number_for("7", [1, 2]), number_for("7", [7]), number_for("0", [3])
+    (1, 7, 8, 4)
+    """
+    used = set(taken)
+    if external.isascii() and external.isdigit() and external == str(int(external)):
+        wanted = int(external)
+        if 0 < wanted <= MOST_FREE_NUMBER and wanted not in used:
+            return wanted
+    return max(used, default=0) + 1
 
 
 def trimmed(state: ModelState, limit: int = STATE_LIMIT_BYTES) -> ModelState:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
-from agents.registry.change import Change
+from agents.registry.change import Change, refuse_watched
 from agents.registry.ledger import Ledger
 from agents.registry.logic import check_step
 from agents.registry.questions import Questions
@@ -74,9 +74,9 @@ class Registry(Questions):
             The model is registered with another task.
         """
         spec = parse(spec_text)
-        sha = self._put_specification(spec_text)
+        sha = self.put_specification(spec_text)
         ledger = Ledger(session, self._clock())
-        self._add_specification(session, sha, spec_text)
+        self.add_specification(session, sha, spec_text)
         row = session.get(ModelRow, spec.name)
         if row is None:
             row = ModelRow(
@@ -94,6 +94,8 @@ class Registry(Questions):
             change = Change(session, ledger, row)
             change.emit(ModelRegistered, actor, at, task=spec.task)
             change.publish_state()
+        elif row.monitored:
+            refuse_watched(row, "registered with a pipeline")
         elif row.task != spec.task:
             raise ConflictError(
                 f"is registered as {row.task}, the specification says {spec.task}",
@@ -143,9 +145,10 @@ class Registry(Questions):
         for sha in (artifact, reference):
             if not self.artifacts.exists(sha):
                 raise NotFoundError(f"artifact {sha} is not in the store", where=self.artifacts.url)
-        specification = self._put_specification(specification_text)
+        specification = self.put_specification(specification_text)
         change = Change.of(session, model, self._clock())
-        self._add_specification(session, specification, specification_text)
+        refuse_watched(change.row, "given a trained version")
+        self.add_specification(session, specification, specification_text)
         newest = session.scalar(select(func.max(VersionRow.version)).where(VersionRow.model == model)) or 0
         version = VersionRow(
             model=model,
@@ -237,6 +240,7 @@ class Registry(Questions):
             It was decided already, this person approved already, or `artifact` is not what the version holds.
         """
         change = Change.of(session, model, self._clock())
+        refuse_watched(change.row, "approved")
         found = change.version(version)
         where = f"{model} version {version}"
         check_step(model, version, found.stage, "approved")
@@ -272,6 +276,7 @@ class Registry(Questions):
         NotFoundError, TransitionError, ConflictError
         """
         change = Change.of(session, model, self._clock())
+        refuse_watched(change.row, "rejected")
         found = change.version(version)
         change.step(found, "rejected", decision="rejected", reason=reason)
         if change.row.challenger == version:
@@ -308,6 +313,7 @@ class Registry(Questions):
             The champion is not `expected`, or is `to` already.
         """
         change = Change.of(session, model, self._clock())
+        refuse_watched(change.row, "rolled back")
         champion = change.row.champion
         where = f"model {model}"
         if champion is None:
@@ -338,10 +344,16 @@ class Registry(Questions):
 
     # ------------------------------------------------------------------------------------------- inside
 
-    def _put_specification(self, text: str) -> str:
+    def now(self) -> datetime:
+        """The system's clock."""
+        return self._clock()
+
+    def put_specification(self, text: str) -> str:
+        """Store a specification for whoever reads `registry-state`; returns its SHA-256."""
         return self.artifacts.put(text.encode(), "specification")
 
-    def _add_specification(self, session: Session, sha: str, text: str) -> None:
+    def add_specification(self, session: Session, sha: str, text: str) -> None:
+        """Keep a specification in the database too."""
         if session.get(SpecificationRow, sha) is None:
             session.add(SpecificationRow(sha=sha, text=text))
             session.flush()

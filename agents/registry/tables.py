@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from agents.database.base import Base, BigId, Json, UtcDateTime
@@ -36,7 +36,11 @@ class SpecificationRow(Base):
 
 
 class ModelRow(Base):
-    """A registered model and its aliases."""
+    """A registered model and its aliases.
+
+    `monitored`: trained and served elsewhere. Then `reference` is what new versions are compared with (None: it is to
+    be learnt), `reference_window` how long it is learnt for, and `learning_from_ms` the event time from which on.
+    """
 
     __tablename__ = "registry_models"
 
@@ -50,13 +54,23 @@ class ModelRow(Base):
     epoch: Mapped[int] = mapped_column(BigInteger)
     actor: Mapped[str] = mapped_column(ACTOR)
     registered_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    monitored: Mapped[bool] = mapped_column(default=False, server_default=false())
+    reference: Mapped[str | None] = mapped_column(SHA256, default=None)
+    reference_window: Mapped[str | None] = mapped_column(String(16), default=None)
+    learning_from_ms: Mapped[int | None] = mapped_column(BigInteger, default=None)
 
 
 class VersionRow(Base):
-    """A version: what it was made of never changes, its stage and decision do."""
+    """A version: what it was made of never changes, its stage and decision do.
+
+    `external` is the name of a version that is made and served elsewhere; its `artifact` is empty.
+    """
 
     __tablename__ = "registry_versions"
-    __table_args__ = (UniqueConstraint("model", "version"),)
+    __table_args__ = (
+        UniqueConstraint("model", "version"),
+        Index("ix_registry_versions_external", "model", "external"),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
     model: Mapped[str] = mapped_column(ForeignKey("registry_models.name"))
@@ -82,6 +96,7 @@ class VersionRow(Base):
     promoted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     previous: Mapped[int | None]
     """The champion that this version took over from."""
+    external: Mapped[str | None] = mapped_column(String(128), default=None)
 
 
 class ApprovalRow(Base):

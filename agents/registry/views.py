@@ -11,7 +11,10 @@ from agents.registry.tables import ModelRow, VersionRow
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A registered model. `versions`: how many there are."""
+    """A registered model. `versions`: how many there are.
+
+    `monitored`: trained and served elsewhere; `learning`: its reference is still to be learnt.
+    """
 
     model: str
     task: str
@@ -21,12 +24,16 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     registered_at: datetime
     actor: str
+    monitored: bool = False
+    reference_window: str | None = None
+    learning: bool = False
 
 
 class VersionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A version and what became of it.
 
-    `at` is event time (the knowledge it was trained with), `registered_at` and `promoted_at` are the system's clock.
+    `external` is its name elsewhere, where it is only watched. `at` is event time (the knowledge it was trained with),
+    `registered_at` and `promoted_at` are the system's clock.
     """
 
     model: str
@@ -51,6 +58,7 @@ class VersionInfo(msgspec.Struct, frozen=True, kw_only=True):
     registered_epoch: int
     promoted_at: datetime | None
     champion: bool
+    external: str | None = None
 
 
 def model_info(row: ModelRow, versions: int) -> ModelInfo:
@@ -63,6 +71,9 @@ def model_info(row: ModelRow, versions: int) -> ModelInfo:
         epoch=row.epoch,
         registered_at=row.registered_at,
         actor=row.actor,
+        monitored=row.monitored,
+        reference_window=row.reference_window,
+        learning=row.monitored and row.reference is None,
     )
 
 
@@ -90,4 +101,5 @@ def version_info(row: VersionRow, *, champion: bool, stage: str | None = None) -
         registered_epoch=row.registered_epoch,
         promoted_at=row.promoted_at,
         champion=champion,
+        external=row.external,
     )

@@ -103,11 +103,14 @@ impl<T: Hash + Eq + Clone> Interner<T> {
 pub enum Known {
     Plan(u32),
     Skip,
+    /// Its predictions name versions as they like: the reference knows their numbers.
+    Elsewhere,
 }
 
 #[derive(Default)]
 struct Versions {
     of: Vec<(i64, Known)>,
+    elsewhere: bool,
 }
 
 /// Records of one topic and partition, in the order of the log.
@@ -264,8 +267,14 @@ impl Partition {
         self.last = table::NONE;
         match known {
             Known::Plan(number) => number,
-            Known::Skip => table::NONE,
+            Known::Skip | Known::Elsewhere => table::NONE,
         }
+    }
+
+    /// Versions of this model are numbered by the registry, whatever its predictions call them.
+    pub fn elsewhere(&mut self, model: &[u8]) {
+        self.versions.entry(model.into()).or_default().elsewhere = true;
+        self.last = table::NONE;
     }
 
     /// Give a version that came out of a checkpoint its plan.
@@ -278,7 +287,7 @@ impl Partition {
     pub fn forget_skipped(&mut self) {
         self.versions.retain(|_, versions| {
             versions.of.retain(|item| item.1 != Known::Skip);
-            !versions.of.is_empty()
+            versions.elsewhere || !versions.of.is_empty()
         });
     }
 
@@ -292,7 +301,11 @@ impl Partition {
         if self.plan_names.get(self.last as usize).is_some_and(|last| last.1 == version && *last.0 == *model) {
             return Some(Known::Plan(self.last));
         }
-        let known = self.known(model, version);
+        let versions = self.versions.get(model)?;
+        if versions.elsewhere {
+            return Some(Known::Elsewhere);
+        }
+        let known = versions.of.iter().find(|item| item.0 == version).map(|item| item.1);
         if let Some(Known::Plan(number)) = known {
             self.last = number;
         }
@@ -370,6 +383,7 @@ impl Partition {
                 self.counts.predictions_skipped += 1;
                 return Ok(ALL_DONE);
             }
+            Some(Known::Elsewhere) => return Err(Odd),
             None => {
                 self.asked = (p.model.to_vec(), p.version);
                 return Ok(UNKNOWN_VERSION);

@@ -207,8 +207,17 @@ pub unsafe extern "C" fn dl_known(h: *mut Handle, model: *const u8, len: usize, 
     match (*h).partition.known(bytes(model, len), version) {
         Some(join::Known::Plan(number)) => i64::from(number),
         Some(join::Known::Skip) => -2,
-        None => -1,
+        Some(join::Known::Elsewhere) | None => -1,
     }
+}
+
+/// Leave the predictions of a model to the reference: it is served elsewhere, where versions have other names.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn dl_elsewhere(h: *mut Handle, model: *const u8, len: usize) {
+    (*h).partition.elsewhere(bytes(model, len));
 }
 
 /// # Safety

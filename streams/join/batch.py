@@ -33,6 +33,22 @@ class PlanView(Protocol):
     def plan(self, model: str, version: int) -> PanePlan | None:
         """Plan of a version; None: not registered."""
 
+    def watched(self, model: str) -> bool:
+        """Whether the model is served elsewhere: what its predictions call a version is a name of its own."""
+
+    def numbers(self, model: str, version: int | str, event_time_ms: int) -> Sequence[int]:
+        """Numbers that a version of a watched model has been given, the newest last; none: no more are given out.
+
+        Raises
+        ------
+        VersionsMovedError
+            Other numbers hold from now on: the batch has to begin anew, with a new view.
+        """
+
+
+class VersionsMovedError(Exception):
+    """While a batch was computed, versions of watched models got numbers that the batch has to see from its start."""
+
 
 class ChunkStore(Protocol):
     """Where an implementation of the join reads what it keeps outside of memory."""

@@ -25,6 +25,8 @@ from streams.kafka.records import Record
 from streams.panes import PanePlan
 
 TOPICS: Final = (PREDICTIONS, GROUND_TRUTH)
+NO_NUMBER: Final = 0
+"""Of a version that got none: numbers begin with 1."""
 
 
 class JoinMeta(msgspec.Struct, gc=False, array_like=True):
@@ -278,18 +280,44 @@ class JoinPartition:
             overlay.totals[t.PREDICTIONS_DEAD] += 1
             overlay.dead_letters.append(DeadLetter(record, error.reason, error.what))
             return
-        plan = view.plan(prediction.model, prediction.version)
-        if plan is None:
+        version = prediction.version
+        if view.watched(prediction.model):
+            version = self._number(prediction, view, overlay)
+            if version == NO_NUMBER:
+                overlay.totals[t.PREDICTIONS_DEAD] += 1
+                overlay.dead_letters.append(DeadLetter(record, *rules.TOO_MANY_VERSIONS))
+                return
+        # A name where a number is expected is of a version that is not registered.
+        plan = None if isinstance(version, str) else view.plan(prediction.model, version)
+        if plan is None or isinstance(version, str):
             overlay.totals[t.PREDICTIONS_SKIPPED] += 1
             return
-        refused = self._join(prediction, record.value or b"", plan, view, overlay)
+        refused = self._join(prediction, version, record.value or b"", plan, view, overlay)
         if refused is not None:
             overlay.totals[t.PREDICTIONS_DEAD] += 1
             overlay.dead_letters.append(DeadLetter(record, *refused))
         self._saw(PREDICTIONS, prediction.event_time_ms - self.limits.grace_ms, overlay)
 
-    def _join(
-        self, prediction: Prediction, value: bytes, plan: PanePlan, view: PlanView, overlay: Overlay
+    def _number(self, prediction: Prediction, view: PlanView, overlay: Overlay) -> int:
+        """Number of a watched model's version: the newest, or that under which this very prediction is known."""
+        numbers = view.numbers(prediction.model, prediction.version, prediction.event_time_ms)
+        if not numbers:
+            return NO_NUMBER
+        if len(numbers) > 1 and (entry := self._entry(prediction.prediction_id, overlay)) is not None:
+            for other in entry.predictions:
+                # Sent again after its version got another reference: still the same prediction.
+                if other.model == prediction.model and other.version in numbers:
+                    return other.version
+        return numbers[-1]
+
+    def _join(  # noqa: PLR0917 - a prediction with what it is joined by
+        self,
+        prediction: Prediction,
+        version: int,
+        value: bytes,
+        plan: PanePlan,
+        view: PlanView,
+        overlay: Overlay,
     ) -> tuple[str, str] | None:
         """Put a prediction into its entry; (reason, message) where it is refused."""
         key = prediction.prediction_id
@@ -303,7 +331,7 @@ class JoinPartition:
                 before if before.keep_until_ms >= keep_ms else msgspec.structs.replace(before, keep_until_ms=keep_ms)
             )
             for other in before.predictions:
-                if other.model == prediction.model and other.version == prediction.version:
+                if other.model == prediction.model and other.version == version:
                     if entry is not before:
                         self._put(key, before, entry, overlay)
                     if other.payload == payload:
@@ -314,7 +342,7 @@ class JoinPartition:
             return rules.LATE, f"event time {prediction.event_time_ms} is too old for watermark {self._watermark_ms}"
         if not plan.accepts_prediction(prediction):
             return rules.PREDICTION_TYPE, f"a {plan.task} model does not predict {prediction.prediction!r}"
-        joined = rules.join_prediction(prediction, payload, plan, overlay)
+        joined = rules.join_prediction(prediction, version, payload, plan, overlay)
         if before is None:
             after = Entry(keep_ms, overlay.began.number, (joined,))
         else:

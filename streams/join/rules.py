@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from schemas.events import Label, Prediction
+from schemas.topics import MOST_EXTERNAL_VERSIONS
 from streams.join import totals as t
 from streams.join.deltas import Deltas, add
 from streams.join.entries import TOMBSTONE_REVISION, Entry, JoinedPrediction, LabelFact, WaitingLabel
@@ -23,6 +24,10 @@ CONFLICT: Final = "conflicting-prediction"
 LABEL_TYPE: Final = "label-type"
 PREDICTION_TYPE: Final = "prediction-type"
 FUTURE: Final = "future"
+TOO_MANY_VERSIONS: Final = (
+    "too-many-versions",
+    f"its model has {MOST_EXTERNAL_VERSIONS} versions, and this is of another: no more are taken",
+)
 
 PlanOf = Callable[[str, int], PanePlan | None]
 
@@ -48,20 +53,23 @@ def floor(at_ms: int, pane_ms: int) -> int:
 # ------------------------------------------------------------------------------------------ predictions
 
 
-def join_prediction(prediction: Prediction, payload: bytes, plan: PanePlan, effects: Effects) -> JoinedPrediction:
-    """A prediction that is the first of its identity: pending, and counted in the panes of its own event time."""
+def join_prediction(
+    prediction: Prediction, version: int, payload: bytes, plan: PanePlan, effects: Effects
+) -> JoinedPrediction:
+    """A prediction that is the first of its identity: pending, and counted in the panes of its own event time.
+
+    `version`: the number of its version, which it may call otherwise.
+    """
     compact = plan.compact(prediction)
     at_ms = prediction.event_time_ms
     effects.count(t.PREDICTIONS)
     effects.count(t.PENDING)
     if effects.deltas is not None:
-        panes = effects.deltas.panes(prediction.model, prediction.version, plan.layout)
+        panes = effects.deltas.panes(prediction.model, version, plan.layout)
         pane = floor(at_ms, plan.pane_ms)
         for segment in compact.segments:
             add(panes, (segment, pane, pane), plan.traffic(prediction, segment, compact))
-    return JoinedPrediction(
-        prediction.model, prediction.version, at_ms, payload, compact, at_ms + plan.max_label_delay_ms, at_ms
-    )
+    return JoinedPrediction(prediction.model, version, at_ms, payload, compact, at_ms + plan.max_label_delay_ms, at_ms)
 
 
 def add_prediction(entry: Entry, joined: JoinedPrediction, plan_of: PlanOf, effects: Effects) -> Entry:

@@ -120,6 +120,7 @@ _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
     "dl_plan_free": (None, (c_void_p,)),
     "dl_know": (c_int64, (c_void_p, c_char_p, c_size_t, c_int64, c_void_p)),
     "dl_known": (c_int64, (c_void_p, c_char_p, c_size_t, c_int64)),
+    "dl_elsewhere": (None, (c_void_p, c_char_p, c_size_t)),
     "dl_replace": (c_int64, (c_void_p, c_uint32, c_void_p)),
     "dl_begin": (None, (c_void_p, c_uint32, c_int64, c_uint32)),
     "dl_run": (

@@ -205,7 +205,11 @@ class NativeJoinPartition(JoinPartition):
             )
             if why.value == UNKNOWN_VERSION:
                 model = self._output(self._library.dl_out_len(self._handle))
-                self._know(model.decode(), version.value, view)
+                name = model.decode()
+                if view.watched(name):
+                    self._elsewhere(name)
+                else:
+                    self._know(name, version.value, view)
                 continue
             yield at, why.value
             if why.value == ALL_DONE:
@@ -229,11 +233,18 @@ class NativeJoinPartition(JoinPartition):
         if plan is None:
             self._library.dl_know(self._handle, name, len(name), version, None)
             return NOT_KNOWN
+        if view.watched(model):
+            self._elsewhere(model)
         number = checked(
             self._library.dl_know(self._handle, name, len(name), version, self._compile(plan).pointer), "a new version"
         )
         self._symbols.add_plan(model, version, plan)
         return number
+
+    def _elsewhere(self, model: str) -> None:
+        """Predictions of a watched model are not for the native core: their versions have names of their own."""
+        name = model.encode()
+        self._library.dl_elsewhere(self._handle, name, len(name))
 
     def _compile(self, plan: PanePlan) -> CompiledPlan:
         """The plan inside the native core, for as long as a partition knows it."""
@@ -254,6 +265,8 @@ class NativeJoinPartition(JoinPartition):
                 )
             checked(self._library.dl_replace(self._handle, number, self._compile(plan).pointer), "a known version")
             self._symbols.set_plan(number, plan)
+            if view.watched(model):
+                self._elsewhere(model)
         self._unresolved = []
 
     def _counts(self) -> list[int]:

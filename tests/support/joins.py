@@ -88,6 +88,8 @@ class View:
         self, plans: Mapping[tuple[str, int], PanePlan], epoch: int = 1, horizon_ms: int | None = None
     ) -> None:
         self.plans = dict(plans)
+        self.names: dict[tuple[str, str], tuple[int, ...]] = {}
+        """Numbers of the versions of models that are served elsewhere."""
         self.epoch = epoch
         self._horizon_ms = horizon_ms
 
@@ -99,6 +101,12 @@ class View:
 
     def plan(self, model: str, version: int) -> PanePlan | None:
         return self.plans.get((model, version))
+
+    def watched(self, model: str) -> bool:
+        return any(of == model for of, _ in self.names)
+
+    def numbers(self, model: str, version: int | str, event_time_ms: int) -> Sequence[int]:
+        return self.names.get((model, str(version)), ())
 
 
 @dataclass

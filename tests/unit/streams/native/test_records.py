@@ -26,6 +26,12 @@ class _View:
     def plan(self, model: str, version: int) -> Any:
         return PLAN
 
+    def watched(self, model: str) -> bool:
+        return False
+
+    def numbers(self, model: str, version: int | str, event_time_ms: int) -> tuple[int, ...]:
+        return ()
+
 
 def _deltas() -> Deltas:
     deltas = Deltas()
