@@ -8,7 +8,7 @@ traffic are integers in milliseconds since the epoch (`_ms`); in all other event
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -233,8 +233,15 @@ class PaneClosed(Wire, frozen=True, gc=False, kw_only=True, tag_field="type", ta
 AnyObservation = Observation | PaneClosed
 
 
+FLEET: Final = "*"
+"""`Alert.model` of an incident of many models; no model can be called so. Its `version` is 0."""
+
+
 class Alert(Wire, frozen=True, gc=False, kw_only=True):
-    """One incident's news. The incident id is derived from model, kind, subject, segment and opening."""
+    """One incident's news. The incident id is derived from model, kind, subject, segment and opening.
+
+    An incident of many models has `FLEET` as its model; which they are is in its evidence, under ``blast_radius``.
+    """
 
     incident_id: str
     model: str

@@ -14,9 +14,12 @@ import threading
 import msgspec
 from sqlalchemy.orm import Session
 
+from agents.alerting.fleet_store import FleetStore
 from agents.alerting.incident import Effects
 from agents.alerting.logic import AlertBook
+from agents.alerting.standing import standings
 from agents.alerting.tables import AlertBookRow, IncidentRow
+from agents.alerting.together import join_fleet
 from agents.config import Settings
 from agents.control import run_control_agent
 from agents.database.engine import make_engine, session_factory
@@ -61,6 +64,7 @@ class AlertHandler:
     def __init__(self, page: str) -> None:
         self._page = page
         self._questions = Questions()
+        self._fleet = FleetStore()
 
     def __call__(self, session: Session, record: Record) -> None:
         """Decide and write.
@@ -70,6 +74,13 @@ class AlertHandler:
         DecodeError
             An observation that is none; dead-lettered by the caller.
         """
+        try:
+            self._handle(session, record)
+        except BaseException:
+            self._fleet.forget()  # the transaction is rolled back
+            raise
+
+    def _handle(self, session: Session, record: Record) -> None:
         if record.topic == OBSERVATIONS:
             self._observed(session, record)
             return
@@ -84,7 +95,7 @@ class AlertHandler:
         book, row = _load(session, event.model)
         spec = self._specification(session, event.model)
         effects = book.observed(event, spec) if isinstance(event, Observation) else book.pane_closed(event, spec)
-        self._store(session, book, row, effects)
+        self._store(session, book, row, effects, spec)
 
     def _followed(self, session: Session, record: Record) -> None:
         """News of registry, runs and serving."""
@@ -114,21 +125,51 @@ class AlertHandler:
         except NotFoundError:
             return None
 
-    def _store(self, session: Session, book: AlertBook, row: AlertBookRow | None, effects: Effects) -> None:
-        """Book, incidents and outgoing events, in the caller's transaction."""
+    def _store(
+        self,
+        session: Session,
+        book: AlertBook,
+        row: AlertBookRow | None,
+        effects: Effects,
+        spec: Specification | None = None,
+    ) -> None:
+        """Books, incidents and outgoing events, in the caller's transaction."""
+        told = self._together(session, book, row is None, effects, spec)
         if row is None:
             session.add(AlertBookRow(model=book.model, book=book.snapshot()))
         else:
             row.book = book.snapshot()
         at = utc(book.clock_ms)
-        for event_id, alert in effects.alerts:
+        for event_id, alert in told:
             linked = msgspec.structs.replace(alert, links={"page": self._page} if self._page else {})
             session.merge(_incident(linked))
-            enqueue(session, NAME, ALERTS, book.model, linked, event_id, at)
+            enqueue(session, NAME, ALERTS, alert.model, linked, event_id, at)
             log.info("%s %s: %s", alert.severity, alert.status, alert.title)
         for request in effects.requests:
             enqueue(session, NAME, RETRAIN_REQUESTS, book.model, request, request.request_id, at)
             log.info("asked for a successor of %s: %s (%s)", request.model, request.trigger, request.reason)
+
+    def _together(
+        self, session: Session, book: AlertBook, new: bool, effects: Effects, spec: Specification | None
+    ) -> list[tuple[str, Alert]]:
+        """What is told: the fleet's news, and the model's own where no fleet incident speaks for it."""
+        fleet = self._fleet.load(session)
+        fleet.models += new
+        others: dict[str, tuple[AlertBook, AlertBookRow | None]] = {book.model: (book, None)}
+
+        def book_of(model: str) -> AlertBook:
+            if model not in others:
+                others[model] = _load(session, model)
+            return others[model][0]
+
+        if spec is None and book.incidents:
+            spec = self._specification(session, book.model)
+        told = join_fleet(fleet, book, effects, standings(book, spec), book_of)
+        for other, row in others.values():
+            if row is not None:
+                row.book = other.snapshot()
+        self._fleet.save(session)
+        return told
 
 
 def _load(session: Session, model: str) -> tuple[AlertBook, AlertBookRow | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,6 +12,10 @@ from schemas.events import Kind, Observation, Severity
 
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
 QUALITY_KINDS = frozenset({"quality", "estimated-quality", "calibration"})
+INPUT_KINDS = frozenset({"data-quality", "skew"})
+"""Kinds that are a cause of lost quality where they are about a feature."""
+FEATURE = "feature:"
+MOST_NOTES = 12
 DRIFT_KINDS = frozenset({"data-drift", "prediction-drift", "label-drift"})
 
 
@@ -18,7 +23,7 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     """What of an open observation matters to incidents.
 
     `segment` is ``""`` for overall, else ``name=value``; `importance` the feature's share of the model's, None where
-    it is not about a feature or nobody knows.
+    it is not about a feature or nobody knows; `seasonal`: the calendar explains it.
     """
 
     observation_id: str
@@ -36,6 +41,14 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: int
     statistic: str = ""
     importance: float | None = None
+    seasonal: bool = False
+    notes: dict[str, float | str] = msgspec.field(default_factory=dict)
+
+    @property
+    def feature(self) -> str | None:
+        """Name of the feature it is about, if it is about one."""
+        name = self.subject.removeprefix(FEATURE)
+        return None if name == self.subject else name
 
     @property
     def key(self) -> str:
@@ -45,7 +58,8 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     def evidence(self) -> dict[str, Any]:
         """The numbers as an alert carries them: aggregates only, never a raw feature value."""
         known = msgspec.to_builtins(self)
-        return {name: value for name, value in known.items() if value is not None and name not in {"since_ms"}}
+        del known["since_ms"]
+        return {name: value for name, value in known.items() if value not in (None, {}) and value is not False}
 
 
 def crossing_key(version: int, kind: str, subject: str, segment: str, window: str) -> str:
@@ -78,4 +92,18 @@ def crossing_of(observation: Observation) -> Crossing:
         since_ms=to_ms(observation.observed_at),
         statistic=statistic if isinstance(statistic, str) else "",
         importance=float(share) if isinstance(share, int | float) and not isinstance(share, bool) else None,
+        seasonal=observation.evidence.get("seasonal") is True,
+        notes=_notes(observation.evidence),
     )
+
+
+def _notes(evidence: Mapping[str, Any]) -> dict[str, float | str]:
+    """The numbers behind an observation that explanations may name; and the season, which is a name."""
+    found: dict[str, float | str] = {
+        name: value
+        for name, value in evidence.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "importance"
+    }
+    season = evidence.get("season")
+    named: dict[str, float | str] = {"season": season} if isinstance(season, str) else {}
+    return named | dict(list(found.items())[:MOST_NOTES])

@@ -11,7 +11,11 @@ from schemas.events import Alert, Kind, RetrainRequest, Severity
 
 
 class Incident(msgspec.Struct, kw_only=True):
-    """An incident as the book remembers it; `group` and `segment` say which crossings belong to it."""
+    """An incident as the book remembers it; `group` and `segment` say which crossings belong to it.
+
+    `fleet`: the fleet incident it is part of, which speaks for it; `told`: it was on `alerts` by itself;
+    `back_ms`: when it was last reopened.
+    """
 
     incident_id: str
     group: str
@@ -30,6 +34,9 @@ class Incident(msgspec.Struct, kw_only=True):
     sequence: int = 0
     dirty: bool = False
     note: str = ""
+    fleet: str = ""
+    told: bool = True
+    back_ms: int | None = None
 
 
 @dataclass

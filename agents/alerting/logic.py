@@ -1,19 +1,31 @@
 """What alerting decides: crossings become incidents and requests for a successor. Pure; time is event time.
 
-An `AlertBook` holds what is open for one model. Crossings of one version, kind and segment are one incident; segments
-join the overall incident while it is open; drift joins an open quality incident as its cause, and alone is an incident
-only when the features that moved matter to the model. An incident closes after it was quiet for `HOLD_PANES` panes, and
-the same trouble within the cool-down after that reopens it instead of raising a new one.
+An `AlertBook` holds what is open for one model. Crossings of one version, group and segment are one incident (quality,
+estimated quality and calibration are one group, coverage and label delay another); segments join the overall incident
+while it is open; drift, unusable values and skew of features join an open quality incident as its causes. Drift alone
+is an incident only when the features that moved matter to the model, and never when the calendar explains it. An
+incident closes after it was quiet for `HOLD_PANES` panes, and the same trouble within the cool-down after that reopens
+it instead of raising a new one. What many models have in common is one incident for all of them
+(`agents.alerting.fleet`): the book goes on deciding, and is silent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from agents.alerting import wording
-from agents.alerting.crossing import DRIFT_KINDS, QUALITY_KINDS, Crossing, crossing_key, crossing_of, rank
+from agents.alerting.causes import MOST_CAUSES, ranked, worst_segments
+from agents.alerting.crossing import (
+    DRIFT_KINDS,
+    INPUT_KINDS,
+    QUALITY_KINDS,
+    Crossing,
+    crossing_key,
+    crossing_of,
+    rank,
+)
 from agents.alerting.incident import Effects, Incident
 from agents.alerting.triggers import Ground, RetrainState, answered, asked, due
 from agents.alerting.weight import (
@@ -22,6 +34,7 @@ from agents.alerting.weight import (
     drift_matters,
     importance_moved,
     is_cause,
+    is_input_fault,
     lead_of,
     names,
     opens,
@@ -33,6 +46,8 @@ from schemas.specification import Specification
 
 HOLD_PANES = 2
 """Panes without a crossing before an incident closes."""
+GROUPS: dict[str, str] = {**dict.fromkeys(QUALITY_KINDS, "quality"), "label-delay": "coverage"}
+"""Kinds that are one trouble; all others stand for themselves."""
 _DAY_MS = 86_400_000
 
 
@@ -163,21 +178,57 @@ class AlertBook(msgspec.Struct, kw_only=True):
         """A run finished, failed or was skipped: the next request may be sent after the cool-down."""
         answered(self.retrain)
 
+    # ---------------------------------------------------------------------------------------- with the fleet
+
+    def folded(self, incident_id: str, fleet_id: str, why: str) -> Effects:
+        """From now on a fleet incident speaks for this one; if it was told, it is told that it ends here."""
+        incident = self.incidents[incident_id]
+        incident.fleet = fleet_id
+        if not incident.told or incident.closed_ms is not None:
+            return Effects()
+        incident.note = why
+        event_id, alert = self._alert(incident, "closed")
+        evidence = {**alert.evidence, "fleet_incident": fleet_id}
+        return Effects(
+            [
+                (
+                    event_id,
+                    msgspec.structs.replace(alert, closed_at=utc(self.clock_ms), explanation=why, evidence=evidence),
+                )
+            ]
+        )
+
+    def spoken(self, effects: Effects) -> Effects:
+        """What of `effects` is said aloud: nothing of incidents that a fleet incident speaks for.
+
+        Notes
+        -----
+        What was never told opens with whatever is told first, and is never closed.
+        """
+        alerts = []
+        for event_id, alert in effects.alerts:
+            incident = self.incidents.get(alert.incident_id)
+            if incident is None or (incident.told and not incident.fleet):
+                alerts.append((event_id, alert))
+            elif not incident.fleet and alert.status != "closed":
+                incident.told = True
+                alerts.append((event_id, msgspec.structs.replace(alert, status="opened")))
+        return Effects(alerts, effects.requests)
+
     # ---------------------------------------------------------------------------------------------- decisions
 
     def _settle(self, version: int, now: int, spec: Specification | None) -> Effects:
         """Bring the incidents of `version` in line with its open crossings."""
         effects = Effects()
         mine = sorted((c for c in self.crossings.values() if c.version == version), key=lambda c: (c.since_ms, c.key))
-        groups: dict[tuple[str, str], list[Crossing]] = {}
-        for crossing in mine:
-            if crossing.kind not in DRIFT_KINDS:
-                groups.setdefault((crossing.kind, crossing.segment), []).append(crossing)
-        # Overall comes before segments, so that they find the incident they belong to.
-        for (kind, segment), members in sorted(groups.items(), key=lambda item: (item[0][1] != "", item[0])):
-            alert = self._group(kind, segment, members, mine, now=now, spec=spec)
-            if alert is not None:
-                effects.alerts.append(alert)
+        faults = [c for c in mine if is_input_fault(c)]
+        effects.alerts += self._settle_groups([c for c in mine if c.kind in QUALITY_KINDS], mine, now, spec)
+        others = [c for c in mine if c.kind not in QUALITY_KINDS and c.kind not in DRIFT_KINDS]
+        quality = self._quality(version)
+        if quality is not None:
+            others = [c for c in others if not is_input_fault(c)]
+            effects.alerts += self._take_over(quality, faults, now)
+        effects.alerts += self._settle_groups(others, mine, now, spec)
         present = {c.key for c in mine}
         for incident in self._open():
             if incident.version == version and incident.group not in {"drift", "serving"}:
@@ -187,9 +238,41 @@ class AlertBook(msgspec.Struct, kw_only=True):
         effects.extend(self._settle_drift(version, mine, now, spec))
         return effects
 
+    def _settle_groups(
+        self, crossings: Sequence[Crossing], mine: Sequence[Crossing], now: int, spec: Specification | None
+    ) -> list[tuple[str, Alert]]:
+        groups: dict[tuple[str, str], list[Crossing]] = {}
+        for crossing in crossings:
+            groups.setdefault((GROUPS.get(crossing.kind, crossing.kind), crossing.segment), []).append(crossing)
+        # Overall comes before segments, so that they find the incident they belong to.
+        ordered = sorted(groups.items(), key=lambda item: (item[0][1] != "", item[0]))
+        found = (self._group(group, segment, each, mine, now=now, spec=spec) for (group, segment), each in ordered)
+        return [alert for alert in found if alert is not None]
+
+    def _take_over(self, quality: Incident, faults: Sequence[Crossing], now: int) -> list[tuple[str, Alert]]:
+        """Quality fell: what is wrong with its features is its cause and no incident beside it."""
+        self._add_causes(quality, [c for c in faults if is_cause(c)])
+        alerts = []
+        for incident in self._open():
+            if incident.version != quality.version or incident.group not in INPUT_KINDS or not incident.members:
+                continue
+            if all(is_input_fault(c) for c in incident.members.values()):
+                incident.note = f"Quality fell too: this goes on in incident {quality.incident_id}."
+                alerts.append(self._close(incident, now))
+        return alerts
+
+    @staticmethod
+    def _add_causes(quality: Incident, causes: Sequence[Crossing]) -> None:
+        fresh = [name for name in names(causes) if name not in quality.cause_subjects]
+        quality.cause_subjects += fresh
+        quality.dirty = quality.dirty or bool(fresh)
+
+    def _quality(self, version: int) -> Incident | None:
+        return next((i for i in self._open() if i.version == version and i.group == "quality"), None)
+
     def _group(
         self,
-        kind: str,
+        group: str,
         segment: str,
         members: Sequence[Crossing],
         mine: Sequence[Crossing],
@@ -199,51 +282,48 @@ class AlertBook(msgspec.Struct, kw_only=True):
     ) -> tuple[str, Alert] | None:
         """Join `members` to their incident, reopen it or raise it."""
         version = members[0].version
-        incident = self._find(kind, segment, version)
+        incident = self._find(group, segment, version)
         if incident is not None:
             return self._join(incident, members, mine)
         serious = [c for c in members if opens(c)]
         if not serious:
             return None
-        drifts = [c for c in mine if is_cause(c)] if kind in QUALITY_KINDS else []
-        incident = self._lately_closed(kind, segment, version, now, spec)
+        drifts = [c for c in mine if is_cause(c)] if group == "quality" else []
+        incident = self._lately_closed(group, segment, version, now, spec)
         if incident is not None:
             return self._reopen(incident, members, drifts)
-        incident = self._new(kind, members, serious[0].kind, now)
+        incident = self._new(group, members, min((c.kind for c in serious), key=_KIND_ORDER.index), now)
         incident.cause_subjects = names(drifts)
         return self._alert(incident, "opened")
 
     def _join(
         self, incident: Incident, members: Sequence[Crossing], mine: Sequence[Crossing]
     ) -> tuple[str, Alert] | None:
-        """Add crossings to an open incident; tell at once only when it became more severe."""
+        """Add crossings to an open incident; tell at once only when it became more severe or labels confirm it."""
+        known = incident.members.values()
+        confirmed = incident.kind == "estimated-quality" and _confirms(members) and not _confirms(known)
         incident.members.update({c.key: c for c in members})
         incident.quiet_since_ms = None
         fresh = [name for name in names(members) if name not in incident.seen_subjects]
-        if incident.kind in QUALITY_KINDS:
-            drifts = names([c for c in mine if is_cause(c)])
-            causes = [name for name in drifts if name not in incident.cause_subjects]
-            incident.cause_subjects += causes
-            fresh += causes
+        if incident.group == "quality":
+            self._add_causes(incident, [c for c in mine if is_cause(c)])
         incident.seen_subjects += [name for name in names(members) if name not in incident.seen_subjects]
         incident.dirty = incident.dirty or bool(fresh)
         worst = max((c.severity for c in members), key=rank)
-        if rank(worst) > rank(incident.severity):
-            incident.severity = worst
-            return self._alert(incident, "updated")
-        return None
+        worse = rank(worst) > rank(incident.severity)
+        incident.severity = worst if worse else incident.severity
+        if confirmed:
+            incident.note = "Labels confirm what had been estimated."
+        return self._alert(incident, "updated") if worse or confirmed else None
 
     def _settle_drift(self, version: int, mine: Sequence[Crossing], now: int, spec: Specification | None) -> Effects:
         """Drift alone: an incident only when it matters, and never beside one of quality."""
         effects = Effects()
-        drifts = [c for c in mine if c.kind in DRIFT_KINDS]
-        quality = next((i for i in self._open() if i.version == version and i.kind in QUALITY_KINDS), None)
+        drifts = [c for c in mine if c.kind in DRIFT_KINDS and not c.seasonal]
+        quality = self._quality(version)
         incident = self._find("drift", "", version)
         if quality is not None:
-            causes = [name for name in names([c for c in drifts if is_cause(c)]) if name not in quality.cause_subjects]
-            if causes:
-                quality.cause_subjects += causes
-                quality.dirty = True
+            self._add_causes(quality, [c for c in drifts if is_cause(c)])
             if incident is not None:
                 incident.note = f"Quality fell too: this goes on in incident {quality.incident_id}."
                 effects.alerts.append(self._close(incident, now))
@@ -284,7 +364,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
     # ---------------------------------------------------------------------------------------------- incidents
 
     def _new(self, group: str, members: Sequence[Crossing], kind: Kind, now: int) -> Incident:
-        lead = lead_of(members)
+        lead = lead_of([c for c in members if c.kind == kind])
         segment = "" if group == "drift" else lead.segment
         incident = Incident(
             incident_id=derived_id("incident", self.model, lead.version, kind, lead.subject, segment, now),
@@ -298,6 +378,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
             members={c.key: c for c in members},
             title=wording.title(kind, self.model, lead.version, lead),
             seen_subjects=names(members),
+            told=False,
         )
         self.incidents[incident.incident_id] = incident
         return incident
@@ -306,6 +387,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         closed = utc(incident.closed_ms or 0)
         incident.closed_ms = None
         incident.quiet_since_ms = None
+        incident.back_ms = self.clock_ms
         incident.members = {c.key: c for c in members}
         incident.severity = max((c.severity for c in members), key=rank)
         incident.cause_subjects = names(drifts)
@@ -324,11 +406,13 @@ class AlertBook(msgspec.Struct, kw_only=True):
         incident.dirty = False
         members = sorted(incident.members.values(), key=worst_first)
         shown = ("value", "reference", "threshold", "n", "window")
-        drifts = self._drifts(incident.version) if incident.kind in QUALITY_KINDS else []
-        moved = importance_moved(drifts or [c for c in members if c.kind in DRIFT_KINDS])
+        moved = self._causes(incident.version) if incident.group == "quality" else []
+        causes = ranked(moved or ([c for c in members if c.kind in DRIFT_KINDS] if incident.group == "drift" else []))
+        share = importance_moved(moved or [c for c in members if c.kind in DRIFT_KINDS])
         text = incident.note
         if members and incident.group != "serving":
-            said = wording.explanation(incident.kind, members, drifts, moved)
+            seasonal = self._seasonal(incident.version) if incident.group == "quality" else []
+            said = wording.explanation(incident.kind, members, causes, share, seasonal)
             text = f"{incident.note} {said}".strip()
         elif not text:
             text = f"No crossing since {wording.when(utc(incident.quiet_since_ms or self.clock_ms))}."
@@ -351,8 +435,19 @@ class AlertBook(msgspec.Struct, kw_only=True):
             evidence={
                 **{name: numbers[name] for name in shown if name in numbers},
                 "observations": [c.evidence() for c in members[:20]],
-                "causes": [c.evidence() for c in drifts[:20]],
-                "importance_moved": round(moved, 4),
+                "causes": [cause.evidence() for cause in causes[:MOST_CAUSES]],
+                "importance_moved": round(share, 4),
+                "blast_radius": {
+                    "models": 1,
+                    "affected": [
+                        {
+                            "model": self.model,
+                            "version": incident.version,
+                            "segments": worst_segments(members),
+                            "events": max((c.n for c in members), default=0),
+                        }
+                    ],
+                },
             },
         )
         return derived_id("alert", incident.incident_id, incident.sequence), alert
@@ -392,16 +487,41 @@ class AlertBook(msgspec.Struct, kw_only=True):
         ]
         return max(found, key=lambda i: (i.closed_ms or 0, i.incident_id), default=None)
 
-    def _drifts(self, version: int) -> list[Crossing]:
+    def causes_of(self, incident: Incident) -> list[Crossing]:
+        """What moved beside an incident of quality; nothing for others."""
+        return self._causes(incident.version) if incident.group == "quality" and incident.closed_ms is None else []
+
+    def _causes(self, version: int) -> list[Crossing]:
         found = [c for c in self.crossings.values() if c.version == version and is_cause(c)]
-        return sorted(found, key=lambda c: (-(c.importance or 0.0), c.since_ms, c.key))
+        return sorted(found, key=lambda c: (c.since_ms, c.key))
+
+    def _seasonal(self, version: int) -> list[Crossing]:
+        found = [c for c in self.crossings.values() if c.version == version and c.seasonal]
+        return sorted(found, key=lambda c: (-(c.importance or 0.0), c.key))
 
     def _grounds(self) -> list[Ground]:
         return [
-            Ground(incident_id=i.incident_id, kind=i.kind, segment=i.segment, title=i.title, opened_ms=i.opened_ms)
+            Ground(
+                incident_id=i.fleet or i.incident_id,
+                kind=i.kind,
+                segment=i.segment,
+                title=i.title,
+                opened_ms=i.opened_ms,
+            )
             for i in self._open()
             if i.quiet_since_ms is None and (self.champion is None or i.version == self.champion)
         ]
+
+
+_KIND_ORDER: tuple[Kind, ...] = (
+    "quality", "calibration", "estimated-quality", "coverage", "label-delay", "data-quality", "skew", "new-segment",
+    "data-drift", "prediction-drift", "label-drift",
+)  # fmt: skip
+"""Which kind names an incident of several: measured before estimated."""
+
+
+def _confirms(members: Iterable[Crossing]) -> bool:
+    return any(c.kind in {"quality", "calibration"} for c in members)
 
 
 def _cool_down(spec: Specification | None) -> int:

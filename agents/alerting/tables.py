@@ -20,6 +20,15 @@ class AlertBookRow(Base):
     book: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class FleetRow(Base):
+    """One record of `agents.alerting.fleet.FleetBook` as JSON; the one called ``revision`` counts the writes."""
+
+    __tablename__ = "fleet_book"
+
+    key: Mapped[str] = mapped_column(String(400), primary_key=True)
+    value: Mapped[bytes] = mapped_column(LargeBinary)
+
+
 class IncidentRow(Base):
     """The newest alert of each incident, for look-ups; the topic `alerts` is the truth."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agents.alerting.crossing import DRIFT_KINDS, QUALITY_KINDS, Crossing, rank
+from agents.alerting.crossing import DRIFT_KINDS, INPUT_KINDS, QUALITY_KINDS, Crossing, rank
 from schemas.events import Kind
 
 MATTERS = 0.5
@@ -25,7 +25,7 @@ def importance_moved(drifts: Sequence[Crossing]) -> float:
 
 def drift_matters(drifts: Sequence[Crossing], part: float) -> bool:
     """Whether drift alone is a reason to act; `part` scales the bounds (hysteresis)."""
-    serious = [c for c in drifts if is_serious(c)]
+    serious = [c for c in drifts if is_serious(c) and not c.seasonal]
     moved = importance_moved(serious)
     predictions = [c for c in serious if c.kind == "prediction-drift" and not c.segment]
     if predictions and moved >= MATTERS_WITH_PREDICTIONS * part:
@@ -45,8 +45,15 @@ def is_negligible(crossing: Crossing) -> bool:
 
 
 def is_cause(crossing: Crossing) -> bool:
-    """Serious drift of something that matters: a possible cause of lost quality."""
-    return crossing.kind in DRIFT_KINDS and is_serious(crossing) and not is_negligible(crossing)
+    """Something serious about the inputs that matters, and not the calendar: a possible cause of lost quality."""
+    if crossing.seasonal or is_negligible(crossing) or not is_serious(crossing):
+        return False
+    return crossing.kind in DRIFT_KINDS or is_input_fault(crossing)
+
+
+def is_input_fault(crossing: Crossing) -> bool:
+    """Unusable values of a feature, or a feature that serving computes otherwise than training did."""
+    return crossing.kind in INPUT_KINDS and crossing.feature is not None
 
 
 def opens(crossing: Crossing) -> bool:
@@ -57,6 +64,8 @@ def opens(crossing: Crossing) -> bool:
     A crossing of quality has passed the false-alarm budget: it is one, however small the loss. Everything else has to
     be serious, and to concern a feature that the model looks at, unless it is critical.
     """
+    if crossing.seasonal:
+        return False
     if crossing.kind in QUALITY_KINDS or crossing.severity == "critical":
         return True
     return is_serious(crossing) and not is_negligible(crossing)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from agents.alerting.crossing import Crossing
+from agents.alerting.causes import Cause
+from agents.alerting.crossing import DRIFT_KINDS, Crossing
 from schemas.codec import iso
 from schemas.metrics import lower_is_better
 
@@ -59,14 +60,41 @@ def _verb(crossing: Crossing) -> str:
     return "rose to" if crossing.value > crossing.reference else "fell to"
 
 
+_LOST = {
+    "unusable_rate": "the share of unusable values of {}",
+    "missing_rate": "the share of missing values of {}",
+    "invalid_rate": "the share of values of the wrong type of {}",
+    "type_rate": "the share of values of the wrong type of {}",
+    "out_of_range_rate": "the share of values of {} outside the range that training saw",
+    "new_rate": "the share of categories of {} that training never saw",
+    "constant": "the share of the most frequent value of {}",
+    "stuck": "the share of the most frequent value of {}",
+    "duplicates": "the share of duplicates",
+    "volume": "the number of predictions",
+    "schema": "the share of records that do not fit the schema",
+}
+"""What data quality measures, by its statistic."""
+_MEASURES = {
+    "coverage": "label coverage",
+    "label-delay": "the label delay",
+    "label_delay": "the label delay",
+    "calibration_error": "the calibration error",
+}
+
+
 def what(crossing: Crossing) -> str:
     """What was measured, with its place."""
-    name = feature(crossing.subject)
+    name, place = feature(crossing.subject), _place(crossing.segment)
+    if crossing.kind == "data-quality" and crossing.statistic in _LOST:
+        return _LOST[crossing.statistic].format(name) + place
     if crossing.kind == "data-quality" and crossing.statistic:
-        return f"the share of unusable values of {name}{_place(crossing.segment)}"
+        return f"{crossing.statistic.replace('_', ' ')} of {name}{place}"
     if crossing.kind == "estimated-quality":
-        return f"estimated {name}{_place(crossing.segment)}"
-    return f"{name}{_place(crossing.segment)}"
+        return f"{name} as estimated before the labels{place}"
+    if crossing.kind == "skew":
+        said = f" ({crossing.statistic.replace('_', ' ')})" if crossing.statistic else ""
+        return f"the difference of {name} between training and serving{said}{place}"
+    return f"{_MEASURES.get(name, name)}{place}"
 
 
 def measured(crossing: Crossing) -> str:
@@ -76,15 +104,54 @@ def measured(crossing: Crossing) -> str:
         seen = f"{crossing.n:,} predictions in the window {crossing.window} to {end}"
         return f"Training never saw {crossing.subject}: {seen}"
     said = what(crossing)
-    text = f"{said[0].upper()}{said[1:]}" if crossing.kind == "data-quality" else said
-    text += f" {_verb(crossing)} {number(crossing.value)}"
-    text += f" in the window {crossing.window} to {end} (n = {crossing.n:,})"
+    text = f"{said[0].upper()}{said[1:]}" if crossing.kind not in _AS_WRITTEN else said
+    text += f" {_verb(crossing)} {amount(crossing, crossing.value)}"
+    text += f" in the window {crossing.window} to {end} (n = {crossing.n:,}{_detail(crossing)})"
     if crossing.reference is not None:
-        text += f"; the reference is {number(crossing.reference)}"
+        text += f"; {_REFERENCES.get(crossing.kind, 'the reference')} is {amount(crossing, crossing.reference)}"
     if crossing.threshold is not None:
         side = "above" if _higher_is_worse(crossing) else "below"
-        text += f", the alarm stands {side} {number(crossing.threshold)}"
+        text += f", the alarm stands {side} {amount(crossing, crossing.threshold)}"
     return text
+
+
+_AS_WRITTEN = frozenset({"quality", "calibration", "estimated-quality"})
+"""Kinds whose subject is a name (``roc_auc``), which starts no sentence in capitals."""
+_REFERENCES = {"coverage": "the usual", "label-delay": "the usual"}
+
+
+def amount(crossing: Crossing, value: float | None) -> str:
+    """A value of a crossing, with its unit where it has one."""
+    if value is not None and crossing.kind == "label-delay":
+        return delay(value)
+    return number(value)
+
+
+def delay(milliseconds: float) -> str:
+    """A label delay in the largest unit that fits.
+
+    Examples
+    --------
+    >>> delay(5_400_000), delay(90_000), delay(259_200_000)
+    ('1.5 h', '1.5 min', '3 d')
+    """
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
+        if milliseconds >= size:
+            return f"{milliseconds / size:.3g} {unit}"
+    return f"{milliseconds / 1000:.3g} s"
+
+
+def _detail(crossing: Crossing) -> str:
+    """Counts behind a share, which a person can divide."""
+    notes = crossing.notes
+    if crossing.kind == "data-quality" and "missing" in notes and "invalid" in notes:
+        return f", {notes['missing']:,} missing and {notes['invalid']:,} of the wrong type"
+    if crossing.kind == "coverage" and "labelled" in notes and "predicted" in notes:
+        return f": {notes['labelled']:,} labelled of {notes['predicted']:,}"
+    if crossing.kind == "estimated-quality" and "low" in notes and "high" in notes:
+        trust = f", trust {number(float(notes['trust']))}" if "trust" in notes else ""
+        return f", between {number(float(notes['low']))} and {number(float(notes['high']))}{trust}"
+    return ""
 
 
 def _higher_is_worse(crossing: Crossing) -> bool:
@@ -93,23 +160,52 @@ def _higher_is_worse(crossing: Crossing) -> bool:
     return lower_is_better(crossing.subject) or crossing.kind not in {"quality", "estimated-quality", "coverage"}
 
 
-def _moved(crossing: Crossing) -> str:
+def moved(cause: Cause) -> str:
+    """What moved, how far, how much it matters, where, and whether a season was asked."""
+    crossing = cause.crossing
     who = {"prediction-drift": "the predictions", "label-drift": "the labels"}
-    parts = [f"{crossing.statistic or 'distance'} {number(crossing.value)}"]
+    fault = crossing.kind not in DRIFT_KINDS
+    name = what(crossing) if fault else f"{who.get(crossing.kind, feature(crossing.subject))}{_place(crossing.segment)}"
+    statistic = "" if fault else f"{crossing.statistic or 'distance'} "
+    parts = [f"{statistic}{number(crossing.value)}"]
     if crossing.threshold is not None:
         parts.append(f"alarm above {number(crossing.threshold)}")
     if crossing.importance:
         parts.append(f"{crossing.importance:.0%} of the model's importance")
-    return f"{who.get(crossing.kind, feature(crossing.subject))}{_place(crossing.segment)} ({', '.join(parts)})"
+    others = [segment for segment in cause.segments if segment != crossing.segment]
+    if others:
+        parts.append(f"also in {', '.join(others[:3])}{' …' if len(others) > 3 else ''}")
+    if "season" in crossing.notes:
+        parts.append(f"compared with {crossing.notes['season']}")
+    return f"{name} ({', '.join(parts)})"
 
 
-def causes(drifts: Sequence[Crossing], most: int = 5) -> str:
-    """What moved at the same time, the most important first; empty where nothing did."""
-    if not drifts:
+def causes(found: Sequence[Cause], most: int = 5) -> str:
+    """What moved at the same time, the likeliest cause first; empty where nothing did."""
+    if not found:
         return ""
-    shown = ", ".join(_moved(crossing) for crossing in drifts[:most])
-    rest = f" and {len(drifts) - most} more" if len(drifts) > most else ""
+    shown = ", ".join(moved(cause) for cause in found[:most])
+    rest = f" and {len(found) - most} more" if len(found) > most else ""
     return f"At the same time moved: {shown}{rest}."
+
+
+def calendar(seasonal: Sequence[Crossing], most: int = 3) -> str:
+    """What the calendar explains, so that nobody takes it for the cause; empty where nothing is."""
+    by_subject = {crossing.subject: crossing for crossing in reversed(seasonal)}
+    if not by_subject:
+        return ""
+    shown = [c for c in seasonal if by_subject.get(c.subject) is c][:most]
+    said = ", ".join(
+        f"{feature(c.subject)} ({c.statistic or 'distance'} {number(c.value)} against the whole reference, "
+        f"{number(_note(c, 'season_psi'))} against {c.notes.get('season', 'its season')})"
+        for c in shown
+    )
+    return f"As every year at this time: {said}."
+
+
+def _note(crossing: Crossing, name: str) -> float | None:
+    value = crossing.notes.get(name)
+    return value if isinstance(value, int | float) else None
 
 
 def title(kind: str, model: str, version: int, lead: Crossing) -> str:
@@ -124,13 +220,38 @@ def title(kind: str, model: str, version: int, lead: Crossing) -> str:
     return f"{model} v{version}: {what(lead)} {_verb(lead)} {number(lead.value)}{reference}"
 
 
-def explanation(kind: str, members: Sequence[Crossing], drifts: Sequence[Crossing], moved: float) -> str:
-    """The paragraph of an alert: the crossings, worst place first, then the causes."""
-    if kind in {"data-drift", "prediction-drift", "label-drift"}:
-        share = f" Together they carry {moved:.0%} of the model's importance." if moved > 0 else ""
-        return f"Moved away from the reference: {', '.join(_moved(c) for c in members[:8])}.{share}".strip()
+def explanation(
+    kind: str, members: Sequence[Crossing], found: Sequence[Cause], share: float, seasonal: Sequence[Crossing] = ()
+) -> str:
+    """The paragraph of an alert: the crossings, worst place first, then the causes.
+
+    Parameters
+    ----------
+    kind : str
+        Of the incident.
+    members : sequence of Crossing
+        Worst first.
+    found : sequence of Cause
+        Ranked.
+    share : float
+        Of the model's importance that moved, 0–1.
+    seasonal : sequence of Crossing
+        What moved with the calendar.
+    """
+    if kind in DRIFT_KINDS:
+        carried = f" Together they carry {share:.0%} of the model's importance." if share > 0 else ""
+        return (
+            f"Moved away from the reference: {', '.join(moved(c) for c in found[:8])}.{carried}{_short(found)}".strip()
+        )
     sentences = [measured(crossing) + "." for crossing in members[:4]]
     if len(members) > 4:
         sentences.append(f"{len(members) - 4} more crossings are in the evidence.")
-    tail = causes(drifts)
-    return " ".join([*sentences, tail]).strip()
+    return " ".join(part for part in (*sentences, causes(found), calendar(seasonal)) if part).strip()
+
+
+def _short(found: Sequence[Cause]) -> str:
+    """What to think of where the reference is too short to know the seasons."""
+    days = next((d for c in found if (d := _note(c.crossing, "reference_days")) is not None), None)
+    if days is None:
+        return ""
+    return f" The reference covers {days:.0f} days: whether this is the season cannot be told from it."

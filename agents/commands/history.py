@@ -11,7 +11,9 @@ from agents.commands.output import Json, add, document, note, say, table
 
 def alerts(
     *,
-    model: Annotated[str, typer.Option("--model", help="Only incidents of this model.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", help="Only incidents of this model, and those of many that name it.")
+    ] = "",
     only_open: Annotated[bool, typer.Option("--open", help="Leave out what is closed.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -19,16 +21,18 @@ def alerts(
     from agents.bootstrap import kafka_config
     from agents.config import load_settings
     from agents.gateway.formats import segment
-    from agents.gateway.logic import incident_rows
+    from agents.gateway.logic import incident_rows, radius_names
+    from agents.incident_lines import facts
     from schemas import codec, topics
-    from schemas.events import Alert
+    from schemas.events import FLEET, Alert
     from streams.kafka.reader import read_all
 
     records = read_all(kafka_config(load_settings()), topics.ALERTS)
     found = [
         alert
         for alert in incident_rows(codec.decode(record.value or b"", Alert) for record in records)
-        if (not model or alert.model == model) and not (only_open and alert.status == "closed")
+        if (not model or alert.model == model or model in radius_names(alert))
+        and not (only_open and alert.status == "closed")
     ]
     if as_json:
         document({"incidents": found})
@@ -38,9 +42,13 @@ def alerts(
     for alert in found:
         until = f" – {alert.closed_at:%Y-%m-%d %H:%M}" if alert.closed_at else ""
         state = "closed" if alert.status == "closed" else alert.severity
-        say(f"[{state}] {alert.model} {alert.version}: {alert.title}")
+        who = "many models" if alert.model == FLEET else f"{alert.model} {alert.version}"
+        say(f"[{state}] {who}: {alert.title}")
         say(f"    {alert.kind}, {alert.subject}, {segment(alert.segment)}, {alert.opened_at:%Y-%m-%d %H:%M}{until}")
-        say(f"    {alert.explanation}\n")
+        say(f"    {alert.explanation}")
+        for line in facts(alert.evidence):
+            say(f"    {line}")
+        say("")
 
 
 def query(

@@ -69,7 +69,7 @@ def router(context: Context) -> APIRouter:
                     "severity": alert.severity,
                     "title": alert.title,
                 }
-                for alert in found.incidents.values()
+                for alert in sorted(board.incidents_of(model), key=lambda a: a.opened_at)
             ]
             swaps = [{"at": at_ms / 1000, "version": version} for at_ms, version in found.promotions]
         body = {"model": model, "metric": metric, "window": window, "segment": segment}
@@ -85,11 +85,17 @@ def router(context: Context) -> APIRouter:
 
     @routes.get("/models/{model}/incidents")
     def incidents(model: str, status: Annotated[str, Query(pattern="^(open|all)$")] = "all") -> Response:
-        """Incidents, open ones first; ``?status=open`` leaves the closed ones out."""
+        """Incidents, those of many models that name this one too, open ones first; ``?status=open``: only these."""
         with context.board.use() as board:
-            found = board.models.get(model) or ModelBoard(model)
-            alerts = found.open_incidents() if status == "open" else found.listed_incidents()
+            alerts = board.open_incidents_of(model) if status == "open" else board.incidents_of(model)
         return json_response({"model": model, "incidents": alerts})
+
+    @routes.get("/incidents")
+    def shared_incidents(status: Annotated[str, Query(pattern="^(open|all)$")] = "all") -> Response:
+        """Incidents of many models, open ones first."""
+        with context.board.use() as board:
+            alerts = board.fleet.open_incidents() if status == "open" else board.fleet.listed_incidents()
+        return json_response({"incidents": alerts})
 
     @routes.get("/models/{model}/activity")
     def activity(model: str) -> Response:
@@ -176,7 +182,7 @@ def listed_models(context: Context) -> list[dict[str, Any]]:
                     "versions": model.versions,
                     "metric": metric,
                     "quality": newest[0].values[metric] if newest else None,
-                    "open_incidents": len(found.open_incidents()),
+                    "open_incidents": len(board.open_incidents_of(model.model)),
                     "event_time_ms": found.clock_ms(),
                 }
             )

@@ -17,6 +17,7 @@ from agents.gateway import api, health, pages
 from agents.gateway.context import Context
 from agents.gateway.formats import FILTERS
 from agents.gateway.security import Guard
+from agents.incident_lines import facts
 from schemas.errors import (
     BrokerError,
     ConfigurationError,
@@ -87,7 +88,7 @@ def failure(request: Request, status: int, problem: dict[str, str]) -> Response:
 def templates() -> Environment:
     """The page's templates, with our filters; everything is escaped."""
     environment = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True)
-    environment.filters.update(FILTERS)
+    environment.filters.update(FILTERS, incident_lines=facts)
     digest = hashlib.sha256()
     for file in sorted((HERE / "static").glob("*.*")):
         digest.update(file.read_bytes())

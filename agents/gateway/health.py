@@ -87,7 +87,7 @@ def _quality(board: Board) -> list[Metric]:
 
 def _incidents(board: Board) -> Metric:
     family = GaugeMetricFamily("driftline_open_incidents", "incidents open now", labels=["model", "severity"])
-    for model in board.models.values():
+    for model in (board.fleet, *board.models.values()):
         for severity in ("info", "warning", "critical"):
             amount = sum(1 for alert in model.open_incidents() if alert.severity == severity)
             family.add_metric([model.model, severity], amount)

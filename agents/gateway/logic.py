@@ -17,6 +17,7 @@ from schemas.codec import segment_key, to_ms
 from schemas.durations import parse_count
 from schemas.errors import SpecificationError
 from schemas.events import (
+    FLEET,
     Alert,
     ApprovalRequested,
     CandidateStaged,
@@ -176,6 +177,7 @@ class Board:
 
     def __init__(self) -> None:
         self.models: dict[str, ModelBoard] = {}
+        self.fleet = ModelBoard(FLEET)
         self.totals: dict[int, Mapping[str, int]] = {}
         self.watermarks: dict[int, int] = {}
         self.changes = 0
@@ -185,6 +187,16 @@ class Board:
         if name not in self.models:
             self.models[name] = ModelBoard(name)
         return self.models[name]
+
+    def incidents_of(self, model: str) -> list[Alert]:
+        """Incidents of a model, and those of many models that name it: open ones first, newest first."""
+        own = self.models[model].incidents.values() if model in self.models else ()
+        shared = (alert for alert in self.fleet.incidents.values() if model in radius_names(alert))
+        return sorted([*own, *shared], key=lambda a: (a.status == "closed", -a.opened_at.timestamp()))
+
+    def open_incidents_of(self, model: str) -> list[Alert]:
+        """Those of `incidents_of` that are not closed."""
+        return [alert for alert in self.incidents_of(model) if alert.status != "closed"]
 
     def accounting(self) -> dict[str, int]:
         """Totals summed over the partitions."""
@@ -241,15 +253,17 @@ class Board:
     # Incidents and what agents did -----------------------------------------------------------------------------
 
     def add_alert(self, alert: Alert) -> None:
-        """Fold news of an incident; an older status never replaces a closed one."""
-        board = self.model(alert.model)
-        known = board.incidents.get(alert.incident_id)
-        if known is not None and known.status == "closed" and alert.status != "closed":
+        """Fold news of an incident; that it opened, sent again, never replaces what came later."""
+        board = self.fleet if alert.model == FLEET else self.model(alert.model)
+        if alert.incident_id in board.incidents and alert.status == "opened":
             return
         board.incidents[alert.incident_id] = alert
         while len(board.incidents) > INCIDENTS_A_MODEL:
             board.incidents.popitem(last=False)
         self._touch(board, "incidents")
+        for name in radius_names(alert) if alert.model == FLEET else ():
+            if name in self.models:
+                self._touch(self.models[name], "incidents")
 
     def add_event(self, event: RegistryEvent | TrainingEvent | ServingEvent) -> None:
         """Fold what the registry, a run or a server did."""
@@ -268,6 +282,13 @@ class Board:
     def _touch(self, board: ModelBoard, what: str) -> None:
         board.touch(what)
         self.changes += 1
+
+
+def radius_names(alert: Alert) -> list[str]:
+    """Models that an incident of many models names."""
+    radius = alert.evidence.get("blast_radius")
+    names = radius.get("names") if isinstance(radius, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def shortened(text: str) -> str:
@@ -421,5 +442,6 @@ def incident_rows(alerts: Iterable[Alert]) -> list[Alert]:
     folded = Board()
     for alert in alerts:
         folded.add_alert(alert)
-    listed = [alert for board in folded.models.values() for alert in board.incidents.values()]
+    boards = [folded.fleet, *folded.models.values()]
+    listed = [alert for board in boards for alert in board.incidents.values()]
     return sorted(listed, key=lambda a: (a.status == "closed", -a.opened_at.timestamp()))

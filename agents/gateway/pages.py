@@ -53,7 +53,9 @@ def router(context: Context, templates: Environment) -> APIRouter:
 
     @routes.get("/models")
     def models() -> HTMLResponse:
-        return show.page("models.html", models=listed_models(context), **show.accounting())
+        with context.board.use() as board:
+            shared = board.fleet.listed_incidents()[:20]
+        return show.page("models.html", models=listed_models(context), incidents=shared, **show.accounting())
 
     @routes.get("/parts/accounting")
     def accounting() -> HTMLResponse:
@@ -180,9 +182,12 @@ class _Renderer:
             found = board.models.get(model) or ModelBoard(model)
             window = views.choose_window(found.windows())
             if part == "tiles":
-                return {"tiles": views.tiles(found, primary=primary, window=window, totals=board.accounting())}
+                open_now = board.open_incidents_of(model)
+                totals = board.accounting()
+                shown = views.tiles(found, primary=primary, window=window, totals=totals, open_incidents=open_now)
+                return {"tiles": shown}
             if part == "incidents":
-                return {"incidents": found.listed_incidents()[:50]}
+                return {"incidents": board.incidents_of(model)[:50]}
             if part == "activity":
                 return {"activity": list(found.activity)[:60]}
             names = views.statistics(found)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from agents.gateway import formats
 from agents.gateway.logic import ModelBoard, drift_table, newest_value
+from schemas.events import Alert
 from streams.join import totals as t
 
 SPARK_WIDTH, SPARK_HEIGHT = 120, 24
@@ -143,7 +144,9 @@ def gate_figures(report: Mapping[str, Any]) -> tuple[int | None, float | None, f
     return (rows if isinstance(rows, int) else None, number("candidate"), number("champion"))
 
 
-def tiles(board: ModelBoard, *, primary: str, window: str, totals: Mapping[str, int]) -> list[Tile]:
+def tiles(
+    board: ModelBoard, *, primary: str, window: str, totals: Mapping[str, int], open_incidents: Sequence[Alert] = ()
+) -> list[Tile]:
     """The figures at the top: quality now, coverage, incidents, champion, events."""
     found = newest_value(board, primary, window) if primary and window else None
     shown = []
@@ -155,7 +158,6 @@ def tiles(board: ModelBoard, *, primary: str, window: str, totals: Mapping[str, 
         note = f"{formats.window(window)}, version {version}, n {point.n:,}"
         shown.append(Tile(primary, formats.figure(point.values[primary]), note))
         shown.append(Tile("Labelled", f"{point.coverage:.1%}", "of the predictions of that window"))
-    open_incidents = board.open_incidents()
     severities = {alert.severity for alert in open_incidents}
     tone: Tone = "bad" if "critical" in severities else "warn" if open_incidents else "good"
     note = open_incidents[0].title if open_incidents else f"{len(board.incidents)} so far"

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from agents.incident_lines import facts
 from schemas.codec import encode, iso
 from schemas.events import Alert
 
@@ -94,5 +95,6 @@ def webhook_body(alert: Alert, at: datetime) -> str:
 def message(alert: Alert) -> tuple[str, str]:
     """Title and text for people."""
     link = next(iter(alert.links.values()), "")
-    text = f"{alert.explanation}\n\nIncident {alert.incident_id}, opened at {iso(alert.opened_at)}"
+    lines = "".join(f"\n{line}" for line in facts(alert.evidence))
+    text = f"{alert.explanation}{lines}\n\nIncident {alert.incident_id}, opened at {iso(alert.opened_at)}"
     return f"[{alert.severity} {alert.status}] {alert.title}", f"{text}\n{link}".strip()

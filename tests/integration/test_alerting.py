@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, select
 
@@ -20,6 +21,7 @@ from agents.database.migrate import upgrade
 from agents.registry.service import Registry
 from schemas.codec import cloudevent_headers, decode, encode, utc
 from schemas.events import (
+    FLEET,
     Alert,
     ModelPromoted,
     ModelRefused,
@@ -194,3 +196,34 @@ def test_news_of_registry_runs_and_serving(settings: Settings, kafka: KafkaConfi
     kinds = [(alert.kind, alert.status) for alert in alerts(kafka)]
     assert kinds == [("quality", "opened"), ("data-quality", "opened"), ("quality", "closed")]
     assert alerts(kafka)[1].severity == "critical"
+
+
+def test_many_models_with_one_trouble_are_one_incident_over_restarts(
+    settings: Settings, kafka: KafkaConfig, engine: Engine
+) -> None:
+    def thin(model: str) -> Observation:
+        return msgspec.structs.replace(
+            observation(10), model=model, kind="coverage", subject="coverage", value=0.1, severity="critical"
+        )
+
+    with running(settings, kafka):
+        for model in "abc":
+            send(kafka, OBSERVATIONS, thin(model), f"thin-{model}")
+        eventually(lambda: len(alerts(kafka)) == 5, timeout=30)
+    with running(settings, kafka):
+        for model in "cde":  # c once more
+            send(kafka, OBSERVATIONS, thin(model), f"thin-{model}")
+        for model in "abcde":
+            send(kafka, OBSERVATIONS, msgspec.structs.replace(thin(model), status="closed"), f"well-{model}")
+            send(kafka, OBSERVATIONS, msgspec.structs.replace(pane(20), model=model), f"pane-{model}")
+        eventually(lambda: any(a.model == FLEET and a.status == "closed" for a in alerts(kafka)), timeout=30)
+    told = alerts(kafka)
+    assert [(a.model, a.status) for a in told[:5]] == [
+        ("a", "opened"), ("b", "opened"), (FLEET, "opened"), ("a", "closed"), ("b", "closed"),
+    ]  # fmt: skip
+    assert {a.model for a in told[5:]} == {FLEET}
+    assert told[-1].evidence["blast_radius"]["names"] == list("abcde")
+    with session_factory(engine)() as session:
+        row = session.get(IncidentRow, told[-1].incident_id)
+        assert row is not None
+        assert (row.model, row.status) == (FLEET, "closed")

@@ -406,3 +406,93 @@ def test_alerts_of_an_incident_alternate_and_a_restored_book_decides_the_same(
             status[alert.incident_id] = alert.status
             assert alert.explanation
     assert restored == book
+
+
+def fault(day: int, name: str = "temp", **over: Any) -> Observation:
+    values: dict[str, Any] = {
+        "kind": "data-quality",
+        "value": 0.8,
+        "reference": 0.01,
+        "threshold": 0.05,
+        "evidence": {"importance": 0.3, "statistic": "unusable_rate", "missing": 4096, "invalid": 0},
+    }
+    return observation(day, f"feature:{name}", **{**values, **over})
+
+
+def test_a_broken_feature_is_the_cause_of_lost_quality_and_no_incident_beside_it() -> None:
+    book = AlertBook(model="m")
+    ((_, first),) = book.observed(fault(1), spec()).alerts
+    assert (first.kind, first.status) == ("data-quality", "opened")
+    assert "4,096 missing" in first.explanation
+    told = {(a.kind, a.status): a for _, a in book.observed(observation(3), spec()).alerts}
+    assert set(told) == {("quality", "opened"), ("data-quality", "closed")}
+    opened = told["quality", "opened"]
+    assert "the share of unusable values of temp (0.800" in opened.explanation
+    assert opened.evidence["causes"][0]["kind"] == "data-quality"
+    assert opened.incident_id in told["data-quality", "closed"].explanation
+    assert book.observed(fault(4, severity="critical", status="updated"), spec()).alerts == []
+
+
+def test_labels_confirm_what_was_estimated_in_the_same_incident() -> None:
+    book = AlertBook(model="m")
+    evidence = {"low": 0.60, "high": 0.66, "trust": 0.9}
+    estimated = observation(1, kind="estimated-quality", window="1d", evidence=evidence)
+    ((_, first),) = book.observed(estimated, spec()).alerts
+    assert (first.kind, first.status) == ("estimated-quality", "opened")
+    assert "between 0.600 and 0.660, trust 0.900" in first.explanation
+    ((_, confirmed),) = book.observed(observation(4), spec()).alerts
+    assert (confirmed.incident_id, confirmed.status) == (first.incident_id, "updated")
+    assert confirmed.explanation.startswith("Labels confirm what had been estimated.")
+    assert book.observed(observation(4, "brier"), spec()).alerts == []
+
+
+def test_labels_that_come_late_and_coverage_are_one_incident() -> None:
+    book = AlertBook(model="m")
+    late = observation(1, "label-delay", kind="label-delay", value=9e7, reference=3.6e6, threshold=1e7)
+    ((_, alert),) = book.observed(late, spec()).alerts
+    assert "The label delay rose to 1.04 d" in alert.explanation
+    assert "the usual is 1 h" in alert.explanation
+    thin = observation(1, "coverage", kind="coverage", value=0.2, reference=0.9, threshold=0.45)
+    assert book.observed(thin, spec()).alerts == []
+    ((_, update),) = book.pane_closed(pane(2), spec()).alerts
+    assert {o["kind"] for o in update.evidence["observations"]} == {"coverage", "label-delay"}
+
+
+def test_what_the_calendar_explains_is_neither_a_cause_nor_an_incident() -> None:
+    book = AlertBook(model="m")
+    seasonal = {"importance": 0.7, "statistic": "psi", "seasonal": True, "season": "July", "season_psi": 0.03}
+    for made in (
+        drift(1, "temp", 0.7, severity="critical", evidence=seasonal),
+        observation(1, "prediction", kind="prediction-drift", value=1.0, severity="critical", evidence=seasonal),
+        observation(1, "label", kind="label-drift", value=1.0, severity="critical", evidence=seasonal),
+    ):
+        assert book.observed(made, spec()).alerts == []
+    ((_, alert),) = book.observed(observation(2), spec()).alerts
+    assert alert.evidence["causes"] == []
+    assert "As every year at this time: temp (psi 7.3 against the whole reference, 0.030 against July)" in (
+        alert.explanation
+    )
+    # A real shift inside the season.
+    shifted = drift(3, "temp", 0.7, status="updated", evidence={**seasonal, "seasonal": False})
+    book.observed(shifted, spec())
+    ((_, update),) = book.pane_closed(pane(3), spec()).alerts
+    assert [c["subject"] for c in update.evidence["causes"]] == ["feature:temp"]
+
+
+def test_causes_are_ranked_by_importance_and_by_how_far_they_moved() -> None:
+    book = AlertBook(model="m")
+    for made in (
+        drift(1, "far_but_unimportant", 0.02, value=9.0),
+        drift(1, "half_the_model", 0.5, value=0.3),
+        drift(1, "half_the_model", 0.5, value=2.0, segment="origin=EWR"),
+        drift(1, "near_and_small", 0.05, value=0.3),
+        observation(1, "prediction", kind="prediction-drift", value=5.0, reference=0.0, threshold=0.2),
+    ):
+        book.observed(made, spec())
+    (alert, _drift_closed) = (a for _, a in book.observed(observation(2, segment="origin=EWR"), spec()).alerts)
+    ranked = [cause["subject"] for cause in alert.evidence["causes"]]
+    assert ranked == ["feature:half_the_model", "feature:far_but_unimportant", "feature:near_and_small", "prediction"]
+    assert alert.evidence["causes"][0]["segments"] == ["origin=EWR"]
+    assert alert.evidence["blast_radius"]["affected"] == [
+        {"model": "m", "version": 1, "segments": ["origin=EWR"], "events": 5120}
+    ]

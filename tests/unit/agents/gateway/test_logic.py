@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from agents.gateway.logic import (
@@ -17,7 +18,7 @@ from agents.gateway.logic import (
     newest_value,
     ordered_windows,
 )
-from schemas.events import Alert, DriftMetric, JournalRecord, ModelPromoted, ModelRolledBack, QualityMetric
+from schemas.events import FLEET, Alert, DriftMetric, JournalRecord, ModelPromoted, ModelRolledBack, QualityMetric
 from tests.support.gateway import MODEL, START, MemoryRegistry, fill, quality
 
 AUC = "roc_auc"
@@ -153,6 +154,29 @@ def test_incidents_hold_their_newest_news_and_stay_closed() -> None:
     assert [a.incident_id for a in board.model(MODEL).open_incidents()] == ["i3", "i2"]
 
 
+def test_an_incident_that_comes_back_is_open_again() -> None:
+    board = Board()
+    for news in (alert(1, "opened"), alert(1, "closed"), alert(1, "updated")):
+        board.add_alert(news)
+    assert [a.status for a in board.model(MODEL).open_incidents()] == ["updated"]
+
+
+def test_an_incident_of_many_models_shows_with_each_that_it_names() -> None:
+    board = Board()
+    board.model("other")
+    shared = msgspec.structs.replace(
+        alert(1, "opened"), model=FLEET, version=0, evidence={"blast_radius": {"models": 3, "names": [MODEL, "b", "c"]}}
+    )
+    board.add_alert(shared)
+    board.add_alert(alert(2, "opened"))
+    assert FLEET not in board.models
+    assert [a.incident_id for a in board.open_incidents_of(MODEL)] == ["i2", "i1"]
+    assert board.incidents_of("other") == []
+    assert [a.model for a in incident_rows([alert(2, "opened"), shared])] == [MODEL, FLEET]
+    board.add_alert(msgspec.structs.replace(shared, status="closed"))
+    assert [a.incident_id for a in board.open_incidents_of(MODEL)] == ["i2"]
+
+
 def test_incident_rows_are_what_the_command_lists() -> None:
     rows = incident_rows([alert(1, "opened"), alert(2, "opened"), alert(2, "closed")])
     assert [(a.incident_id, a.status) for a in rows] == [("i1", "opened"), ("i2", "closed")]
@@ -188,7 +212,7 @@ def test_every_event_of_the_schemas_has_words_of_its_own() -> None:
         for union in (events.AnyRegistryEvent, events.AnyTrainingEvent, events.AnyServingEvent)
         for kind in typing.get_args(union)
     ]
-    assert len(kinds) == 15
+    assert len(kinds) == 16
     sample: dict[str, object] = {
         "version": 2, "previous": 1, "parent": 1, "from_version": 1, "to_version": 2, "rows": 10, "approvers": 1,
         "epoch": 3, "pause_ms": 0.5, "offsets": {}, "report": {}, "at": START, "decision": "promoted",

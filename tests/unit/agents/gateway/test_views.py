@@ -72,7 +72,13 @@ def test_tiles_of_a_filled_board() -> None:
     fill(board, registry)
     shown = {
         tile.label: tile
-        for tile in views.tiles(board.models[MODEL], primary="roc_auc", window="7d", totals=board.accounting())
+        for tile in views.tiles(
+            board.models[MODEL],
+            primary="roc_auc",
+            window="7d",
+            totals=board.accounting(),
+            open_incidents=board.open_incidents_of(MODEL),
+        )
     }
     assert shown["Champion"].value == "3"
     assert shown["Open incidents"].value == "1"
