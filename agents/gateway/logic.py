@@ -37,6 +37,7 @@ from schemas.events import (
     ServingEvent,
     TrainingEvent,
     VersionApproved,
+    VersionObserved,
     VersionRegistered,
     VersionRejected,
     VersionValidated,
@@ -324,6 +325,8 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
         case VersionRegistered():
             parent = f", successor of {event.parent}" if event.parent is not None else ""
             return "registry", f"Version {event.version} registered{parent}", "plain"
+        case VersionObserved():
+            return "registry", f"Version {event.version} ({event.external}) seen: {event.reason}", "plain"
         case VersionValidated():
             return "registry", f"Version {event.version} passed the gate", "good"
         case ApprovalRequested():
