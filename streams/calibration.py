@@ -31,8 +31,13 @@ Floats = NDArray[np.float64]
 
 QUALITY_SHARE: Final = 0.6
 DRIFT_SHARE: Final = 0.2
-USABLE_SHARE: Final = 0.1
+USABLE_SHARE: Final = 0.04
+SHAPE_SHARE: Final = 0.03
+VOLUME_SHARE: Final = 0.02
+DELAY_SHARE: Final = 0.01
 SEQUENTIAL_SHARE: Final = 0.1
+SHAPES: Final = 3
+"""Checks of one feature's shape: range or new categories, vanished categories, standing still."""
 MOST_P: Final = 0.01
 """However generous the budget: a single test is never looser than this."""
 LEAST_P: Final = 1e-9
@@ -98,6 +103,10 @@ class Allowance:
     segment: float
     drift: float
     unusable: float
+    shape: float
+    """Of each check of a feature's shape (`streams.drift.shapes`)."""
+    volume: float
+    delay: float
     sequential: float
 
     @classmethod
@@ -130,6 +139,9 @@ class Allowance:
             segment=share(QUALITY_SHARE, weight),
             drift=share(DRIFT_SHARE, subjects * timed),
             unusable=share(USABLE_SHARE, len(plan.features) * timed),
+            shape=share(SHAPE_SHARE, SHAPES * len(plan.features) * timed),
+            volume=share(VOLUME_SHARE, 1),
+            delay=share(DELAY_SHARE, 2),
             sequential=share(SEQUENTIAL_SHARE, 2),
         )
 

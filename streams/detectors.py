@@ -16,11 +16,16 @@ from schemas.metrics import lower_is_better, split
 from schemas.reference import MetricReference
 from streams import calibration as cal
 from streams.detection import Finding, Key, Open, Watches
+from streams.drift.checks import Check, lead
+from streams.drift.delays import DELAYS, STABLE_PANES, delay_bound, delay_severity
 from streams.drift.scatter import drift_key
 from streams.drift.sequential import AdaptiveWindow, PageState, page_test
+from streams.drift.shapes import Shapes
 from streams.drift.subjects import subjects
 from streams.drift.table import Measured, SubjectTable
+from streams.drift.volume import VolumeState, learn_volume, ordered, volume_bound, volume_severity
 from streams.metrics.compute import compute
+from streams.metrics.delay import label_delays
 from streams.metrics.probability import calibration_noise
 from streams.metrics.view import View
 from streams.panes import PanePlan
@@ -38,6 +43,9 @@ _ALLOWANCE: Final = 0.25
 _ADWIN_DELTA: Final = 0.002
 _NEARLY: Final = 1.0 - 1e-9
 """Of a bound's smallest distance: the arrays round otherwise than the bounds themselves."""
+_BROKEN: Final[tuple[Kind, ...]] = ("data-quality", "skew")
+FRESH_PANES: Final = 2
+"""Panes of a version in which a broken feature is a skew between training and serving, not something that broke."""
 EQUIPMENT: Final = "_equipment"
 """Attribute of a plan that keeps its `Equipment`."""
 
@@ -50,6 +58,9 @@ class DetectorState(msgspec.Struct, array_like=True):
     page: PageState
     history: list[float]
     jump: tuple[float, float] | None
+    since_ms: int = -1
+    volume: VolumeState = msgspec.field(default_factory=VolumeState)
+    delays: list[tuple[float, float]] = []
 
 
 class Equipment:
@@ -63,6 +74,8 @@ class Equipment:
     ----------
     traffic, labels : SubjectTable
         Subjects that close with the traffic (features, prediction), and with the labels.
+    feature : dict of int to int
+        Number of a feature among the features by its row in `traffic`.
     importance : dict of str to float
         Share of the model's importance by feature; sums to 1.
     """
@@ -77,6 +90,8 @@ class Equipment:
         self.importance = {
             name: value / total if total > 0 else 0.0 for name, value in plan.reference.importances.items()
         }
+        self.shapes = Shapes(self.traffic)
+        self.feature = {row: at for at, row in enumerate(self.traffic.features.tolist())}
         self.usual_lost = np.array([cal.usual_unusable(s) for s in self.traffic.subjects if s.slots is not None])
         self._excess: dict[tuple[str, str], NDArray[np.float64]] = {}
 
@@ -113,6 +128,11 @@ class Detectors:
         self.watches = Watches(model, version)
         self.equipment = Equipment.of(plan)
         self.allowance = self.equipment.allowance
+        self.since_ms = -1
+        """Start of the first window that was judged."""
+        self.volume_state = VolumeState()
+        self.delays: list[tuple[float, float]] = []
+        """Median and ninth decile of the label delay in the first stable panes, in seconds."""
         self.coverage: list[float] = []
         self.page = PageState()
         self.history: list[float] = []
@@ -207,7 +227,55 @@ class Detectors:
         if not (known and thin):
             self.coverage = [*self.coverage, coverage][-COVERAGE_HISTORY:]
         if not thin and labelled >= cal.MINIMUM_LABELLED:
+            yield from self._delayed(pane, view, labelled, now_ms)
             yield from self._sequential(pane, view, labelled, now_ms)
+
+    def _delayed(self, pane: Window, view: View, labelled: int, now_ms: int) -> Iterator[Observation]:
+        """Label delays against those of the first stable panes."""
+        longest = self.plan.max_label_delay_ms // 1000
+        found = label_delays(view.many("delay"), view.one("delay_total"), longest)
+        if not found:
+            return
+        now = tuple(found[name] for name in DELAYS)
+        for at, name in enumerate(DELAYS):
+            bound = delay_bound([known[at] for known in self.delays], self.plan.pane_ms / 1000, self.allowance.delay)
+            if bound is None:
+                continue
+            yield from self._judge(
+                Key("label-delay", name, "", "pane"),
+                pane,
+                now[at],
+                bound,
+                n=labelled,
+                severity=delay_severity(bound, now[at]),
+                evidence={"statistic": name, "p": self.allowance.delay, "panes": len(self.delays)},
+                now_ms=now_ms,
+            )
+        if len(self.delays) < STABLE_PANES and not any(key.kind == "label-delay" for key in self.watches.open):
+            self.delays = [*self.delays, (now[0], now[1])]
+
+    def volume(self, pane: Window, predicted: int, now_ms: int) -> Iterator[Observation]:
+        """Once per pane that passed, with traffic or without: fewer predictions than the model's own usual.
+
+        Notes
+        -----
+        A pane that collapsed teaches nothing: it would be the usual of its weekday four weeks later.
+        """
+        p = self.allowance.volume
+        bound = volume_bound(self.volume_state, pane.start_ms, self.plan.pane_ms, p)
+        if bound is not None:
+            yield from self._judge(
+                Key("data-quality", "volume", "", "pane"),
+                pane,
+                float(predicted),
+                bound,
+                n=predicted,
+                severity=volume_severity(bound, predicted),
+                evidence={"statistic": "predictions", "p": p},
+                now_ms=now_ms,
+            )
+        if bound is None or not bound.crossed(predicted):
+            learn_volume(self.volume_state, pane.start_ms, self.plan.pane_ms, predicted)
 
     # ------------------------------------------------------------------------------------------ sequential
 
@@ -293,14 +361,17 @@ class Detectors:
         measured : Measured, optional
             Of the equipment's `traffic`, where it is there already.
         """
-        table = self.equipment.traffic
-        measured = table.measure(total) if measured is None else measured
-        drifting = self._drifting(measured, window)
-        unusable = self._unusable_rows(measured, window)
+        equipment = self.equipment
+        measured = equipment.traffic.measure(total) if measured is None else measured
+        if self.since_ms < 0:
+            self.since_ms = window.start_ms
+        moved, broken = (set(rows) for rows in equipment.shapes.unusual(measured))
+        drifting = self._drifting(measured, window) | moved
+        unusable = self._unusable_rows(measured, window) | broken
         # Few windows have anything to say: what is neither open nor near its bound costs nothing beyond the arrays.
         for row in sorted(drifting | unusable):
             if row in drifting:
-                yield from self._drift(measured, row, window, now_ms)
+                yield from self._drift(measured, row, window, now_ms, shaped=row in moved)
             if row in unusable:
                 yield from self._unusable(measured, row, window, now_ms)
 
@@ -335,64 +406,89 @@ class Detectors:
 
     def _open_rows(self, table: SubjectTable, window: Window, *, drift: bool) -> Iterator[int]:
         for key in self.watches.open:
-            if key.window == window.name and key.subject in table.rows and drift == (key.kind != "data-quality"):
+            if key.window == window.name and key.subject in table.rows and drift == (key.kind not in _BROKEN):
                 yield table.rows[key.subject]
 
-    def _drift(self, measured: Measured, row: int, window: Window, now_ms: int) -> Iterator[Observation]:
+    def _drift(
+        self, measured: Measured, row: int, window: Window, now_ms: int, *, shaped: bool = False
+    ) -> Iterator[Observation]:
         subject = measured.table.subjects[row]
         n = int(measured.n[row])
-        value = float(measured.psi[row])
-        p = self.allowance.drift
-        bound = cal.drift_bound(self.plan, subject, window.name, n=n, p=p)
+
+        def bound(p: float) -> cal.Bound:
+            return cal.drift_bound(self.plan, subject, window.name, n=n, p=p)
+
+        checks = [Check("psi", float(measured.psi[row]), self.allowance.drift, bound, cal.drift_severity)]
         key = Key(subject.kind, subject.name, "", window.name)
-        if key not in self.watches.open and not bound.crossed(value):
-            return
-        found = measured.statistics(row)
-        evidence: dict[str, Any] = {
-            "statistic": "psi",
-            "p": p,
-            **{name: round(number, 6) for name, number in found.items() if number is not None and name != "psi"},
-        }
-        if subject.slots is not None:
-            evidence["importance"] = round(self.equipment.importance.get(subject.slots.name, 0.0), 4)
-        yield from self._judge(
-            key,
-            window,
-            value,
-            bound,
-            n=n,
-            severity=cal.drift_severity(bound, value),
-            evidence=evidence,
-            now_ms=now_ms,
-        )
+        if subject.slots is not None and (shaped or key in self.watches.open):
+            at = self.equipment.feature[row]
+            excess = float(self.equipment.excess(measured.table, window.name)[row])
+            checks += self.equipment.shapes.of_drift(measured, at, excess, self.allowance.shape)
+        yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)
 
     def _unusable(self, measured: Measured, row: int, window: Window, now_ms: int) -> Iterator[Observation]:
         subject = measured.table.subjects[row]
-        slots = subject.slots
-        assert slots is not None
-        at = int(np.searchsorted(measured.table.features, row))
+        at = self.equipment.feature[row]
         missing, invalid = (int(count) for count in measured.rest[at, :2])
-        n = int(measured.n[row]) + missing + invalid
-        p = self.allowance.unusable
-        bound = cal.unusable_bound(self.plan, subject, window.name, n=n, p=p)
-        value = (missing + invalid) / n
-        evidence: dict[str, Any] = {
-            "statistic": "unusable_rate",
-            "p": p,
-            "missing": missing,
-            "invalid": invalid,
-            "importance": round(self.equipment.importance.get(slots.name, 0.0), 4),
-        }
-        yield from self._judge(
-            Key("data-quality", subject.name, "", window.name),
-            window,
-            value,
-            bound,
-            n=n,
-            severity=cal.unusable_severity(bound, value),
-            evidence=evidence,
-            now_ms=now_ms,
-        )
+        lost = missing + invalid
+        n = int(measured.n[row]) + lost
+
+        def bound(p: float) -> cal.Bound:
+            return cal.unusable_bound(self.plan, subject, window.name, n=n, p=p)
+
+        excess = float(self.equipment.excess(measured.table, window.name)[row])
+        counted = {"missing": missing, "invalid": invalid}
+        checks = [
+            Check("unusable_rate", lost / n, self.allowance.unusable, bound, cal.unusable_severity, counted),
+            *self.equipment.shapes.of_quality(measured, at, excess, self.allowance.shape),
+        ]
+        key = Key(self._broken_kind(subject.name, window), subject.name, "", window.name)
+        yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)
+
+    def _broken_kind(self, subject: str, window: Window) -> Kind:
+        """Broken since the version answers: training and serving disagree; later: something broke.
+
+        Notes
+        -----
+        What is open keeps its kind. Longer windows say what the shorter ones said.
+        """
+        known: set[Kind] = {key.kind for key in self.watches.open if key.subject == subject and key.kind in _BROKEN}
+        for kind in _BROKEN:
+            if Key(kind, subject, "", window.name) in self.watches.open or known == {kind}:
+                return kind
+        return "skew" if window.end_ms <= self.since_ms + FRESH_PANES * self.plan.pane_ms else "data-quality"
+
+    def _answer(
+        self,
+        key: Key,
+        window: Window,
+        checks: list[Check],
+        measured: Measured,
+        row: int,
+        *,
+        n: int,
+        now_ms: int,
+    ) -> Iterator[Observation]:
+        """One finding of all checks of a subject: the worst speaks, all have to recover."""
+        crossed = [check for check in checks if check.crossed]
+        if not crossed and key not in self.watches.open:
+            return
+        first = lead(checks)
+        slots = measured.table.subjects[row].slots
+        evidence: dict[str, Any] = {"statistic": first.statistic, "p": first.p, **first.details}
+        if key.kind not in _BROKEN:
+            found = measured.statistics(row)
+            numbers = {name: round(number, 6) for name, number in found.items() if number is not None}
+            evidence |= {name: number for name, number in numbers.items() if name != first.statistic}
+        if len(crossed) > 1:
+            evidence["also"] = {check.statistic: round(check.value, 6) for check in crossed if check is not first}
+        if slots is not None:
+            evidence["importance"] = round(self.equipment.importance.get(slots.name, 0.0), 4)
+        finding = Finding(
+            window.start_ms, window.end_ms, first.value, first.bound.reference, first.bound.threshold, n, first.grade,
+            bool(crossed), all(check.recovered for check in checks), evidence,
+        )  # fmt: skip
+        yield from self._look(key, finding, now_ms)
 
     def segment(self, segment: str, window: Window, predicted: int, now_ms: int) -> Iterator[Observation]:
         """A segment that training never saw and that is no longer rare."""
@@ -441,6 +537,9 @@ class Detectors:
             page=PageState(self.page.total, self.page.since_ms),
             history=list(self.history),
             jump=self.jump,
+            since_ms=self.since_ms,
+            volume=msgspec.structs.replace(self.volume_state, phases=ordered(self.volume_state.phases)),
+            delays=list(self.delays),
         )
 
     @classmethod
@@ -453,4 +552,7 @@ class Detectors:
         detectors.page = state.page
         detectors.history = list(state.history)
         detectors.jump = state.jump
+        detectors.since_ms = state.since_ms
+        detectors.volume_state = state.volume
+        detectors.delays = list(state.delays)
         return detectors

@@ -33,6 +33,7 @@ def window_of(p: PanePlan, rng: np.random.Generator, n: int, *, tilt: float = 0.
             where = p.slots[{"binary": "confusion", "multiclass": "truth", "regression": "labels"}[p.task]]
         shares = rng.dirichlet(np.full(where.stop - where.start, 3.0))
         if len(subject.reference) == len(shares):
+            shares = np.where(subject.reference > 0, shares, 0.0) / shares[subject.reference > 0].sum()
             shares = (1 - tilt) * subject.reference / subject.reference.sum() + tilt * shares
         present = n
         if subject.slots is not None:
@@ -41,7 +42,7 @@ def window_of(p: PanePlan, rng: np.random.Generator, n: int, *, tilt: float = 0.
             total[subject.slots.missing] = gone // 2
             total[subject.slots.invalid] = gone - gone // 2
             if subject.slots.numeric:
-                total[subject.slots.low] = present // 100
+                total[subject.slots.low] = present // 1000
                 total[subject.slots.total] = rng.integers(-(10**6), 10**6)
         total[where] = rng.multinomial(present, shares)
     total[p.slots["predicted"]] = n

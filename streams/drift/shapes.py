@@ -1,0 +1,250 @@
+"""What no distance names: categories that came or went, values out of range, features that stand still or are scaled.
+
+Two groups, because they call for different people. Categories and ranges belong to the drift of a feature: the world
+may have changed. A feature that stands still, or whose values lie in another unit, is broken somewhere on its way.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from schemas.events import Severity
+from streams import calibration as cal
+from streams.drift.checks import Check
+from streams.drift.table import Measured, SubjectTable
+from streams.panes import COARSE
+
+Floats = NDArray[np.float64]
+
+LEAST_RATE: Final = 0.01
+"""New categories and values out of range below this share beyond the usual are no news, however sure."""
+LEAST_VANISHED: Final = 0.02
+"""Share that a category must have had for its absence to be news."""
+STUCK: Final = 0.999
+"""Share of a window's values in one bin from which on a feature stands still."""
+LEAST_SPREAD: Final = 0.05
+"""Share that the reference holds outside that bin, at least: a feature that hardly ever moves is not stuck."""
+SCALE_SHIFT: Final = 8.0
+"""Standard deviations of the reference between the means that no season brings, but another unit does."""
+SCALE_OUTSIDE: Final = 0.5
+"""Share of the values beyond the reference's range from which on a shift of the mean is not made by a few."""
+
+
+class Shapes:
+    """Checks of the features of one table.
+
+    Parameters
+    ----------
+    table : SubjectTable
+        Of features and prediction.
+    singles : array of float, shape (features,)
+        Categories that the reference saw once, by feature: their share is what the next unseen one takes (Good).
+
+    References
+    ----------
+    Good (1953), The population frequencies of species and the estimation of population parameters.
+    """
+
+    def __init__(self, table: SubjectTable) -> None:
+        self.table = table
+        rows = table.features
+        subjects = [table.subjects[row] for row in rows]
+        self.numeric = np.array([s.slots is not None and s.slots.numeric for s in subjects], dtype=bool)
+        self._last = np.array([len(s.reference) - 1 for s in subjects], dtype=np.int64)
+        n = table.reference_n[rows] if len(rows) else np.zeros(0)
+        reference = table.reference[rows] if len(rows) else np.zeros((0, table.shape[1]))
+        single = (reference == 1).sum(axis=1) if len(rows) else np.zeros(0)
+        other = reference[np.arange(len(rows)), self._last] if len(rows) else np.zeros(0)
+        # Of a sample of n, the next value lies beyond the extremes twice in n + 1 times.
+        self.usual: Floats = np.where(self.numeric, (2 + 0.5) / (n + 2), (other + single + 0.5) / (n + 1))
+        self._shares = reference / np.maximum(n, 1.0)[:, None]
+        kept = self._shares.copy()
+        if len(rows):
+            kept[np.arange(len(rows)), self._last] = 0.0
+        kept[self.numeric] = 0.0
+        self._kept: Floats = kept
+        self._categories = np.maximum((kept > 0).sum(axis=1), 1)
+
+    def unusual(self, measured: Measured) -> tuple[list[int], list[int]]:
+        """Rows of features that may cross a bound of their drift, and of those that may cross one of their quality.
+
+        Notes
+        -----
+        A sieve, cheap and never too fine: bounds are computed for what stays in it.
+        """
+        rows = self.table.features
+        n = measured.n[rows]
+        enough = n >= cal.MINIMUM_TRAFFIC
+        counts = measured.counts[rows]
+        at_least = np.maximum(n, 1.0)
+        outside = self._outside(measured, counts)
+        rate = outside / at_least - self.usual >= LEAST_RATE * (1 - 1e-9)
+        gone = ((counts == 0) & (self._kept >= LEAST_VANISHED)).any(axis=1)
+        stuck = counts.max(axis=1, initial=0.0) >= STUCK * n
+        shift = np.abs(measured.rest[:, 4]) / COARSE / at_least
+        scaled = self.numeric & (shift > SCALE_SHIFT) & (outside > SCALE_OUTSIDE * n)
+        return rows[enough & (rate | gone)].tolist(), rows[enough & (stuck | scaled)].tolist()
+
+    def _outside(self, measured: Measured, counts: Floats) -> Floats:
+        """Values out of range, or in none of the kept categories."""
+        other = counts[np.arange(len(counts)), self._last] if len(counts) else np.zeros(0)
+        return np.where(self.numeric, measured.rest[:, 2] + measured.rest[:, 3], other)
+
+    # -------------------------------------------------------------------------------------------- of drift
+
+    def of_drift(self, measured: Measured, at: int, excess: float, p: float) -> list[Check]:
+        """Checks of a feature that belong to its drift.
+
+        Parameters
+        ----------
+        at : int
+            Number of the feature in the table.
+        excess : float
+            PSI of the reference's own windows beyond chance: by it their shares differ.
+        p : float
+            Chance of a false crossing, of each.
+        """
+        row = int(self.table.features[at])
+        n = int(measured.n[row])
+        if n < cal.MINIMUM_TRAFFIC:
+            return []
+        counts = measured.counts[row][None, :]
+        m = float(self.table.reference_n[row])
+        bins = float(self.table.bins[row])
+        varies = excess / max(bins - 1, 1.0)
+        usual = float(self.usual[at])
+        low, high = (int(count) for count in measured.rest[at, 2:4])
+        numeric = bool(self.numeric[at])
+        outside = low + high if numeric else int(counts[0, self._last[at]])
+        error = float(np.sqrt(usual * (1 - usual) / m + usual * varies))
+        checks = [
+            Check(
+                "out_of_range_rate" if numeric else "new_rate",
+                outside / n,
+                p,
+                partial(_rate_bound, usual, error, n),
+                cal.unusable_severity,
+                {"below": low, "above": high} if numeric else {"new": outside},
+            )
+        ]
+        if not numeric:
+            lost = float(self._kept[at][counts[0] == 0].max(initial=0.0))
+            categories = int(self._categories[at])
+            checks.append(
+                Check(
+                    "vanished_share",
+                    lost,
+                    p,
+                    partial(_vanished_bound, n, m, varies, categories),
+                    cal.unusable_severity,
+                    {"vanished": int(((counts[0] == 0) & (self._kept[at] >= LEAST_VANISHED)).sum())},
+                )
+            )
+        return checks
+
+    # ------------------------------------------------------------------------------------------ of quality
+
+    def of_quality(self, measured: Measured, at: int, excess: float, p: float) -> list[Check]:
+        """Checks of a feature that tell that it is broken; parameters as of `of_drift`."""
+        row = int(self.table.features[at])
+        n = int(measured.n[row])
+        if n < cal.MINIMUM_TRAFFIC:
+            return []
+        counts = measured.counts[row]
+        m = float(self.table.reference_n[row])
+        varies = excess / max(float(self.table.bins[row]) - 1, 1.0)
+        top = int(counts.argmax())
+        usual = float(self._shares[at][top])
+        checks = [
+            Check(
+                "stuck_share",
+                float(counts[top]) / n,
+                p,
+                partial(_stuck_bound, usual, n, m, varies),
+                _stuck_severity,
+                {"bin": top},
+            )
+        ]
+        if self.numeric[at]:
+            outside = float(measured.rest[at, 2] + measured.rest[at, 3]) / n
+            shift = abs(float(measured.rest[at, 4])) / COARSE / n if outside > SCALE_OUTSIDE else 0.0
+            checks.append(Check("scale_shift", shift, p, _scale_bound, _critical, {"out_of_range": round(outside, 6)}))
+        return checks
+
+
+def _rate_bound(usual: float, error: float, n: int, p: float) -> cal.Bound:
+    """Bound of a share that is nearly nothing: the smallest count that is less likely than `p`."""
+    highest = min(usual - float(special.ndtri(p / 2)) * error, 1.0)
+    if highest >= 1.0:
+        return cal.Bound(usual, 1.0, error, True)
+    count = float(special.bdtrik(1 - p / 2, n, highest))
+    count = n if np.isnan(count) else np.floor(count) + 1
+    return cal.Bound(usual, min(max(count / n, usual + LEAST_RATE), 1.0), error, True)
+
+
+def absence_log_p(share: float, n: float, reference_n: float, varies: float) -> float:
+    """Logarithm of the chance that a category of a share is not seen at all.
+
+    Parameters
+    ----------
+    share : float
+        In the reference.
+    n, reference_n : float
+        Values of the window and of the reference.
+    varies : float
+        Variance between the reference's windows of a share, in proportion to the share.
+
+    Notes
+    -----
+    Shares differ from day to day and the reference is a sample: the window's share has a beta distribution about the
+    reference's, the count a beta-binomial one.
+    """
+    known = 1.0 / (varies + 1.0 / max(reference_n, 1.0))
+    a, b = share * known, (1 - share) * known
+    if a <= 0:
+        return 0.0
+    if b <= 0:
+        return -np.inf
+    return float(special.gammaln(b + n) + special.gammaln(a + b) - special.gammaln(b) - special.gammaln(a + b + n))
+
+
+def _vanished_bound(n: int, m: float, varies: float, categories: int, p: float) -> cal.Bound:
+    """The smallest share whose absence is less likely than `p` for any of so many categories."""
+    # A share at the bound itself is news: values equal the least share of a vanished category, which must cross.
+    return cal.Bound(0.0, max(_least_share(n, m, varies, p / categories), LEAST_VANISHED * (1 - 1e-9)), 0.0, True)
+
+
+def _least_share(n: int, m: float, varies: float, p: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        if absence_log_p(middle, n, m, varies) < np.log(p):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _stuck_bound(usual: float, n: int, m: float, varies: float, p: float) -> cal.Bound:
+    """Crossed where (nearly) everything lies in one bin and that is less likely than `p`."""
+    spread = max(_least_share(n, m, varies, p), LEAST_SPREAD)
+    # Beyond 1 nothing crosses: what the reference holds outside the bin may well be missing by chance.
+    return cal.Bound(usual, STUCK - 1e-9 if 1 - usual > spread else 2.0, 0.0, True)
+
+
+def _scale_bound(_: float) -> cal.Bound:
+    return cal.Bound(0.0, SCALE_SHIFT, 0.0, True)
+
+
+def _stuck_severity(bound: cal.Bound, value: float) -> Severity:
+    """Severity by the spread that is lost."""
+    return cal.unusable_severity(bound, value)
+
+
+def _critical(bound: cal.Bound, value: float) -> Severity:
+    return "critical"
