@@ -67,13 +67,14 @@ _LOST = {
     "type_rate": "the share of values of the wrong type of {}",
     "out_of_range_rate": "the share of values of {} outside the range that training saw",
     "new_rate": "the share of categories of {} that training never saw",
-    "constant": "the share of the most frequent value of {}",
-    "stuck": "the share of the most frequent value of {}",
+    "vanished_share": "the share of a category of {} that is gone",
+    "stuck_share": "the share of values of {} that stand still",
+    "scale_shift": "the distance of {} from training, in standard deviations,",
     "duplicates": "the share of duplicates",
-    "volume": "the number of predictions",
+    "predictions": "the number of predictions in a pane",
     "schema": "the share of records that do not fit the schema",
 }
-"""What data quality measures, by its statistic."""
+"""What data quality, and drift that is no distance, measure: by statistic."""
 _MEASURES = {
     "coverage": "label coverage",
     "label-delay": "the label delay",
@@ -85,7 +86,7 @@ _MEASURES = {
 def what(crossing: Crossing) -> str:
     """What was measured, with its place."""
     name, place = feature(crossing.subject), _place(crossing.segment)
-    if crossing.kind == "data-quality" and crossing.statistic in _LOST:
+    if crossing.kind in {"data-quality", "data-drift"} and crossing.statistic in _LOST:
         return _LOST[crossing.statistic].format(name) + place
     if crossing.kind == "data-quality" and crossing.statistic:
         return f"{crossing.statistic.replace('_', ' ')} of {name}{place}"
@@ -123,7 +124,7 @@ _REFERENCES = {"coverage": "the usual", "label-delay": "the usual"}
 def amount(crossing: Crossing, value: float | None) -> str:
     """A value of a crossing, with its unit where it has one."""
     if value is not None and crossing.kind == "label-delay":
-        return delay(value)
+        return delay(value * 1000)
     return number(value)
 
 

@@ -448,7 +448,7 @@ def test_labels_confirm_what_was_estimated_in_the_same_incident() -> None:
 
 def test_labels_that_come_late_and_coverage_are_one_incident() -> None:
     book = AlertBook(model="m")
-    late = observation(1, "label-delay", kind="label-delay", value=9e7, reference=3.6e6, threshold=1e7)
+    late = observation(1, "label-delay", kind="label-delay", value=9e4, reference=3600.0, threshold=1e4)
     ((_, alert),) = book.observed(late, spec()).alerts
     assert "The label delay rose to 1.04 d" in alert.explanation
     assert "the usual is 1 h" in alert.explanation
