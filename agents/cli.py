@@ -12,6 +12,7 @@ import typer
 
 from agents.commands import (
     agent,
+    backtest,
     bench,
     demo,
     history,
@@ -57,7 +58,7 @@ def _root(
     """Root of the commands; settings come from the environment and `.env` (`driftline config show`)."""
 
 
-for module in (demo, bench, system, status, topics, agent, project, registry, training, traffic, history):
+for module in (demo, bench, system, status, topics, agent, project, registry, training, backtest, traffic, history):
     module.add_to(app)
 
 

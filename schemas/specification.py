@@ -283,12 +283,32 @@ def parse(text: str, *, file: str = FILE_NAME) -> Specification:
     SpecificationError
         Naming file, key (or line) and the accepted values.
     """
+    return of_document(document_of(text, file=file), file=file)
+
+
+def document_of(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
+    """The TOML document of a specification, not checked yet.
+
+    Raises
+    ------
+    SpecificationError
+    """
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecificationError(
             f"not TOML: {error}", where=file, remedy="see https://toml.io for the syntax"
         ) from error
+
+
+def of_document(document: Mapping[str, Any], *, file: str = FILE_NAME) -> Specification:
+    """Check a document and default what it leaves out.
+
+    Raises
+    ------
+    SpecificationError
+        As `parse`.
+    """
     try:
         spec = msgspec.convert(document, Specification)
     except msgspec.ValidationError as error:

@@ -77,7 +77,8 @@ class Equipment:
     feature : dict of int to int
         Number of a feature among the features by its row in `traffic`.
     importance : dict of str to float
-        Share of the model's importance by feature; sums to 1.
+        Share of the model's importance by feature; sums to 1. Empty where nobody knows: of models that are trained
+        elsewhere, and of those that no feature tells anything.
     """
 
     def __init__(self, plan: PanePlan) -> None:
@@ -87,9 +88,7 @@ class Equipment:
         self.traffic = SubjectTable(plan, [subject for subject in every if subject.kind != "label-drift"])
         self.labels = SubjectTable(plan, [subject for subject in every if subject.kind == "label-drift"])
         total = sum(plan.reference.importances.values())
-        self.importance = {
-            name: value / total if total > 0 else 0.0 for name, value in plan.reference.importances.items()
-        }
+        self.importance = {name: value / total for name, value in plan.reference.importances.items() if total > 0}
         self.shapes = Shapes(self.traffic)
         self.feature = {row: at for at, row in enumerate(self.traffic.features.tolist())}
         self.usual_lost = np.array([cal.usual_unusable(s) for s in self.traffic.subjects if s.slots is not None])
@@ -482,7 +481,7 @@ class Detectors:
             evidence |= {name: number for name, number in numbers.items() if name != first.statistic}
         if len(crossed) > 1:
             evidence["also"] = {check.statistic: round(check.value, 6) for check in crossed if check is not first}
-        if slots is not None:
+        if slots is not None and self.equipment.importance:
             evidence["importance"] = round(self.equipment.importance.get(slots.name, 0.0), 4)
         finding = Finding(
             window.start_ms, window.end_ms, first.value, first.bound.reference, first.bound.threshold, n, first.grade,

@@ -15,6 +15,7 @@ def line_chart(
     title: str,
     ticks: Sequence[tuple[float, str]],
     marks: Sequence[tuple[float, str]] = (),
+    bands: Sequence[tuple[float, float, str]] = (),
 ) -> str:
     """An SVG line chart.
 
@@ -28,6 +29,8 @@ def line_chart(
         Labels of the x axis.
     marks : sequence of (x, text)
         Vertical lines (swaps) with a tooltip.
+    bands : sequence of (x from, x to, text)
+        Stretches that are shaded (incidents), with a tooltip.
     """
     points = [p for values in series.values() for p in values]
     if not points:
@@ -44,6 +47,12 @@ def line_chart(
         return HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    for begin, end, text in bands:
+        left, right = sx(min(max(begin, x0), x1)), sx(min(max(end, x0), x1))
+        parts.append(
+            f'<rect class="band" x="{left:.1f}" width="{max(right - left, 1.5):.1f}" y="{TOP}" '
+            f'height="{HEIGHT - TOP - BOTTOM}"><title>{escape(text)}</title></rect>'
+        )
     for step in range(5):
         y = y0 + (y1 - y0) * step / 4
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{sy(y):.1f}" y2="{sy(y):.1f}"/>')

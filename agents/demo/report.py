@@ -9,7 +9,7 @@ from typing import Any
 
 from agents.demo.charts import line_chart
 
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--ink:#111827;--soft:#6b7280;--line:#e5e7eb;--card:#f9fafb;--page:#fff}
 @media(prefers-color-scheme:dark){:root{--ink:#e5e7eb;--soft:#9ca3af;--line:#374151;--card:#1f2937;--page:#111827}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--page);
@@ -24,11 +24,13 @@ th{color:var(--soft);font-weight:600}
 figcaption span{margin-left:1rem}
 figcaption i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.3em}
 svg{width:100%;height:auto}.grid{stroke:var(--line)}.mark{stroke:#9ca3af;stroke-dasharray:4 4}
+.band{fill:#dc2626;opacity:.14}
 .tick{fill:var(--soft);font-size:11px}.bad{color:#dc2626}.good{color:#059669}code{font-size:.9em}
 """
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def html_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; every cell is escaped."""
     head = "".join(f"<th>{escape(h)}</th>" for h in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(_text(c))}</td>" for c in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -42,7 +44,8 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _card(value: object, name: str, *, good: bool | None = None) -> str:
+def card(value: object, name: str, *, good: bool | None = None) -> str:
+    """A number with its name."""
     colour = "" if good is None else ' class="good"' if good else ' class="bad"'
     return f'<div class="card"><b{colour}>{escape(_text(value))}</b><span>{escape(name)}</span></div>'
 
@@ -97,28 +100,32 @@ def render(
     ]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Driftline demo</title><style>{_STYLE}</style></head><body>
+<title>Driftline demo</title><style>{STYLE}</style></head><body>
 <h1>A year of flights through the loop</h1>
 <div class="cards">
-{_card(summary["requests"], "requests")}{_card(summary["lost"], "lost", good=summary["lost"] == 0)}
-{_card(summary["duplicated"], "duplicated", good=summary["duplicated"] == 0)}{_card(len(swaps), "swaps")}
-{_card(summary["incidents"], "incidents")}{_card(live.get("roc_auc"), "ROC AUC live")}
-{_card(frozen.get("roc_auc"), "ROC AUC frozen v1")}</div>
+{card(summary["requests"], "requests")}{card(summary["lost"], "lost", good=summary["lost"] == 0)}
+{card(summary["duplicated"], "duplicated", good=summary["duplicated"] == 0)}{card(len(swaps), "swaps")}
+{card(summary["incidents"], "incidents")}{card(live.get("roc_auc"), "ROC AUC live")}
+{card(frozen.get("roc_auc"), "ROC AUC frozen v1")}</div>
 <h2>Quality: what was live beside the frozen first version</h2>
 {"".join(charts)}
-{_table(["metric", "live", "frozen"], [[name, live[name], frozen.get(name)] for name in live])}
+{html_table(["metric", "live", "frozen"], [[name, live[name], frozen.get(name)] for name in live])}
 <h2>Versions</h2>
-{_table(["version", "decision", "reason"], [[v["version"], v["decision"], v["reason"]] for v in summary["versions"]])}
+{
+        html_table(
+            ["version", "decision", "reason"], [[v["version"], v["decision"], v["reason"]] for v in summary["versions"]]
+        )
+    }
 <h2>Swaps</h2>
 {
-        _table(
+        html_table(
             ["from", "to", "pause ms", "first offsets answered"],
             [[s["from"], s["to"], s["pause_ms"], s["offsets"]] for s in swaps],
         )
     }
 <h2>Incidents</h2>
 {
-        _table(
+        html_table(
             ["opened", "closed", "kind", "severity", "title", "explanation"],
             [
                 [i["opened_at"], i["closed_at"], i["kind"], i["severity"], i["title"], i["explanation"]]
@@ -127,11 +134,11 @@ def render(
         )
     }
 <h2>Accounting</h2>
-{_table(["what", "count"], accounting)}
+{html_table(["what", "count"], accounting)}
 <h2>The disturbance (seed {escape(str(summary["disturbance"].get("seed")))})</h2>
-{_table(["what", "count"], [[k, v] for k, v in summary["disturbance"].items()])}
+{html_table(["what", "count"], [[k, v] for k, v in summary["disturbance"].items()])}
 <h2>Checks</h2>
-{_table(["check", "result"], [[k, v] for k, v in summary["checks"].items()])}
+{html_table(["check", "result"], [[k, v] for k, v in summary["checks"].items()])}
 <p><code>{escape(str(summary["settings"]))}</code></p>
 </body></html>
 """

@@ -36,6 +36,21 @@ def read_table(path: Path, spec: Specification, *, also: Mapping[str, FeatureKin
     TrainingError
         The file cannot be read, or the table is not usable (`normalise`).
     """
+    frame = read_frame(path, spec)
+    more = {name: kind for name, kind in (also or {}).items() if name in frame.columns and name not in spec.features}
+    if more:
+        spec = msgspec.structs.replace(spec, features={**spec.features, **more})
+    return normalise(frame, spec, where=str(path))
+
+
+def read_frame(path: Path, spec: Specification) -> pd.DataFrame:
+    """Read a Parquet or CSV file as it is; in CSV, ids and categories stay text.
+
+    Raises
+    ------
+    TrainingError
+        The file cannot be read.
+    """
     import pandas as pd
 
     if not path.is_file():
@@ -43,22 +58,17 @@ def read_table(path: Path, spec: Specification, *, also: Mapping[str, FeatureKin
     text = [spec.data.id, *(name for name, kind in spec.features.items() if kind == "categorical")]
     try:
         if path.suffix in {".parquet", ".pq"}:
-            frame = pd.read_parquet(path)
-        elif path.suffix == ".csv" or path.name.endswith(".csv.gz"):
+            return pd.read_parquet(path)
+        if path.suffix == ".csv" or path.name.endswith(".csv.gz"):
             # Ids and categories are text: "007" must not become 7.
-            frame = pd.read_csv(path, dtype=dict.fromkeys(text, "str"), low_memory=False)
-        else:
-            raise TrainingError(
-                f"{path.suffix or 'a file without suffix'} is not accepted",
-                where=str(path),
-                remedy="accepted: .parquet, .csv, .csv.gz",
-            )
+            return pd.read_csv(path, dtype=dict.fromkeys(text, "str"), low_memory=False)
     except (OSError, ValueError) as error:
         raise TrainingError(f"the table cannot be read: {error}", where=str(path)) from error
-    more = {name: kind for name, kind in (also or {}).items() if name in frame.columns and name not in spec.features}
-    if more:
-        spec = msgspec.structs.replace(spec, features={**spec.features, **more})
-    return normalise(frame, spec, where=str(path))
+    raise TrainingError(
+        f"{path.suffix or 'a file without suffix'} is not accepted",
+        where=str(path),
+        remedy="accepted: .parquet, .csv, .csv.gz",
+    )
 
 
 def normalise(frame: pd.DataFrame, spec: Specification, *, where: str) -> pd.DataFrame:

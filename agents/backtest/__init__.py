@@ -1,0 +1,1 @@
+"""The backtest: any table of history through the code that monitors, alerts and retrains in production."""

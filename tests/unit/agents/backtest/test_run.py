@@ -1,0 +1,179 @@
+"""The backtest from end to end, on a small world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agents.backtest.report import render
+from agents.backtest.run import replay, run_backtest
+from agents.cli import app
+from schemas.codec import to_ms
+from tests.unit.agents.backtest.stories import DAYS, TRAIN_DAYS, answered, options, turned
+from tests.unit.agents.retraining.tables import DAY_MS, START_MS, toy_table
+
+QUICK = [
+    ("retraining.training_window", "14d"),
+    ("retraining.cool_down", "5d"),
+    ("retraining.min_labels", 300),
+    ("retraining.triggers", ["quality", "schedule:6d"]),
+]
+"""So that a successor soon leaves out what came before the turn."""
+KEYS = {"model", "events", "labelled", "incidents", "retrainings", "series", "summary"}
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A world that turns round on day 25, with retraining."""
+    return run_backtest(options(tmp_path_factory.mktemp("story"), turned(), settings=QUICK))
+
+
+def test_the_document_has_the_names_that_are_promised(story: dict[str, Any]) -> None:
+    assert set(story) >= KEYS
+    assert {"kind", "subject", "segment", "opened_at", "closed_at", "severity", "evidence"} <= set(
+        story["incidents"][0]
+    )
+    assert {"at", "trigger", "rows", "decision", "reason", "version"} == set(story["retrainings"][0])
+    assert {"window_start", "window_end", "segment", "n", "live", "frozen"} == set(story["series"][0])
+    assert {"live", "frozen", "always_promote", "never_retrain"} == set(story["summary"])
+    assert [rule["rule"] for rule in story["alarms"]["rules"]] == ["driftline", "always-fire", "never-fire"]
+    json.dumps(story)  # nothing in it that is no JSON
+
+
+def test_a_lost_quality_is_found_learnt_and_regained(story: dict[str, Any]) -> None:
+    turn = "2024-01-26"
+    quality = [i for i in story["incidents"] if i["kind"] == "quality"]
+    assert quality[0]["opened_at"][:10] > turn
+    assert quality[0]["opened_at"][:10] <= "2024-01-30"
+    assert quality[0]["hindsight"] == "true"
+    assert quality[0]["evidence"]["threshold"]
+    decisions = [run["decision"] for run in story["retrainings"]]
+    assert decisions[0] == "initial"
+    assert "promoted" in decisions
+    assert story["summary"]["live"]["roc_auc"] > story["summary"]["frozen"]["roc_auc"] + 0.05
+    assert story["summary"]["never_retrain"] == story["summary"]["frozen"]
+
+
+def test_every_row_is_accounted_for(story: dict[str, Any]) -> None:
+    counts = story["accounting"]
+    assert story["events"] == (DAYS - TRAIN_DAYS) * 150 == counts["predictions"]
+    assert counts["predictions"] == counts["pending"] + counts["labelled"] + counts["expired"]
+    assert story["labelled"] == counts["labelled"]
+    assert counts["dead_letters"] == {}
+    assert sum(row["n"] for row in story["series"] if row["segment"] is None) == story["labelled"]
+
+
+def test_what_is_decided_does_not_know_what_comes(tmp_path: Path, story: dict[str, Any]) -> None:
+    """The same history cut short: everything up to the cut is the same."""
+    table = turned()
+    cut = START_MS + 36 * DAY_MS
+    table = table[table["known_at"].astype("datetime64[ms, UTC]").astype("int64") < cut]
+    short = run_backtest(options(tmp_path, table, settings=QUICK))
+    until = short["until"]
+    assert short["retrainings"] == [run for run in story["retrainings"] if run["at"] <= until]
+    told = [(i["incident_id"], i["opened_at"], i["title"]) for i in story["incidents"] if i["opened_at"] <= until]
+    assert [(i["incident_id"], i["opened_at"], i["title"]) for i in short["incidents"]] == told
+    whole = {row["window_start"]: row for row in story["series"] if row["segment"] is None}
+    compared = [row for row in short["series"] if row["segment"] is None and row["window_end"] < until]
+    assert compared == [whole[row["window_start"]] for row in compared]
+
+
+def test_the_same_history_gives_the_same_document(tmp_path: Path, story: dict[str, Any]) -> None:
+    again = run_backtest(options(tmp_path, turned().sample(frac=1.0, random_state=3), settings=QUICK))
+    for document in (again, story):
+        document.pop("seconds", None)
+    assert again == story
+
+
+def test_frozen_trains_once_and_asks_in_vain(tmp_path: Path) -> None:
+    found = run_backtest(options(tmp_path, turned(), frozen=True))
+    assert [run["decision"] for run in found["retrainings"]] == ["initial"]
+    assert found["mode"] == "frozen"
+    assert found["requests"]
+    assert found["summary"]["live"] == found["summary"]["frozen"] == found["summary"]["always_promote"]
+
+
+def test_a_file_with_predictions_is_watched_without_a_pipeline(tmp_path: Path) -> None:
+    asked = options(tmp_path, answered(turned()))
+    (asked.project / "pipeline.py").unlink()
+    found = run_backtest(asked)
+    assert found["mode"] == "recorded"
+    assert found["retrainings"] == []
+    assert any(i["kind"] == "quality" and i["opened_at"][:10] > "2024-01-26" for i in found["incidents"])
+    assert not any(i["opened_at"][:10] <= "2024-01-26" for i in found["incidents"])
+    assert found["events"] == (DAYS - TRAIN_DAYS) * 150
+
+
+def test_versions_of_a_file_are_told_apart(tmp_path: Path) -> None:
+    table = answered(turned())
+    day = ((table["at"].astype("datetime64[ms, UTC]").astype("int64") - START_MS) // DAY_MS).to_numpy()
+    table["version"] = ["2024.1" if number < 30 else "2024.2" for number in day]
+    world = replay(options(tmp_path, table)).live
+    assert {metric.version for metric in world.monitor.quality} == {1, 2}
+    assert [swap.version for swap in world.swaps] == [1, 2]
+    assert all(to_ms(m.window_start) >= START_MS + 30 * DAY_MS for m in world.monitor.quality if m.version == 2)
+
+
+def test_other_rules_over_the_same_history(tmp_path: Path) -> None:
+    asked = options(
+        tmp_path,
+        answered(toy_table(40)),
+        settings=[("alarms.budget", "1/100d")],
+        compare=[[("alarms.budget", "10/1d"), ("metrics.windows", ["1d", "3d"])]],
+    )
+    found = run_backtest(asked)
+    assert found["alarms"]["budget"] == "1/100d"
+    variant = found["variants"][0]
+    assert variant["set"] == {"alarms.budget": "10/1d", "metrics.windows": ["1d", "3d"]}
+    assert variant["alarms"]["budget"] == "10/1d"
+    assert variant["alarms"]["tolerated"] > 100 * found["alarms"]["tolerated"]
+
+
+def test_the_command_prints_one_document_and_writes_a_report(tmp_path: Path) -> None:
+    asked = options(tmp_path, answered(turned()), name="history.csv")
+    report = tmp_path / "out" / "report.html"
+    arguments = [
+        *("backtest", str(asked.project), "--data", str(asked.data), "--train-until", "2024-01-15"),
+        *("--report", str(report), "--json"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert set(found) >= KEYS
+    html = report.read_text(encoding="utf-8")
+    assert "<svg" in html
+    assert "<script" not in html
+    assert "http" not in html.replace('lang="en"', "")
+
+
+def test_the_report_tells_incidents_variants_and_what_was_left_out(story: dict[str, Any]) -> None:
+    document = {**story, "left_out": {"rows": {"no id": {"count": 2, "rows": [5, 9]}}}}
+    html = render(document)
+    assert story["incidents"][0]["title"].replace("<", "&lt;") in html
+    assert "no id" in html
+    assert 'class="band"' in html
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--train-until", "yesterday"], "is no time"),
+        (["--train-until", "2020-01-01"], "no row lies before"),
+        (["--train-until", "2030-01-01"], "no row lies at or after"),
+        (["--train-until", "2024-01-15", "--set", "alarms.budget"], "sets nothing"),
+        (["--train-until", "2024-01-15", "--set", "alarms.budgets=1/3d"], "budgets"),
+        (["--train-until", "2024-01-15", "--set", "alarms.budget=often"], "often"),
+        (["--train-until", "2024-01-15", "--set", "metrics.primary=mae"], "mae"),
+    ],
+)
+def test_mistakes_say_what_and_how_to_mend(tmp_path: Path, arguments: list[str], said: str) -> None:
+    asked = options(tmp_path, toy_table(16, 40))
+    result = CliRunner().invoke(app, ["backtest", str(asked.project), "--data", str(asked.data), *arguments, "--json"])
+    assert result.exit_code in {1, 2}
+    error = json.loads(result.stdout)["error"]
+    assert said in error["what"]
+    assert error["where"]
