@@ -177,7 +177,10 @@ class QualityMetric(Wire, frozen=True, gc=False, kw_only=True):
 
 
 class DriftMetric(Wire, frozen=True, gc=False, kw_only=True):
-    """Distance of one subject (``feature:NAME``, ``prediction``, ``label``) from the reference in one window."""
+    """Distance of one subject (``feature:NAME``, ``prediction``, ``label``) from the reference in one window.
+
+    `drifted`: whether the distance that `decides` lies beyond its threshold; None where there are too few values.
+    """
 
     model: str
     version: int
@@ -190,6 +193,8 @@ class DriftMetric(Wire, frozen=True, gc=False, kw_only=True):
     revision: int
     n: int
     statistics: dict[str, float | None]
+    decides: str = "psi"
+    drifted: bool | None = None
 
 
 class Observation(Wire, frozen=True, gc=False, kw_only=True, tag_field="type", tag="Observation"):

@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -22,6 +22,8 @@ from schemas.windows import TimeWindow, check_windows, pane_of, parse_window
 FILE_NAME = "driftline.toml"
 Task = Literal["binary", "multiclass", "regression"]
 FeatureKind = Literal["numeric", "categorical", "boolean"]
+DriftMeasure = Literal["psi", "jensen_shannon", "chi2", "ks", "wasserstein"]
+"""Distance that decides about drift; all of them are published."""
 
 AUTO = "auto"
 """`training_window`: every run chooses its rows by validation."""
@@ -62,6 +64,7 @@ class MetricsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
 
 class AlarmsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     budget: str = "1/30d"
+    drift: DriftMeasure = "psi"
 
 
 class Tolerance(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -325,6 +328,8 @@ def _accepted(key: str) -> str:
         return "accepted: binary, multiclass, regression"
     if key.startswith("features"):
         return "accepted: numeric, categorical, boolean"
+    if key == "alarms.drift":
+        return "accepted: " + ", ".join(get_args(DriftMeasure))
     if key == "approval.mode":
         return "accepted: auto, manual"
     sections: dict[str, type[msgspec.Struct]] = {

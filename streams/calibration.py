@@ -21,7 +21,8 @@ from scipy import special
 from schemas.events import Severity
 from schemas.metrics import better, split
 from schemas.reference import MetricReference
-from streams.drift.distances import psi_noise
+from schemas.specification import DriftMeasure
+from streams.drift.measures import SCALES
 from streams.drift.scatter import drift_key
 from streams.drift.subjects import Subject
 from streams.metrics.levels import PRIOR_PANES
@@ -57,7 +58,6 @@ SKEW: Final = 2.0
 """Skewness, towards bad, of what makes single panes differ and of one event's loss: that of an exponential."""
 LEAST_LOSS: Final = 0.01
 LEAST_RELATIVE_LOSS: Final = 0.02
-LEAST_PSI: Final = 0.05
 LEAST_UNUSABLE: Final = 0.01
 
 
@@ -207,27 +207,34 @@ def _student(p: float, freedom: float) -> float:
 
 
 def drift_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: float) -> Bound:
-    """Bound of a subject's PSI in a window.
+    """Bound of the distance that decides about a subject's drift in a window.
 
     Notes
     -----
-    Chance gives PSI about (1/n + 1/m) χ²; the reference's own windows add a mean and a scatter of their own. Their sum
-    is taken as a scaled χ² with the same mean and variance.
+    Chance gives PSI about (1/n + 1/m) χ², and others as `streams.drift.measures` says; the reference's own windows add
+    a mean and a scatter of their own. Their sum is taken as a scaled χ² with the same mean and variance.
     """
+    scale = SCALES[subject.measure]
+    chance, bins = subject.noise
     drift = plan.reference.drift
     excess = drift.get(drift_key(subject.name, window, "excess"), 0.0)
-    freedom = max(drift.get(drift_key(subject.name, window, "dof"), subject.bins - 1.0), 1.0)
-    noise = psi_noise(subject.bins, n, subject.reference_n)
+    freedom = max(drift.get(drift_key(subject.name, window, "dof"), bins), 1.0)
+    noise = chance * (1.0 / max(n, 1) + 1.0 / max(subject.reference_n, 1))
     mean = noise + excess  # as `usual_drift`
-    variance = 2 * noise**2 / (subject.bins - 1) + 2 * excess**2 / freedom
+    variance = 2 * noise**2 / bins + 2 * excess**2 / freedom
     joint = 2 * mean**2 / variance
     threshold = mean / joint * float(special.chdtri(joint, p))
-    return Bound(mean, max(threshold, mean + LEAST_PSI), math.sqrt(variance), True)
+    usual = scale.back(mean)
+    error = scale.back(mean + math.sqrt(variance)) - usual
+    return Bound(usual, max(scale.back(threshold), usual + scale.least), error, True)
 
 
-def usual_drift(bins: Floats, n: Floats, reference_n: Floats, excess: Floats) -> Floats:
-    """References of `drift_bound` for many subjects; no threshold is nearer to them than `LEAST_PSI`."""
-    return np.asarray((bins - 1) * (1.0 / np.maximum(n, 1.0) + 1.0 / np.maximum(reference_n, 1.0)) + excess)
+def usual_drift(noise: Floats, n: Floats, reference_n: Floats, excess: Floats) -> Floats:
+    """References of `drift_bound` for many subjects, on the measures' common scale.
+
+    No threshold is nearer to them than `least` of the measure's scale.
+    """
+    return np.asarray(noise * (1.0 / np.maximum(n, 1.0) + 1.0 / np.maximum(reference_n, 1.0)) + excess)
 
 
 def usual_unusable(subject: Subject) -> float:
@@ -277,9 +284,10 @@ def quality_severity(name: str, bound: Bound, value: float) -> Severity:
     return _severity(loss / abs(bound.reference) if bound.reference else math.inf, (0.07, 0.30))
 
 
-def drift_severity(bound: Bound, value: float) -> Severity:
-    """Severity by PSI beyond what is usual (0.1 and 0.25 are the customary marks)."""
-    return _severity(value - bound.reference, (0.10, 0.25))
+def drift_severity(bound: Bound, value: float, measure: DriftMeasure = "psi") -> Severity:
+    """Severity by the distance beyond what is usual (of PSI 0.1 and 0.25 are the customary marks)."""
+    least = SCALES[measure].least
+    return _severity(value - bound.reference, (2 * least, 5 * least))
 
 
 def unusable_severity(bound: Bound, value: float) -> Severity:

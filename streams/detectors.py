@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from statistics import median
 from typing import Any, Final
 
@@ -110,6 +111,10 @@ class Equipment:
             usual = [drift.get(drift_key(s.name, window, "excess"), 0.0) for s in table.subjects]
             self._excess[key] = np.array(usual)
         return self._excess[key]
+
+    def variance(self, table: SubjectTable, window: str, row: int) -> float:
+        """By how much shares differ between the reference's own windows, in proportion to the share."""
+        return float(self.excess(table, window)[row] / table.noise[row])
 
 
 class Detectors:
@@ -382,14 +387,36 @@ class Detectors:
         for row in sorted(self._drifting(measured, window)):
             yield from self._drift(measured, row, window, now_ms)
 
+    def verdicts(self, measured: Measured, window: Window) -> list[bool | None]:
+        """Whether the deciding distance of each subject lies beyond its bound; None of too few values."""
+        near = self._drifting(measured, window)
+        return [
+            None if n < cal.MINIMUM_TRAFFIC else row in near and self._distance(measured, row, window).crossed
+            for row, n in enumerate(measured.n.tolist())
+        ]
+
+    def _distance(self, measured: Measured, row: int, window: Window) -> Check:
+        """The distance that decides, beside its bound; computed once a window."""
+        subject = measured.table.subjects[row]
+        if row not in measured.checks:
+            n = int(measured.n[row])
+
+            def bound(p: float) -> cal.Bound:
+                return cal.drift_bound(self.plan, subject, window.name, n=n, p=p)
+
+            severity = partial(cal.drift_severity, measure=subject.measure)
+            value = float(measured.deciding[row])
+            measured.checks[row] = Check(subject.measure, value, self.allowance.drift, bound, severity)
+        return measured.checks[row]
+
     def _drifting(self, measured: Measured, window: Window) -> set[int]:
         """Rows whose drift may be beyond its bound, or is an open observation."""
         table = measured.table
         if not table.subjects:
             return set()
-        usual = cal.usual_drift(table.bins, measured.n, table.reference_n, self.equipment.excess(table, window.name))
+        usual = cal.usual_drift(table.noise, measured.n, table.reference_n, self.equipment.excess(table, window.name))
         enough = measured.n >= cal.MINIMUM_TRAFFIC
-        rows = set(np.flatnonzero(enough & (measured.psi - usual >= _NEARLY * cal.LEAST_PSI)).tolist())
+        rows = set(np.flatnonzero(enough & (measured.deciding - table.told(usual) >= _NEARLY * table.least)).tolist())
         return rows | {row for row in self._open_rows(table, window, drift=True) if enough[row]}
 
     def _unusable_rows(self, measured: Measured, window: Window) -> set[int]:
@@ -413,16 +440,12 @@ class Detectors:
     ) -> Iterator[Observation]:
         subject = measured.table.subjects[row]
         n = int(measured.n[row])
-
-        def bound(p: float) -> cal.Bound:
-            return cal.drift_bound(self.plan, subject, window.name, n=n, p=p)
-
-        checks = [Check("psi", float(measured.psi[row]), self.allowance.drift, bound, cal.drift_severity)]
+        checks = [self._distance(measured, row, window)]
         key = Key(subject.kind, subject.name, "", window.name)
         if subject.slots is not None and (shaped or key in self.watches.open):
             at = self.equipment.feature[row]
-            excess = float(self.equipment.excess(measured.table, window.name)[row])
-            checks += self.equipment.shapes.of_drift(measured, at, excess, self.allowance.shape)
+            varies = self.equipment.variance(measured.table, window.name, row)
+            checks += self.equipment.shapes.of_drift(measured, at, varies, self.allowance.shape)
         yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)
 
     def _unusable(self, measured: Measured, row: int, window: Window, now_ms: int) -> Iterator[Observation]:
@@ -435,11 +458,11 @@ class Detectors:
         def bound(p: float) -> cal.Bound:
             return cal.unusable_bound(self.plan, subject, window.name, n=n, p=p)
 
-        excess = float(self.equipment.excess(measured.table, window.name)[row])
+        varies = self.equipment.variance(measured.table, window.name, row)
         counted = {"missing": missing, "invalid": invalid}
         checks = [
             Check("unusable_rate", lost / n, self.allowance.unusable, bound, cal.unusable_severity, counted),
-            *self.equipment.shapes.of_quality(measured, at, excess, self.allowance.shape),
+            *self.equipment.shapes.of_quality(measured, at, varies, self.allowance.shape),
         ]
         key = Key(self._broken_kind(subject.name, window), subject.name, "", window.name)
         yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)

@@ -27,8 +27,10 @@ from schemas.reference import (
 from schemas.specification import Specification
 from streams.columns import Floats, Indexes, Mask, Values, class_keys, codes_by_key, count_keys, floats_of, missing_in
 from streams.drift.scatter import Coded, own_windows
+from streams.drift.subjects import subjects
 from streams.metrics.levels import Levels, Outcomes
 from streams.panes import PanePlan, class_key
+from streams.sketches import coarse_edges
 
 BINS: Final = 10
 SCORE_BINS: Final = 256
@@ -149,8 +151,9 @@ def compile_reference(
     outcomes = Outcomes(truth, guesses, score, proba, times)
     levels = Levels(plan, outcomes)
     drift: dict[str, float] = {}
+    watched = {subject.name: subject for subject in subjects(plan)}
     for coded in _subjects(plan, features, outcomes, known, held):
-        drift.update(own_windows(plan, coded, times))
+        drift.update(own_windows(plan, coded, times, watched.get(coded.subject)))
     overall = levels.of(rows) or reference.metrics
     return msgspec.structs.replace(
         reference,
@@ -342,16 +345,6 @@ def _subjects(
     scored = np.isfinite(scores)
     codes = np.searchsorted(edges, np.where(scored, scores, 0.0), side="right")
     yield Coded("prediction", codes, len(edges) + 1, held & scored)
-
-
-def coarse_edges(scores: NumericReference, bins: int = BINS) -> list[float]:
-    """About `bins` − 1 of the edges, so that the bins between them hold equal shares of the reference."""
-    total = sum(scores.counts)
-    if len(scores.edges) < bins or not total:
-        return list(scores.edges)
-    cumulative = np.cumsum(scores.counts)[:-1]
-    at = np.unique(np.searchsorted(cumulative, np.arange(1, bins) * total / bins))
-    return [scores.edges[i] for i in at if i < len(scores.edges)]
 
 
 def _codes(compiled: FeatureReference, column: Values) -> tuple[Indexes, int, Mask]:

@@ -353,7 +353,7 @@ class Series:
                 out.observations += detectors.pane(pane, self._sum("", pane)[0], boundary)
             for window, total in self._timed(end):
                 measured = detectors.equipment.labels.measure(total)
-                out.drift += self._drift(measured, window, state="closed")
+                out.drift += self._drift(measured, window, detectors.verdicts(measured, window), state="closed")
                 if self._judged(window, 0, swaps):
                     out.observations += detectors.labels(window, total, boundary, measured)
 
@@ -372,7 +372,7 @@ class Series:
             windows = list(self._timed(end))
             for window, total in windows:
                 measured = detectors.equipment.traffic.measure(total)
-                out.drift += self._drift(measured, window, state="closed")
+                out.drift += self._drift(measured, window, detectors.verdicts(measured, window), state="closed")
                 if self._judged(window, 0, swaps):
                     out.observations += detectors.traffic(window, total, boundary, measured)
             # One that came is news once, so new segments are looked for in one window only.
@@ -399,7 +399,13 @@ class Series:
                 yield window, total
 
     def _drift(
-        self, measured: Measured, window: Window, *, state: WindowState, revision: int = 0
+        self,
+        measured: Measured,
+        window: Window,
+        verdicts: list[bool | None],
+        *,
+        state: WindowState,
+        revision: int = 0,
     ) -> Iterator[DriftMetric]:
         """Drift of every subject that was measured."""
         start, end = utc(window.start_ms), utc(window.end_ms)
@@ -416,6 +422,8 @@ class Series:
                 revision=revision,
                 n=int(measured.n[row]),
                 statistics=measured.statistics(row),
+                decides=subject.measure,
+                drifted=verdicts[row],
             )
 
     def _revise(self, detectors: Detectors, touched: set[Touched], out: Closing) -> None:
@@ -445,7 +453,9 @@ class Series:
                     out.quality.append(metric)
                     if not segment and window.timed:
                         measured = detectors.equipment.labels.measure(total)
-                        out.drift += self._drift(measured, window, state="revised", revision=revision)
+                        out.drift += self._drift(
+                            measured, window, detectors.verdicts(measured, window), state="revised", revision=revision
+                        )
 
     def _next_revision(self, window: Window, segment: str) -> int:
         key = (window.name, window.end_ms, segment)

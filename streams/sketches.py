@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from schemas.reference import NumericReference
 
 Floats = NDArray[np.float64]
+
+COARSE_BINS: Final = 10
 
 
 def quantiles(reference: NumericReference, ranks: Floats) -> Floats:
@@ -47,3 +50,13 @@ def bin_centres(reference: NumericReference) -> Floats:
         if len(found) == len(middle):
             middle = np.clip(found, np.minimum(low, high), np.maximum(low, high))
     return np.maximum.accumulate(middle)
+
+
+def coarse_edges(scores: NumericReference, bins: int = COARSE_BINS) -> list[float]:
+    """About `bins` − 1 of the edges, so that the bins between them hold equal shares of the reference."""
+    total = sum(scores.counts)
+    if len(scores.edges) < bins or not total:
+        return list(scores.edges)
+    cumulative = np.cumsum(scores.counts)[:-1]
+    at = np.unique(np.searchsorted(cumulative, np.arange(1, bins) * total / bins))
+    return [scores.edges[i] for i in at if i < len(scores.edges)]

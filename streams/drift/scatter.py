@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.specification import DriftMeasure
 from streams.columns import Indexes, Mask
-from streams.drift.distances import psi_noise, psi_rows
+from streams.drift.measures import noise_of, rows_of
 from streams.panes import PanePlan
+
+if TYPE_CHECKING:
+    from streams.drift.subjects import Subject
 
 MINIMUM_WINDOW: Final = 30
 MOST_PANES: Final = 1000
 PRIOR_WINDOWS: Final = 3
 """Weight, in independent windows, of the excess that is assumed where the reference cannot tell."""
 PRIOR_EXCESS: Final = 0.02
+"""As PSI of about `BINS` bins; other distances take as much in proportion to their noise."""
+BINS: Final = 10
 PRIOR_DOF_WINDOWS: Final = 10
 UNSURE: Final = 1.5
 """Standard errors by which a mean of few windows is raised (a chi-squared scatters as much as its mean)."""
@@ -48,8 +54,13 @@ class Coded(NamedTuple):
     missing: Mask | None = None
 
 
-def own_windows(plan: PanePlan, coded: Coded, times: Indexes) -> dict[str, float]:
-    """PSI scatter of the reference's own windows.
+def own_windows(plan: PanePlan, coded: Coded, times: Indexes, watched: Subject | None = None) -> dict[str, float]:
+    """Scatter of the reference's own windows, by the distance that decides.
+
+    Parameters
+    ----------
+    watched : Subject, optional
+        Says which distance that is; None: PSI.
 
     Notes
     -----
@@ -85,7 +96,7 @@ def own_windows(plan: PanePlan, coded: Coded, times: Indexes) -> dict[str, float
             rolled = _rolled(counts, length)
             sizes = rolled.sum(axis=1)
             enough = sizes >= MINIMUM_WINDOW
-            figures = _scatter(rolled[enough], whole, length)
+            figures = _scatter(rolled[enough], whole, length, watched)
         else:
             figures = (single[0] / max(length / 2, 1.0), single[1])
         if single is None:
@@ -105,26 +116,31 @@ def _rolled(counts: NDArray[Any], length: int) -> NDArray[Any]:
     return np.asarray(sums[length:] - sums[:-length])
 
 
-def _scatter(windows: NDArray[np.int64], whole: NDArray[np.int64], length: int) -> tuple[float, float]:
-    """Mean PSI beyond chance, and the degrees of freedom of a scaled chi-squared with its scatter.
+def _scatter(
+    windows: NDArray[np.int64], whole: NDArray[np.int64], length: int, watched: Subject | None
+) -> tuple[float, float]:
+    """Mean distance beyond chance, and the degrees of freedom of a scaled chi-squared with its scatter.
 
     Notes
     -----
-    Few windows know neither: the mean is raised by what it may be off by, the degrees of freedom are drawn to 1, the
-    longest tail (days that differ by one shift).
+    On the scale of `streams.drift.measures`. Few windows know neither: the mean is raised by what it may be off by, the
+    degrees of freedom are drawn to 1, the longest tail (days that differ by one shift).
     """
-    bins = int((whole > 0).sum())
-    freedom = max(bins - 1, 1)
+    measure: DriftMeasure = "psi" if watched is None else watched.measure
+    gaps = None if watched is None else watched.gaps
+    scale, freedom = noise_of(measure, whole.astype(np.float64), gaps)
+    prior = PRIOR_EXCESS if measure == "psi" else PRIOR_EXCESS * scale / (BINS - 1)
     independent = len(windows) / length
     if len(windows) < 2:
-        return PRIOR_EXCESS, 1.0
+        return prior, 1.0
     n = windows.sum(axis=1).astype(np.float64)
     total = float(whole.sum())
-    values = psi_rows(windows, whole) / np.maximum(1.0 - n / total, 0.25) ** 2
-    noise = np.array([psi_noise(bins, own, total) for own in n])
+    rows = rows_of(measure, windows.astype(np.float64), whole.astype(np.float64), gaps)
+    values = rows / np.maximum(1.0 - n / total, 0.25) ** 2
+    noise = scale * (1.0 / np.maximum(n, 1.0) + 1.0 / max(total, 1.0))
     seen = max(float((values - noise).mean()), 0.0)
     weight = independent / (independent + PRIOR_WINDOWS)
-    excess = weight * seen * (1 + UNSURE / math.sqrt(independent)) + (1 - weight) * max(PRIOR_EXCESS, seen)
+    excess = weight * seen * (1 + UNSURE / math.sqrt(independent)) + (1 - weight) * max(prior, seen)
     own_variance = float(values.var(ddof=1)) - float((2 * noise**2 / freedom).mean())
     dof = 2 * seen * seen / own_variance if own_variance > 0 else float(freedom)
     dof = (PRIOR_DOF_WINDOWS + independent * min(dof, freedom)) / (PRIOR_DOF_WINDOWS + independent)

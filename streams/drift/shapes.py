@@ -97,15 +97,15 @@ class Shapes:
 
     # -------------------------------------------------------------------------------------------- of drift
 
-    def of_drift(self, measured: Measured, at: int, excess: float, p: float) -> list[Check]:
+    def of_drift(self, measured: Measured, at: int, varies: float, p: float) -> list[Check]:
         """Checks of a feature that belong to its drift.
 
         Parameters
         ----------
         at : int
             Number of the feature in the table.
-        excess : float
-            PSI of the reference's own windows beyond chance: by it their shares differ.
+        varies : float
+            Variance of shares between the reference's own windows, in proportion to the share.
         p : float
             Chance of a false crossing, of each.
         """
@@ -115,8 +115,6 @@ class Shapes:
             return []
         counts = measured.counts[row][None, :]
         m = float(self.table.reference_n[row])
-        bins = float(self.table.bins[row])
-        varies = excess / max(bins - 1, 1.0)
         usual = float(self.usual[at])
         low, high = (int(count) for count in measured.rest[at, 2:4])
         numeric = bool(self.numeric[at])
@@ -149,7 +147,7 @@ class Shapes:
 
     # ------------------------------------------------------------------------------------------ of quality
 
-    def of_quality(self, measured: Measured, at: int, excess: float, p: float) -> list[Check]:
+    def of_quality(self, measured: Measured, at: int, varies: float, p: float) -> list[Check]:
         """Checks of a feature that tell that it is broken; parameters as of `of_drift`."""
         row = int(self.table.features[at])
         n = int(measured.n[row])
@@ -157,7 +155,6 @@ class Shapes:
             return []
         counts = measured.counts[row]
         m = float(self.table.reference_n[row])
-        varies = excess / max(float(self.table.bins[row]) - 1, 1.0)
         top = int(counts.argmax())
         usual = float(self._shares[at][top])
         checks = [

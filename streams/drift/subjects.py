@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.reference import CategoricalReference, FeatureReference, NumericReference
+from schemas.specification import DriftMeasure
+from streams.drift.measures import measure_of, noise_of
 from streams.panes import FeatureSlots, PanePlan
-from streams.reference import coarse_edges
-from streams.sketches import bin_centres
+from streams.sketches import bin_centres, coarse_edges
 
 Counts = NDArray[np.int64]
 DriftKind = Literal["data-drift", "prediction-drift", "label-drift"]
@@ -49,6 +50,18 @@ class Subject:
     groups: NDArray[np.int64] | None = None
     """Prediction scores are counted finer than they are compared: bin of the comparison by fine bin."""
 
+    measure: DriftMeasure = "psi"
+    """Distance that decides about its drift."""
+    noise: tuple[float, float] = (1.0, 1.0)
+    """What chance adds to it (`streams.drift.measures.noise_of`)."""
+
+    @property
+    def gaps(self) -> NDArray[np.float64]:
+        """Distances between the bins' centres, in standard deviations of the reference; empty without an order."""
+        if self.centres is None or self.scale <= 0:
+            return np.zeros(0)
+        return np.asarray(np.diff(self.centres) / self.scale)
+
     @property
     def reference_n(self) -> int:
         """Values the reference holds."""
@@ -65,7 +78,14 @@ def subjects(plan: PanePlan) -> tuple[Subject, ...]:
     out = [_feature(plan, name, slots) for name, slots in plan.features.items()]
     out.append(_prediction(plan))
     out.append(_labels(plan))
-    return tuple(subject for subject in out if subject.reference_n > 0)
+    return tuple(_measured(plan, subject) for subject in out if subject.reference_n > 0)
+
+
+def _measured(plan: PanePlan, subject: Subject) -> Subject:
+    measure = measure_of(plan.spec.alarms.drift, ordered=len(subject.gaps) > 0)
+    return replace(
+        subject, measure=measure, noise=noise_of(measure, subject.reference.astype(np.float64), subject.gaps)
+    )
 
 
 def _feature(plan: PanePlan, name: str, slots: FeatureSlots) -> Subject:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 from streams.drift.distances import SMOOTHING
+from streams.drift.measures import MEASURES, SCALES, chi2_rows
 from streams.drift.subjects import Subject, positions
 from streams.panes import COARSE, PanePlan
 
@@ -24,6 +25,10 @@ Indexes = NDArray[np.int64]
 Statistics = dict[str, float | None]
 
 _REST: Final = ("missing", "invalid", "low", "high", "total")
+
+
+if TYPE_CHECKING:
+    from streams.drift.checks import Check
 
 
 class SubjectTable:
@@ -46,6 +51,8 @@ class SubjectTable:
         Counts of the references, padded with zeros.
     reference_n, bins : array of float, shape (subjects,)
         Values of the reference and bins that it fills.
+    noise, least : array of float, shape (subjects,)
+        Of the distances that decide (`streams.drift.measures`).
     """
 
     def __init__(self, plan: PanePlan, subjects: Sequence[Subject]) -> None:
@@ -67,11 +74,14 @@ class SubjectTable:
             size = len(subject.reference)
             self.reference[row, :size] = subject.reference
             self._padding[row, :size] = 0.0
-            if subject.centres is not None and subject.scale > 0:
-                self._gaps[row, : size - 1] = np.diff(subject.centres) / subject.scale
+            self._gaps[row, : len(subject.gaps)] = subject.gaps
         self.numbers = np.array([subject.centres is not None for subject in self.subjects], dtype=bool)
         self.reference_n = np.array([subject.reference_n for subject in self.subjects], dtype=np.float64)
         self.bins = np.array([subject.bins for subject in self.subjects], dtype=np.float64)
+        self.noise = np.array([subject.noise[0] for subject in self.subjects], dtype=np.float64)
+        self.least = np.array([SCALES[subject.measure].least for subject in self.subjects], dtype=np.float64)
+        measures = np.array([subject.measure for subject in self.subjects], dtype=object)
+        self._by_measure = {name: measures == name for name in MEASURES if (measures == name).any()}
         self._half = SMOOTHING * (1.0 - self._padding)
         self._smoothing = self._half.sum(axis=1)
         smoothed = self.reference + self._half
@@ -83,6 +93,14 @@ class SubjectTable:
         self._rest = np.array(
             [[getattr(s.slots, name) for name in _REST] for s in self.subjects if s.slots is not None], dtype=np.int64
         ).reshape(-1, len(_REST))
+
+    def told(self, scaled: Floats) -> Floats:
+        """Distances on the measures' common scale in their own numbers, shape (subjects,)."""
+        out = scaled
+        for name, rows in self._by_measure.items():
+            if name in {"jensen_shannon", "ks", "wasserstein"}:
+                out = np.where(rows, np.sqrt(scaled / SCALES[name].forth(1.0)), out)
+        return out
 
     def measure(self, window: Counts) -> Measured:
         """Measure every subject in a window.
@@ -112,6 +130,8 @@ class Measured:
         self.counts: Floats = flat.astype(np.float64, copy=False).reshape(table.shape)
         self.n: Floats = self.counts.sum(axis=1)
         self._window = window
+        self.checks: dict[int, Check] = {}
+        """Distances beside their bounds, by row, as far as they were asked for."""
 
     @cached_property
     def _p(self) -> Floats:
@@ -162,6 +182,22 @@ class Measured:
         return np.asarray(np.einsum("ij,ij->i", self._gap[:, :-1], self.table._gaps))
 
     @cached_property
+    def chi2(self) -> Floats:
+        """Chi-squared distance (Pearson's statistic of homogeneity times 1/n + 1/m), shape (subjects,)."""
+        return chi2_rows(self.counts, self.table.reference)
+
+    @cached_property
+    def deciding(self) -> Floats:
+        """The distance that decides about each subject's drift, in its own numbers, shape (subjects,)."""
+        measures = self.table._by_measure
+        if set(measures) == {"psi"}:
+            return self.psi
+        out = np.zeros(len(self.n))
+        for name, rows in measures.items():
+            out = np.where(rows, getattr(self, name), out)
+        return out
+
+    @cached_property
     def chi2_p(self) -> Floats:
         """p-value of the chi-squared test of homogeneity, shape (subjects,)."""
         a, b = self.counts, self.table.reference
@@ -191,7 +227,7 @@ class Measured:
         numbers = bool(self.table.numbers.any())
         names = ["psi", "jensen_shannon", *(("ks", "ks_p", "wasserstein") if numbers else ())]
         if not self.table.numbers.all():
-            names.append("chi2_p")
+            names += ["chi2", "chi2_p"]
         return {name: getattr(self, name).tolist() for name in names}
 
     @cached_property
@@ -204,9 +240,9 @@ class Measured:
         Returns
         -------
         dict of str to float or None
-            ``psi``, ``jensen_shannon``; of numbers ``ks``, ``ks_p``, ``wasserstein``; of categories ``chi2_p``; of
-            features also ``missing_rate``, ``invalid_rate``, ``out_of_range_rate`` and ``mean_shift`` (in standard
-            deviations), or ``new_rate``.
+            ``psi``, ``jensen_shannon``; of numbers ``ks``, ``ks_p``, ``wasserstein``; of categories ``chi2``,
+            ``chi2_p``; of features also ``missing_rate``, ``invalid_rate``, ``out_of_range_rate`` and ``mean_shift``
+            (in standard deviations), or ``new_rate``.
         """
         columns, n = self._columns, int(self.n[row])
         out: Statistics
@@ -216,7 +252,7 @@ class Measured:
             names = ("psi", "jensen_shannon", "ks", "ks_p", "wasserstein")
             out = {name: columns[name][row] for name in names}
         else:
-            out = {name: columns[name][row] for name in ("psi", "jensen_shannon", "chi2_p")}
+            out = {name: columns[name][row] for name in ("psi", "jensen_shannon", "chi2", "chi2_p")}
         slots = self.table.subjects[row].slots
         if slots is None:
             return out

@@ -19,6 +19,7 @@ from streams.drift.distances import (
     psi,
     wasserstein,
 )
+from streams.drift.measures import chi2_rows
 from streams.drift.subjects import Subject, subjects
 from streams.panes import COARSE, FeatureSlots, PanePlan
 from streams.windows import Window
@@ -53,6 +54,8 @@ def statistics(subject: Subject, counts: Counts, window: Counts) -> dict[str, fl
         out["psi"] = psi(counts, subject.reference)
         out["jensen_shannon"] = jensen_shannon(counts, subject.reference)
         if subject.centres is None:
+            both = np.array([counts, subject.reference])
+            out["chi2"] = float(chi2_rows(both[:1].astype(float), both[1].astype(float))[0])
             out["chi2_p"] = chi_squared_p(counts, subject.reference)
         else:
             distance = kolmogorov_smirnov(counts, subject.reference)
