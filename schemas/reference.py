@@ -58,7 +58,8 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     probability of the predicted class). `labels`, `predictions`: class counts, for regression the binned values.
     `segments`: rows by segment key. `metrics`: by metric name. `importances`: permutation importance by feature, ≥ 0.
     `drift`: what the reference's own panes show against the whole, by ``subject@window`` and statistic
-    (`streams.reference.drift_key`). `segment_metrics`: as `metrics`, by segment key and metric name.
+    (`streams.reference.drift_key`). `segment_metrics`: as `metrics`, by segment key and metric name. `segment_drift`:
+    counts of ``prediction`` and ``label`` by segment key, in the bins that the whole is compared in.
     """
 
     task: str
@@ -77,4 +78,5 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     start_ms: int = 0
     end_ms: int = 0
     segment_metrics: dict[str, dict[str, MetricReference]] = msgspec.field(default_factory=dict)
+    segment_drift: dict[str, dict[str, list[int]]] = msgspec.field(default_factory=dict)
     schema_version: int = 1

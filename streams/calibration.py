@@ -31,7 +31,8 @@ from streams.panes import PanePlan
 Floats = NDArray[np.float64]
 
 QUALITY_SHARE: Final = 0.6
-DRIFT_SHARE: Final = 0.2
+DRIFT_SHARE: Final = 0.15
+SEGMENT_DRIFT_SHARE: Final = 0.05
 USABLE_SHARE: Final = 0.04
 SHAPE_SHARE: Final = 0.03
 VOLUME_SHARE: Final = 0.02
@@ -102,6 +103,7 @@ class Allowance:
     other: float
     segment: float
     drift: float
+    segment_drift: float
     unusable: float
     shape: float
     """Of each check of a feature's shape (`streams.drift.shapes`)."""
@@ -138,6 +140,7 @@ class Allowance:
             other=share(QUALITY_SHARE * 2, weight),
             segment=share(QUALITY_SHARE, weight),
             drift=share(DRIFT_SHARE, subjects * timed),
+            segment_drift=share(SEGMENT_DRIFT_SHARE, 2 * segments * timed),
             unusable=share(USABLE_SHARE, len(plan.features) * timed),
             shape=share(SHAPE_SHARE, SHAPES * len(plan.features) * timed),
             volume=share(VOLUME_SHARE, 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from statistics import median
 from typing import Any, Final
@@ -17,6 +17,7 @@ from schemas.metrics import lower_is_better, split
 from schemas.reference import MetricReference
 from streams import calibration as cal
 from streams.detection import Finding, Key, Open, Watches
+from streams.drift.by_segment import SegmentTable
 from streams.drift.checks import Check, lead
 from streams.drift.delays import DELAYS, STABLE_PANES, delay_bound, delay_severity
 from streams.drift.scatter import drift_key
@@ -77,6 +78,8 @@ class Equipment:
         Subjects that close with the traffic (features, prediction), and with the labels.
     feature : dict of int to int
         Number of a feature among the features by its row in `traffic`.
+    by_segment : dict of str to SegmentTable
+        Prediction and label.
     importance : dict of str to float
         Share of the model's importance by feature; sums to 1. Empty where nobody knows: of models that are trained
         elsewhere, and of those that no feature tells anything.
@@ -88,12 +91,14 @@ class Equipment:
         self.allowance = cal.Allowance.of(plan, len(every), len(plan.reference.segment_metrics))
         self.traffic = SubjectTable(plan, [subject for subject in every if subject.kind != "label-drift"])
         self.labels = SubjectTable(plan, [subject for subject in every if subject.kind == "label-drift"])
+        whole = {subject.name: subject for subject in every}
+        self.by_segment = {name: SegmentTable(plan, whole.get(name)) for name in ("prediction", "label")}
         total = sum(plan.reference.importances.values())
         self.importance = {name: value / total for name, value in plan.reference.importances.items() if total > 0}
         self.shapes = Shapes(self.traffic)
         self.feature = {row: at for at, row in enumerate(self.traffic.features.tolist())}
         self.usual_lost = np.array([cal.usual_unusable(s) for s in self.traffic.subjects if s.slots is not None])
-        self._excess: dict[tuple[str, str], NDArray[np.float64]] = {}
+        self._excess: dict[tuple[str, int, str], NDArray[np.float64]] = {}
 
     @classmethod
     def of(cls, plan: PanePlan) -> Equipment:
@@ -105,7 +110,7 @@ class Equipment:
 
     def excess(self, table: SubjectTable, window: str) -> NDArray[np.float64]:
         """Drift of the reference's own windows beyond chance, by row."""
-        key = (table.subjects[0].name, window)
+        key = (table.subjects[0].name, len(table.subjects), window)
         if key not in self._excess:
             drift = self._plan.reference.drift
             usual = [drift.get(drift_key(s.name, window, "excess"), 0.0) for s in table.subjects]
@@ -387,6 +392,27 @@ class Detectors:
         for row in sorted(self._drifting(measured, window)):
             yield from self._drift(measured, row, window, now_ms)
 
+    def segments(self, name: str, window: Window, totals: Mapping[str, Counts], now_ms: int) -> Iterator[Observation]:
+        """Compare predictions or labels of a closed window with the reference, segment by segment.
+
+        Parameters
+        ----------
+        name : {"prediction", "label"}
+        totals : mapping of str to array of int
+            Counters of the window by segment.
+        """
+        table = self.equipment.by_segment[name]
+        if not table.segments:
+            return
+        measured = table.measure(totals)
+        near = self._beyond(measured, window)
+        enough = measured.n >= cal.MINIMUM_TRAFFIC
+        for row, segment in enumerate(table.segments):
+            key = Key(table.table.subjects[row].kind, name, segment, window.name)
+            if enough[row] and (row in near or key in self.watches.open):
+                check = self._distance(measured, row, window, p=self.allowance.segment_drift)
+                yield from self._answer(key, window, [check], measured, row, n=int(measured.n[row]), now_ms=now_ms)
+
     def verdicts(self, measured: Measured, window: Window) -> list[bool | None]:
         """Whether the deciding distance of each subject lies beyond its bound; None of too few values."""
         near = self._drifting(measured, window)
@@ -395,7 +421,7 @@ class Detectors:
             for row, n in enumerate(measured.n.tolist())
         ]
 
-    def _distance(self, measured: Measured, row: int, window: Window) -> Check:
+    def _distance(self, measured: Measured, row: int, window: Window, p: float | None = None) -> Check:
         """The distance that decides, beside its bound; computed once a window."""
         subject = measured.table.subjects[row]
         if row not in measured.checks:
@@ -406,18 +432,26 @@ class Detectors:
 
             severity = partial(cal.drift_severity, measure=subject.measure)
             value = float(measured.deciding[row])
-            measured.checks[row] = Check(subject.measure, value, self.allowance.drift, bound, severity)
+            allowed = self.allowance.drift if p is None else p
+            measured.checks[row] = Check(subject.measure, value, allowed, bound, severity)
         return measured.checks[row]
 
     def _drifting(self, measured: Measured, window: Window) -> set[int]:
         """Rows whose drift may be beyond its bound, or is an open observation."""
+        near = self._beyond(measured, window)
+        for row in self._open_rows(measured.table, window, drift=True):
+            if measured.n[row] >= cal.MINIMUM_TRAFFIC:
+                near.add(row)
+        return near
+
+    def _beyond(self, measured: Measured, window: Window) -> set[int]:
+        """Rows whose distance is farther from the usual than any bound is near to it."""
         table = measured.table
         if not table.subjects:
             return set()
         usual = cal.usual_drift(table.noise, measured.n, table.reference_n, self.equipment.excess(table, window.name))
         enough = measured.n >= cal.MINIMUM_TRAFFIC
-        rows = set(np.flatnonzero(enough & (measured.deciding - table.told(usual) >= _NEARLY * table.least)).tolist())
-        return rows | {row for row in self._open_rows(table, window, drift=True) if enough[row]}
+        return set(np.flatnonzero(enough & (measured.deciding - table.told(usual) >= _NEARLY * table.least)).tolist())
 
     def _unusable_rows(self, measured: Measured, window: Window) -> set[int]:
         table = measured.table
@@ -432,7 +466,12 @@ class Detectors:
 
     def _open_rows(self, table: SubjectTable, window: Window, *, drift: bool) -> Iterator[int]:
         for key in self.watches.open:
-            if key.window == window.name and key.subject in table.rows and drift == (key.kind not in _BROKEN):
+            if (
+                key.window == window.name
+                and not key.segment
+                and key.subject in table.rows
+                and drift == (key.kind not in _BROKEN)
+            ):
                 yield table.rows[key.subject]
 
     def _drift(

@@ -38,6 +38,8 @@ CATEGORIES: Final = 100
 KLL_K: Final = 200
 QUANTILES: Final = 128
 MINIMUM_SEGMENT: Final = 200
+MOST_SEGMENTS: Final = 50
+"""Segments whose distributions of predictions and labels are kept."""
 
 
 def compile_reference(
@@ -152,8 +154,11 @@ def compile_reference(
     levels = Levels(plan, outcomes)
     drift: dict[str, float] = {}
     watched = {subject.name: subject for subject in subjects(plan)}
+    by_segment: dict[str, dict[str, list[int]]] = {}
     for coded in _subjects(plan, features, outcomes, known, held):
         drift.update(own_windows(plan, coded, times, watched.get(coded.subject)))
+        if coded.subject in {"prediction", "label"}:
+            by_segment[coded.subject] = _by_segment(coded, columns, reference.segments)
     overall = levels.of(rows) or reference.metrics
     return msgspec.structs.replace(
         reference,
@@ -164,6 +169,7 @@ def compile_reference(
             if (of_segment := levels.of(rows & _in_segment(columns, key), least=MINIMUM_SEGMENT))
         },
         drift=drift,
+        segment_drift=by_segment,
     )
 
 
@@ -186,6 +192,19 @@ def unlearnt_reference(spec: Specification) -> ReferenceStatistics:
         importances={},
         drift={},
     )
+
+
+def _by_segment(
+    coded: Coded, columns: Mapping[str, NDArray[np.object_]], segments: Mapping[str, int]
+) -> dict[str, list[int]]:
+    """Counts by bin in the largest segments."""
+    largest = sorted(segments, key=lambda key: (-segments[key], key))[:MOST_SEGMENTS]
+    out = {}
+    for key in sorted(largest):
+        rows = coded.rows & _in_segment(columns, key)
+        if int(rows.sum()) >= MINIMUM_SEGMENT:
+            out[key] = np.bincount(coded.codes[rows], minlength=coded.size).tolist()
+    return out
 
 
 def _at_least_as_spread(

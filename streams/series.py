@@ -356,6 +356,7 @@ class Series:
                 out.drift += self._drift(measured, window, detectors.verdicts(measured, window), state="closed")
                 if self._judged(window, 0, swaps):
                     out.observations += detectors.labels(window, total, boundary, measured)
+                    out.observations += self._by_segment(detectors, "label", window, boundary)
 
     def _close_traffic(self, detectors: Detectors, boundary: int, out: Closing, swaps: Collection[int]) -> None:
         pane_ms = self.frame.pane_ms
@@ -375,6 +376,7 @@ class Series:
                 out.drift += self._drift(measured, window, detectors.verdicts(measured, window), state="closed")
                 if self._judged(window, 0, swaps):
                     out.observations += detectors.traffic(window, total, boundary, measured)
+                    out.observations += self._by_segment(detectors, "prediction", window, boundary)
             # One that came is news once, so new segments are looked for in one window only.
             for window in [window for window, _ in windows if window.name == steadiest]:
                 for segment in self._segments():
@@ -382,6 +384,12 @@ class Series:
                         held = self.panes[segment].items()
                         predicted = sum(p.predicted for at, p in held if window.start_ms <= at < window.end_ms)
                         out.observations += detectors.segment(segment, window, predicted, boundary)
+
+    def _by_segment(self, detectors: Detectors, name: str, window: Window, boundary: int) -> Iterator[Observation]:
+        """Drift of predictions or labels in the segments that the reference knows."""
+        known = detectors.equipment.by_segment[name].segments
+        totals = {segment: self._sum(segment, window)[0] for segment in known if segment in self.panes}
+        return detectors.segments(name, window, totals, boundary)
 
     def _told_at(self, end: int) -> bool:
         """Whether any window may have to be told that ends here."""

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 MOST_HISTORY: Final = 512
-_KEPT_HISTORY: Final = 256
+KEPT_HISTORY: Final = 256
 
 
 class PageState(msgspec.Struct, array_like=True):
@@ -91,7 +91,7 @@ class AdaptiveWindow:
     def update(self, value: float) -> Change | None:
         """Add a value; a change upwards is returned, one downwards is only learnt."""
         if len(self.history) >= MOST_HISTORY:
-            kept = self.history[-_KEPT_HISTORY:]
+            kept = self.history[-KEPT_HISTORY:]
             self.history = []
             self._detector = self._new()
             for old in kept:

@@ -78,10 +78,11 @@ def subjects(plan: PanePlan) -> tuple[Subject, ...]:
     out = [_feature(plan, name, slots) for name, slots in plan.features.items()]
     out.append(_prediction(plan))
     out.append(_labels(plan))
-    return tuple(_measured(plan, subject) for subject in out if subject.reference_n > 0)
+    return tuple(with_noise(plan, subject) for subject in out if subject.reference_n > 0)
 
 
-def _measured(plan: PanePlan, subject: Subject) -> Subject:
+def with_noise(plan: PanePlan, subject: Subject) -> Subject:
+    """The subject with the measure that decides about it, and what chance adds to that."""
     measure = measure_of(plan.spec.alarms.drift, ordered=len(subject.gaps) > 0)
     return replace(
         subject, measure=measure, noise=noise_of(measure, subject.reference.astype(np.float64), subject.gaps)

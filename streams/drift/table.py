@@ -110,7 +110,8 @@ class SubjectTable:
         window : array of int
             All counters of the window.
         """
-        return Measured(self, window)
+        flat = np.bincount(self._cells, window[self._positions].astype(np.float64), self.shape[0] * self.shape[1])
+        return Measured(self, flat.astype(np.float64, copy=False).reshape(self.shape), window)
 
 
 class Measured:
@@ -123,11 +124,9 @@ class Measured:
         Values of each subject.
     """
 
-    def __init__(self, table: SubjectTable, window: Counts) -> None:
+    def __init__(self, table: SubjectTable, counts: Floats, window: Counts) -> None:
         self.table = table
-        size = table.shape[0] * table.shape[1]
-        flat = np.bincount(table._cells, window[table._positions].astype(np.float64), size)
-        self.counts: Floats = flat.astype(np.float64, copy=False).reshape(table.shape)
+        self.counts = counts
         self.n: Floats = self.counts.sum(axis=1)
         self._window = window
         self.checks: dict[int, Check] = {}
