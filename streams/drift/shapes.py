@@ -6,6 +6,7 @@ may have changed. A feature that stands still, or whose values lie in another un
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Final
 
@@ -119,7 +120,7 @@ class Shapes:
         low, high = (int(count) for count in measured.rest[at, 2:4])
         numeric = bool(self.numeric[at])
         outside = low + high if numeric else int(counts[0, self._last[at]])
-        error = float(np.sqrt(usual * (1 - usual) / m + usual * varies))
+        error = math.sqrt(usual * (1 - usual) / m + usual * varies)
         checks = [
             Check(
                 "out_of_range_rate" if numeric else "new_rate",
@@ -180,7 +181,7 @@ def _rate_bound(usual: float, error: float, n: int, p: float) -> cal.Bound:
     if highest >= 1.0:
         return cal.Bound(usual, 1.0, error, True)
     count = float(special.bdtrik(1 - p / 2, n, highest))
-    count = n if np.isnan(count) else np.floor(count) + 1
+    count = n if math.isnan(count) else math.floor(count) + 1
     return cal.Bound(usual, min(max(count / n, usual + LEAST_RATE), 1.0), error, True)
 
 
@@ -206,7 +207,7 @@ def absence_log_p(share: float, n: float, reference_n: float, varies: float) -> 
     if a <= 0:
         return 0.0
     if b <= 0:
-        return -np.inf
+        return -math.inf
     return float(special.gammaln(b + n) + special.gammaln(a + b) - special.gammaln(b) - special.gammaln(a + b + n))
 
 
@@ -220,7 +221,7 @@ def _least_share(n: int, m: float, varies: float, p: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2
-        if absence_log_p(middle, n, m, varies) < np.log(p):
+        if absence_log_p(middle, n, m, varies) < math.log(p):
             high = middle
         else:
             low = middle

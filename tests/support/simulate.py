@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,7 +73,11 @@ def day_of(world: World, rng: np.random.Generator, task: str = "binary") -> Day:
 
 def learn(spec: Specification, world: World, days: int, rng: np.random.Generator) -> PanePlan:
     """A plan whose reference saw `days` days of the world."""
-    rows = [day_of(world, rng, spec.task) for _ in range(days)]
+    return learn_from(spec, [day_of(world, rng, spec.task) for _ in range(days)])
+
+
+def learn_from(spec: Specification, rows: Sequence[Day]) -> PanePlan:
+    """A plan whose reference saw these days."""
     table = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     times = np.concatenate([np.full(len(row["label"]), day * DAY + 1) for day, row in enumerate(rows)])
     reference = compile_reference(
