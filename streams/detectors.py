@@ -45,6 +45,8 @@ _ALLOWANCE: Final = 0.25
 _ADWIN_DELTA: Final = 0.002
 _NEARLY: Final = 1.0 - 1e-9
 """Of a bound's smallest distance: the arrays round otherwise than the bounds themselves."""
+_GONE: Final = 0.99
+"""Share of unusable values from which on a feature is not what the specification says."""
 _BROKEN: Final[tuple[Kind, ...]] = ("data-quality", "skew")
 FRESH_PANES: Final = 2
 """Panes of a version in which a broken feature is a skew between training and serving, not something that broke."""
@@ -498,7 +500,9 @@ class Detectors:
             return cal.unusable_bound(self.plan, subject, window.name, n=n, p=p)
 
         varies = self.equipment.variance(measured.table, window.name, row)
-        counted = {"missing": missing, "invalid": invalid}
+        counted: dict[str, Any] = {"missing": missing, "invalid": invalid}
+        if lost >= _GONE * n:
+            counted["schema"] = "absent" if missing >= invalid else "wrong type"
         checks = [
             Check("unusable_rate", lost / n, self.allowance.unusable, bound, cal.unusable_severity, counted),
             *self.equipment.shapes.of_quality(measured, at, varies, self.allowance.shape),

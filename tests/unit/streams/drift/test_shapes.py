@@ -153,3 +153,12 @@ def test_samples_of_the_reference_cross_no_more_often_than_allowed() -> None:
     looks = windows * 5
     assert crossed <= 0.01 * looks + 5 * np.sqrt(0.01 * looks)
     assert 0 < allowed.shape < allowed.unusable
+
+
+@pytest.mark.parametrize(("slot", "said"), [("missing", "absent"), ("invalid", "wrong type")])
+def test_a_feature_that_is_not_what_the_specification_says_is_named(learnt: PanePlan, slot: str, said: str) -> None:
+    found = days(learnt, *[usual(learnt)] * 3, changed(learnt, "distance", {}, **{slot: 1000}))
+    (broken,) = [o for o in found if o.kind == "data-quality"]
+    assert (broken.severity, broken.evidence["schema"]) == ("critical", said)
+    half = days(learnt, *[usual(learnt)] * 3, changed(learnt, "distance", {4: 500}, **{slot: 500}))
+    assert all("schema" not in o.evidence for o in half)
