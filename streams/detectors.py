@@ -119,6 +119,10 @@ class Equipment:
             self._excess[key] = np.array(usual)
         return self._excess[key]
 
+    def top(self, subject: str, window: str) -> float:
+        """Largest share that one bin had in a window of the reference; 1 where nobody knows."""
+        return self._plan.reference.drift.get(drift_key(subject, window, "top"), 1.0)
+
     def variance(self, table: SubjectTable, window: str, row: int) -> float:
         """By how much shares differ between the reference's own windows, in proportion to the share."""
         return float(self.excess(table, window)[row] / table.noise[row])
@@ -505,7 +509,9 @@ class Detectors:
             counted["schema"] = "absent" if missing >= invalid else "wrong type"
         checks = [
             Check("unusable_rate", lost / n, self.allowance.unusable, bound, cal.unusable_severity, counted),
-            *self.equipment.shapes.of_quality(measured, at, varies, self.allowance.shape),
+            *self.equipment.shapes.of_quality(
+                measured, at, varies, self.allowance.shape, top=self.equipment.top(subject.name, window.name)
+            ),
         ]
         key = Key(self._broken_kind(subject.name, window), subject.name, "", window.name)
         yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)

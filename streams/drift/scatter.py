@@ -37,9 +37,9 @@ def drift_key(subject: str, window: str, statistic: str) -> str:
         ``feature:NAME``, ``prediction``, ``label``.
     window : str
         Name of a time window.
-    statistic : {"excess", "dof", "missing"}
+    statistic : {"excess", "dof", "missing", "top"}
         Mean PSI of the reference's own windows beyond chance; degrees of freedom of its scatter; standard deviation
-        of the missing rate.
+        of the missing rate; largest share that one bin had in any window.
     """
     return f"{subject}@{window}:{statistic}"
 
@@ -88,6 +88,7 @@ def own_windows(plan: PanePlan, coded: Coded, times: Indexes, watched: Subject |
     if total == 0:
         return out
     single: tuple[float, float] | None = None
+    top = 1.0
     lengths = {name: window.length_ms for name, window in plan.spec.time_windows.items()}
     for window, length_ms in (lengths or {"pane": plan.pane_ms}).items():
         length = length_ms // plan.pane_ms
@@ -97,6 +98,7 @@ def own_windows(plan: PanePlan, coded: Coded, times: Indexes, watched: Subject |
             sizes = rolled.sum(axis=1)
             enough = sizes >= MINIMUM_WINDOW
             figures = _scatter(rolled[enough], whole, length, watched)
+            top = float((rolled[enough].max(axis=1) / sizes[enough]).max(initial=0.0)) if enough.any() else 1.0
         else:
             figures = (single[0] / max(length / 2, 1.0), single[1])
         if single is None:
@@ -107,6 +109,7 @@ def own_windows(plan: PanePlan, coded: Coded, times: Indexes, watched: Subject |
             span = min(length, count)
             own = _rate_spread(_rolled(lost, span), _rolled(counts, span).sum(axis=1))
             out[drift_key(subject, window, "missing")] = own
+            out[drift_key(subject, window, "top")] = top
     return out
 
 

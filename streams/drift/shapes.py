@@ -27,7 +27,9 @@ LEAST_RATE: Final = 0.01
 LEAST_VANISHED: Final = 0.02
 """Share that a category must have had for its absence to be news."""
 STUCK: Final = 0.999
-"""Share of a window's values in one bin from which on a feature stands still."""
+"""Share of a window's values in one bin from which on a feature stands still; numbers have to be one and the same."""
+MOST_TOP: Final = 0.8
+"""Where a window of the reference held more than this in one bin, standing still is no news: a day has one weekday."""
 LEAST_SPREAD: Final = 0.05
 """Share that the reference holds outside that bin, at least: a feature that hardly ever moves is not stuck."""
 SCALE_SHIFT: Final = 8.0
@@ -86,10 +88,20 @@ class Shapes:
         outside = self._outside(measured, counts)
         rate = outside / at_least - self.usual >= LEAST_RATE * (1 - 1e-9)
         gone = ((counts == 0) & (self._kept >= LEAST_VANISHED)).any(axis=1)
-        stuck = counts.max(axis=1, initial=0.0) >= STUCK * n
+        stuck = (counts.max(axis=1, initial=0.0) >= STUCK * n) & self._constant(measured, n)
         shift = np.abs(measured.rest[:, 4]) / COARSE / at_least
         scaled = self.numeric & (shift > SCALE_SHIFT) & (outside > SCALE_OUTSIDE * n)
         return rows[enough & (rate | gone)].tolist(), rows[enough & (stuck | scaled)].tolist()
+
+    def _constant(self, measured: Measured, n: Floats) -> NDArray[np.bool_]:
+        """Whether all numbers of a feature may be one; categories: their bin says it.
+
+        Notes
+        -----
+        Equal numbers add equal integers to the sum, which n divides then; sums of others it divides once in n times.
+        """
+        whole = np.maximum(n, 1.0).astype(np.int64)
+        return np.asarray(~self.numeric | (measured.rest[:, 4] % whole == 0))
 
     def _outside(self, measured: Measured, counts: Floats) -> Floats:
         """Values out of range, or in none of the kept categories."""
@@ -148,24 +160,33 @@ class Shapes:
 
     # ------------------------------------------------------------------------------------------ of quality
 
-    def of_quality(self, measured: Measured, at: int, varies: float, p: float) -> list[Check]:
-        """Checks of a feature that tell that it is broken; parameters as of `of_drift`."""
+    def of_quality(self, measured: Measured, at: int, varies: float, p: float, *, top: float = 1.0) -> list[Check]:
+        """Checks of a feature that tell that it is broken.
+
+        Parameters
+        ----------
+        measured, at, varies, p
+            As of `of_drift`.
+        top : float
+            Largest share that one bin had in a window of the reference.
+        """
         row = int(self.table.features[at])
         n = int(measured.n[row])
         if n < cal.MINIMUM_TRAFFIC:
             return []
         counts = measured.counts[row]
         m = float(self.table.reference_n[row])
-        top = int(counts.argmax())
-        usual = float(self._shares[at][top])
+        bin_ = int(counts.argmax())
+        usual = float(self._shares[at][bin_])
+        constant = not self.numeric[at] or int(measured.rest[at, 4]) % n == 0
         checks = [
             Check(
                 "stuck_share",
-                float(counts[top]) / n,
+                float(counts[bin_]) / n if constant else 0.0,
                 p,
-                partial(_stuck_bound, usual, n, m, varies),
+                partial(_stuck_bound, usual, n, m, varies) if top <= MOST_TOP else partial(_no_bound, usual),
                 _stuck_severity,
-                {"bin": top},
+                {"bin": bin_},
             )
         ]
         if self.numeric[at]:
@@ -228,11 +249,16 @@ def _least_share(n: int, m: float, varies: float, p: float) -> float:
     return high
 
 
+def _no_bound(usual: float, _: float) -> cal.Bound:
+    """Beyond 1, where no share crosses."""
+    return cal.Bound(usual, 2.0, 0.0, True)
+
+
 def _stuck_bound(usual: float, n: int, m: float, varies: float, p: float) -> cal.Bound:
     """Crossed where (nearly) everything lies in one bin and that is less likely than `p`."""
     spread = max(_least_share(n, m, varies, p), LEAST_SPREAD)
-    # Beyond 1 nothing crosses: what the reference holds outside the bin may well be missing by chance.
-    return cal.Bound(usual, STUCK - 1e-9 if 1 - usual > spread else 2.0, 0.0, True)
+    # What the reference holds outside the bin may well be missing by chance.
+    return cal.Bound(usual, STUCK - 1e-9, 0.0, True) if 1 - usual > spread else _no_bound(usual, p)
 
 
 def _scale_bound(_: float) -> cal.Bound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -86,6 +87,21 @@ def test_a_feature_that_stands_still_is_broken(learnt: PanePlan) -> None:
     (broken,) = [o for o in found if o.kind == "data-quality"]
     assert (broken.evidence["statistic"], broken.severity) == ("stuck_share", "critical")
     assert broken.value == 1.0
+
+
+def test_a_calm_day_is_not_stuck(learnt: PanePlan) -> None:
+    """A day of weather lies in one decile of its month; its values differ."""
+    calm = changed(learnt, "distance", {4: 1000}, total=1000 * COARSE // 3 + 1)
+    assert {o.kind for o in days(learnt, *[usual(learnt)] * 3, calm)} == {"data-drift"}
+
+
+def test_what_a_window_of_the_reference_showed_is_not_stuck(learnt: PanePlan) -> None:
+    drift = dict(learnt.reference.drift)
+    drift["feature:distance@1d:top"] = 0.95
+    usually = PanePlan(learnt.spec, msgspec.structs.replace(learnt.reference, drift=drift))
+    total = changed(usually, "distance", {4: 1000})
+    assert {o.kind for o in days(usually, *[usual(usually)] * 3, total)} == {"data-drift"}
+    assert 0.05 < learnt.reference.drift["feature:distance@1d:top"] < 0.3
 
 
 def test_a_feature_in_another_unit_is_broken(learnt: PanePlan) -> None:
