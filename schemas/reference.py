@@ -51,6 +51,20 @@ class MetricReference(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 0
 
 
+class Seasons(msgspec.Struct, frozen=True, kw_only=True):
+    """Distributions by month of the year, from a history that spans one.
+
+    `months`: by subject (``feature:NAME``, ``prediction``, ``label``) twelve lists of counts, January first, in the
+    bins that its drift is measured in. `drift`: how far the history's own windows lie from their season, keyed as
+    `ReferenceStatistics.drift`. Twelve times the bins of every subject: 20 features take some 20 kB.
+    """
+
+    months: dict[str, list[list[int]]]
+    drift: dict[str, float]
+    start_ms: int
+    end_ms: int
+
+
 class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Everything monitoring knows of the reference.
 
@@ -59,7 +73,8 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     `segments`: rows by segment key. `metrics`: by metric name. `importances`: permutation importance by feature, ≥ 0.
     `drift`: what the reference's own panes show against the whole, by ``subject@window`` and statistic
     (`streams.reference.drift_key`). `segment_metrics`: as `metrics`, by segment key and metric name. `segment_drift`:
-    counts of ``prediction`` and ``label`` by segment key, in the bins that the whole is compared in.
+    counts of ``prediction`` and ``label`` by segment key, in the bins that the whole is compared in. `seasons`:
+    None where no history of a year was given.
     """
 
     task: str
@@ -79,4 +94,5 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     end_ms: int = 0
     segment_metrics: dict[str, dict[str, MetricReference]] = msgspec.field(default_factory=dict)
     segment_drift: dict[str, dict[str, list[int]]] = msgspec.field(default_factory=dict)
+    seasons: Seasons | None = None
     schema_version: int = 1

@@ -22,6 +22,7 @@ from schemas.events import Severity
 from schemas.metrics import better, split
 from schemas.reference import MetricReference
 from schemas.specification import DriftMeasure
+from streams.drift.distances import psi_noise
 from streams.drift.measures import SCALES
 from streams.drift.scatter import drift_key
 from streams.drift.subjects import Subject
@@ -30,6 +31,7 @@ from streams.panes import PanePlan
 
 Floats = NDArray[np.float64]
 
+LEAST_PSI: Final = SCALES["psi"].least
 QUALITY_SHARE: Final = 0.6
 DRIFT_SHARE: Final = 0.15
 SEGMENT_DRIFT_SHARE: Final = 0.05
@@ -230,6 +232,21 @@ def drift_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: flo
     usual = scale.back(mean)
     error = scale.back(mean + math.sqrt(variance)) - usual
     return Bound(usual, max(scale.back(threshold), usual + scale.least), error, True)
+
+
+def distance_bound(bins: int, n: float, reference_n: float, *, excess: float, dof: float, p: float) -> Bound:
+    """Bound of a PSI whose mean beyond chance is `excess`, with the scatter of `dof` degrees of freedom."""
+    noise = psi_noise(bins, n, reference_n)
+    mean = noise + excess
+    variance = 2 * noise**2 / (bins - 1) + 2 * excess**2 / max(dof, 1.0)
+    joint = 2 * mean**2 / variance
+    threshold = mean / joint * float(special.chdtri(joint, p))
+    return Bound(mean, max(threshold, mean + LEAST_PSI), math.sqrt(variance), True)
+
+
+def usual_distance(bins: Floats, n: Floats, reference_n: Floats, excess: Floats) -> Floats:
+    """References of `distance_bound` for many subjects; no threshold is nearer to them than `LEAST_PSI`."""
+    return np.asarray((bins - 1) * (1.0 / np.maximum(n, 1.0) + 1.0 / np.maximum(reference_n, 1.0)) + excess)
 
 
 def usual_drift(noise: Floats, n: Floats, reference_n: Floats, excess: Floats) -> Floats:

@@ -49,6 +49,8 @@ class Open(msgspec.Struct, array_like=True):
     severity: str
     good: int
     last: tuple[int, int, float, float, float, int]
+    seasonal: int = 0
+    """Panes in a row that the calendar explained."""
 
 
 class Watches:
@@ -66,7 +68,7 @@ class Watches:
         self.open: dict[Key, Open] = {}
 
     def look(self, key: Key, finding: Finding, now_ms: int) -> Observation | None:
-        """Take a finding in; an observation where something opened, got worse or closed.
+        """Take a finding in; an observation where something opened, got worse, turned out to be the season or closed.
 
         Parameters
         ----------
@@ -82,6 +84,10 @@ class Watches:
         if finding.crossed:
             state.good = 0
             state.last = _last(finding)
+            state.seasonal = state.seasonal + 1 if finding.evidence.get("seasonal") is True else 0
+            if state.seasonal == GOOD_PANES and finding.severity != state.severity:
+                state.severity = finding.severity
+                return self._say(key, finding, "updated", now_ms)
             if _RANK[finding.severity] <= _RANK[state.severity]:
                 return None
             state.severity = finding.severity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any, Final
@@ -18,6 +19,7 @@ from schemas.reference import MetricReference
 from streams import calibration as cal
 from streams.detection import Finding, Key, Open, Watches
 from streams.drift.by_segment import SegmentTable
+from streams.drift.calendar import Calendar, Likeness
 from streams.drift.checks import Check, lead
 from streams.drift.delays import DELAYS, STABLE_PANES, delay_bound, delay_severity
 from streams.drift.scatter import drift_key
@@ -31,6 +33,7 @@ from streams.metrics.delay import label_delays
 from streams.metrics.probability import calibration_noise
 from streams.metrics.view import View
 from streams.panes import PanePlan
+from streams.seasons import DAY_MS, season_name
 from streams.windows import Window
 
 Counts = NDArray[np.int64]
@@ -101,6 +104,11 @@ class Equipment:
         self.feature = {row: at for at, row in enumerate(self.traffic.features.tolist())}
         self.usual_lost = np.array([cal.usual_unusable(s) for s in self.traffic.subjects if s.slots is not None])
         self._excess: dict[tuple[str, int, str], NDArray[np.float64]] = {}
+        seasons = plan.reference.seasons
+        self.calendars = (
+            {} if seasons is None else {id(t): Calendar(t, seasons) for t in (self.traffic, self.labels) if t.subjects}
+        )
+        self.reference_days = (plan.reference.end_ms - plan.reference.start_ms) // DAY_MS + 1
 
     @classmethod
     def of(cls, plan: PanePlan) -> Equipment:
@@ -457,7 +465,16 @@ class Detectors:
             return set()
         usual = cal.usual_drift(table.noise, measured.n, table.reference_n, self.equipment.excess(table, window.name))
         enough = measured.n >= cal.MINIMUM_TRAFFIC
-        return set(np.flatnonzero(enough & (measured.deciding - table.told(usual) >= _NEARLY * table.least)).tolist())
+        rows = set(np.flatnonzero(enough & (measured.deciding - table.told(usual) >= _NEARLY * table.least)).tolist())
+        like = self._like(measured, window)
+        if like is not None:
+            # The scatter of a whole year hides what is wrong inside a season: with a calendar, the season's counts.
+            known = enough & ~np.isnan(like.psi)
+            whole = cal.usual_distance(table.bins, measured.n, table.reference_n, like.excess)
+            season = cal.usual_distance(table.bins, measured.n, like.rows, like.excess)
+            beyond = (measured.psi - whole >= _NEARLY * cal.LEAST_PSI) | (like.psi - season >= _NEARLY * cal.LEAST_PSI)
+            rows |= set(np.flatnonzero(known & beyond).tolist())
+        return rows
 
     def _unusable_rows(self, measured: Measured, window: Window) -> set[int]:
         table = measured.table
@@ -485,13 +502,54 @@ class Detectors:
     ) -> Iterator[Observation]:
         subject = measured.table.subjects[row]
         n = int(measured.n[row])
-        checks = [self._distance(measured, row, window)]
+        checks = self._distances(measured, row, window)
         key = Key(subject.kind, subject.name, "", window.name)
         if subject.slots is not None and (shaped or key in self.watches.open):
             at = self.equipment.feature[row]
             varies = self.equipment.variance(measured.table, window.name, row)
             checks += self.equipment.shapes.of_drift(measured, at, varies, self.allowance.shape)
         yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)
+
+    def _like(self, measured: Measured, window: Window) -> Likeness | None:
+        """How far a window lies from its season; None without a calendar. Computed once for a measured window."""
+        calendar = self.equipment.calendars.get(id(measured.table))
+        if calendar is None:
+            return None
+        found = measured.like
+        if found is None:
+            found = measured.like = calendar.like(measured, window)
+        return found
+
+    def _distances(self, measured: Measured, row: int, window: Window) -> list[Check]:
+        """The distance that decides; where the season is known, PSI against it before.
+
+        Notes
+        -----
+        Far from the season: that is drift, whether the whole reference is near or not. Near to it: what is far from the
+        whole reference is the calendar's doing (`seasonal`), and no more than information.
+        """
+        plain = self._distance(measured, row, window)
+        like = self._like(measured, window)
+        if like is None:
+            return [replace(plain, details={"reference_days": self.equipment.reference_days})]
+        if math.isnan(like.psi[row]):
+            return [plain]
+        subject, n, value = measured.table.subjects[row], int(measured.n[row]), float(measured.psi[row])
+        p, bins = self.allowance.drift, subject.bins
+        near, rows = float(like.psi[row]), float(like.rows[row])
+        scatter = (float(like.excess[row]), float(like.dof[row]))
+        season = Check("psi", near, p, partial(_season_bound, bins, n, rows, *scatter), cal.drift_severity)
+        said = {
+            "season": season_name(window.start_ms, window.end_ms),
+            "season_psi": round(near, 6),
+            "season_threshold": round(season.bound.threshold, 6),
+            "whole_psi": round(value, 6),
+        }
+        whole = replace(plain, severity=_information, details={**said, "seasonal": True})
+        if subject.measure == "psi":
+            # Without what the year itself scatters: that is what the season is to explain.
+            whole = replace(whole, at=partial(_season_bound, bins, n, float(subject.reference_n), *scatter))
+        return [replace(season, details={**said, "seasonal": False}), whole]
 
     def _unusable(self, measured: Measured, row: int, window: Window, now_ms: int) -> Iterator[Observation]:
         subject = measured.table.subjects[row]
@@ -627,3 +685,11 @@ class Detectors:
         detectors.volume_state = state.volume
         detectors.delays = list(state.delays)
         return detectors
+
+
+def _season_bound(bins: int, n: int, rows: float, excess: float, dof: float, p: float) -> cal.Bound:  # noqa: PLR0917
+    return cal.distance_bound(bins, n, rows, excess=excess, dof=dof, p=p)
+
+
+def _information(_bound: cal.Bound, _value: float) -> Severity:
+    return "info"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from schemas.reference import (
     MetricReference,
     NumericReference,
     ReferenceStatistics,
+    Seasons,
 )
 from schemas.specification import Specification
 from streams.columns import Floats, Indexes, Mask, Values, class_keys, codes_by_key, count_keys, floats_of, missing_in
@@ -30,6 +31,7 @@ from streams.drift.scatter import Coded, own_windows
 from streams.drift.subjects import subjects
 from streams.metrics.levels import Levels, Outcomes
 from streams.panes import PanePlan, class_key
+from streams.seasons import learn
 from streams.sketches import coarse_edges
 
 BINS: Final = 10
@@ -40,6 +42,26 @@ QUANTILES: Final = 128
 MINIMUM_SEGMENT: Final = 200
 MOST_SEGMENTS: Final = 50
 """Segments whose distributions of predictions and labels are kept."""
+
+
+class History(NamedTuple):
+    """Rows that the seasons are learnt from.
+
+    Parameters
+    ----------
+    features : mapping of str to array, shape (n,)
+    labels, predictions : array, shape (n,)
+        None and NaN where unknown.
+    scores : array of float, shape (n,), or None
+        As of `compile_reference`.
+    event_time_ms : array of int, shape (n,)
+    """
+
+    features: Mapping[str, ArrayLike]
+    labels: ArrayLike
+    predictions: ArrayLike
+    scores: ArrayLike | None
+    event_time_ms: ArrayLike
 
 
 def compile_reference(
@@ -55,6 +77,7 @@ def compile_reference(
     probabilities: ArrayLike | None = None,
     classes: Sequence[object] = (),
     segments: Mapping[str, ArrayLike] | None = None,
+    history: History | None = None,
 ) -> ReferenceStatistics:
     """Compile a version's reference statistics.
 
@@ -80,6 +103,8 @@ def compile_reference(
         Classes of the model in its own order; default: those among the labels, sorted.
     segments : mapping of str to array, optional
         Columns of segments that are no features.
+    history : History, optional
+        What the seasons are learnt from, where it spans a year; default: these rows.
 
     Returns
     -------
@@ -160,6 +185,7 @@ def compile_reference(
         if coded.subject in {"prediction", "label"}:
             by_segment[coded.subject] = _by_segment(coded, columns, reference.segments)
     overall = levels.of(rows) or reference.metrics
+    own = History(features, truth, guesses, score, times)
     return msgspec.structs.replace(
         reference,
         metrics=overall,
@@ -170,7 +196,28 @@ def compile_reference(
         },
         drift=drift,
         segment_drift=by_segment,
+        seasons=_seasons(plan, own if history is None else history, None if history is None else (own, held)),
     )
+
+
+def _seasons(plan: PanePlan, history: History, ordinary: tuple[History, Mask] | None) -> Seasons | None:
+    """Distributions by month; `ordinary` are rows whose predictions tell what ordinary ones lie off their season."""
+    coded, times = _history(plan, history)
+    if ordinary is None:
+        return learn(plan, coded, times)
+    rows, held = ordinary
+    own, own_times = _history(plan, rows, held)
+    return learn(plan, coded, times, checks=[(c, own_times) for c in own if c.subject == "prediction"])
+
+
+def _history(plan: PanePlan, history: History, held: Mask | None = None) -> tuple[Iterator[Coded], Indexes]:
+    truth, guesses = np.asarray(history.labels), np.asarray(history.predictions)
+    times = np.asarray(history.event_time_ms).astype(np.int64)
+    score = None if history.scores is None else np.asarray(history.scores, dtype=np.float64)
+    outcomes = Outcomes(truth, guesses, score, None, times)
+    predicted = ~missing_in(guesses) if held is None else held
+    features = {name: column for name, column in history.features.items() if name in plan.reference.features}
+    return _subjects(plan, features, outcomes, ~missing_in(truth), predicted), times
 
 
 def unlearnt_reference(spec: Specification) -> ReferenceStatistics:
@@ -349,6 +396,8 @@ def _subjects(
     reference = plan.reference
     everything = np.ones(len(outcomes.times), dtype=bool)
     for name, compiled in reference.features.items():
+        if name not in features:
+            continue
         codes, size, missing = _codes(compiled, np.asarray(features[name]))
         yield Coded(f"feature:{name}", codes, size, everything, missing)
     if isinstance(reference.labels, NumericReference):

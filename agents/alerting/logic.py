@@ -492,7 +492,13 @@ class AlertBook(msgspec.Struct, kw_only=True):
         return self._causes(incident.version) if incident.group == "quality" and incident.closed_ms is None else []
 
     def _causes(self, version: int) -> list[Crossing]:
-        found = [c for c in self.crossings.values() if c.version == version and is_cause(c)]
+        # Segments have no season of their own: what the calendar does to the whole, it does to them.
+        seasonal = {c.subject for c in self._seasonal(version) if not c.segment}
+        found = [
+            c
+            for c in self.crossings.values()
+            if c.version == version and is_cause(c) and not (c.segment and c.subject in seasonal)
+        ]
         return sorted(found, key=lambda c: (c.since_ms, c.key))
 
     def _seasonal(self, version: int) -> list[Crossing]:

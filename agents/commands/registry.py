@@ -21,6 +21,10 @@ def register(
     directory: Annotated[Path, typer.Argument(help="Project: driftline.toml and pipeline.py.", show_default=False)],
     *,
     data: Annotated[Path | None, typer.Option("--data", help="Training table: Parquet or CSV.")] = None,
+    seasons: Annotated[
+        Path | None,
+        typer.Option("--seasons", help="Table of a whole year to learn the seasons from, where --data is shorter."),
+    ] = None,
     actor: Actor = "",
     as_json: Json = False,
 ) -> None:
@@ -38,7 +42,7 @@ def register(
         kafka = kafka_config(settings)
     except BrokerUnreachableError:
         kafka = None
-    done = register_project(settings, kafka, directory, data, actor=actor or account())
+    done = register_project(settings, kafka, directory, data, actor=actor or account(), seasons=seasons)
     if as_json:
         document(done)
         return

@@ -129,7 +129,12 @@ def _known_at(table: pd.DataFrame, spec: Specification, from_ms: int, as_of_ms: 
 
 
 def manifest(
-    table: pd.DataFrame, spec: Specification, *, registered: str | None, as_of_ms: int | None
+    table: pd.DataFrame,
+    spec: Specification,
+    *,
+    registered: str | None,
+    as_of_ms: int | None,
+    seasons: str | None = None,
 ) -> dict[str, Any]:
     """What a version records of its data.
 
@@ -139,6 +144,8 @@ def manifest(
         SHA-256 of the table given at registration.
     as_of_ms : int, optional
         Where the archive was read: up to which event time.
+    seasons : str, optional
+        SHA-256 of the table that the seasons are learnt from, where one was given.
     """
     times = event_times_ms(table, spec)
     archive = None
@@ -147,6 +154,7 @@ def manifest(
     return {
         "registered": registered,
         "archive": archive,
+        **({"seasons": seasons} if seasons is not None else {}),
         "rows": len(table),
         "labelled": int(table[spec.data.label].notna().sum()),
         "first_event": iso(utc(int(times.min()))),

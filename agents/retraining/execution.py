@@ -86,6 +86,7 @@ class _Inputs:
     code: dict[str, Any]
     table: pd.DataFrame
     registered: str | None
+    seasons: str | None
     champion: Champion
     seed: int
     as_of_ms: int
@@ -117,13 +118,15 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
                 holdout_from_ms=choice.holdout_from_ms,
             )
             artifact, verdict = validate(artifacts, candidate, inputs.champion, seed=inputs.seed)
-            reference = artifacts.put(encode(candidate.reference()), "reference")
+            # The rows to learn from may be few; what the seasons are is learnt from all there are.
+            history = inputs.table if inputs.seasons is None else load_registered(artifacts, inputs.seasons)
+            reference = artifacts.put(encode(candidate.reference(history)), "reference")
     submission = Submission(
         spec_text=inputs.project.spec_text,
         artifact=artifact,
         reference=reference,
         code=inputs.code,
-        dataset=manifest(table, spec, registered=inputs.registered, as_of_ms=inputs.as_of_ms),
+        dataset=manifest(table, spec, registered=inputs.registered, as_of_ms=inputs.as_of_ms, seasons=inputs.seasons),
         candidate=candidate,
         verdict=verdict,
         choice=choice.report or None,
@@ -153,6 +156,7 @@ def _inputs(settings: Settings, registry: Registry, session: Session, run: RunRo
         code={"artifact": code, "tree": project.tree_hash, "commit": commit},
         table=training_table(session, settings.archive, wide, registered, as_of_ms=run.as_of_ms),
         registered=sha,
+        seasons=info.dataset.get("seasons"),
         champion=champion,
         seed=info.seed,
         as_of_ms=run.as_of_ms,

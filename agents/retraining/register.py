@@ -31,6 +31,7 @@ from schemas.events import RunFinished, RunStarted
 from schemas.specification import Specification
 from schemas.topics import TRAINING_EVENTS
 from streams.kafka.config import KafkaConfig
+from streams.seasons import LEAST_SPAN_MS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,14 @@ SEED = 0
 
 
 def register_project(
-    settings: Settings, kafka: KafkaConfig | None, directory: Path, data: Path | None, *, actor: str, seed: int = SEED
+    settings: Settings,
+    kafka: KafkaConfig | None,
+    directory: Path,
+    data: Path | None,
+    *,
+    actor: str,
+    seed: int = SEED,
+    seasons: Path | None = None,
 ) -> dict[str, Any]:
     """Train the project in `directory` and register the result as a version of its model.
 
@@ -59,6 +67,9 @@ def register_project(
         Who registers.
     seed : int
         Given to steps that ask for it.
+    seasons : Path, optional
+        Table like `data` that spans a year: what the calendar does is learnt from it, for successors too. Default: what
+        the champion was given, else the table itself where it spans a year.
 
     Returns
     -------
@@ -97,12 +108,14 @@ def register_project(
         else:
             as_of_ms = int(time.time() * 1000)
             table = _archived_table(settings, session, project, champion_info, as_of_ms)
+        season_sha = _season_table(artifacts, seasons, spec, champion_info)
     with limited_threads():
         candidate = train(
             project, table, where=str(data or "archive"), seed=seed, cache=StepCache(settings.home.resolve() / "steps")
         )
         artifact, verdict = validate(artifacts, candidate, champion, seed=seed)
-        reference = artifacts.put(encode(candidate.reference()), "reference")
+        history = None if season_sha is None else load_registered(artifacts, season_sha)
+        reference = artifacts.put(encode(candidate.reference(history)), "reference")
     sha = store_table(artifacts, registered) if registered is not None else _registered_sha(champion_info)
     code = {"artifact": store_project(artifacts, project), "tree": project.tree_hash, "commit": _git_commit(directory)}
     last_ms = as_of_ms if as_of_ms is not None else _last_event_ms(table, spec)
@@ -112,7 +125,7 @@ def register_project(
         artifact=artifact,
         reference=reference,
         code=code,
-        dataset=manifest(table, spec, registered=sha, as_of_ms=as_of_ms),
+        dataset=manifest(table, spec, registered=sha, as_of_ms=as_of_ms, seasons=season_sha),
         candidate=candidate,
         verdict=verdict,
         seed=seed,
@@ -170,6 +183,24 @@ def _archived_table(
     )
     wide = widened(project.spec, champion, None if registered is None else list(registered.columns))
     return training_table(session, settings.archive, wide, registered, as_of_ms=as_of_ms)
+
+
+def _season_table(
+    artifacts: ArtifactStore, path: Path | None, spec: Specification, info: VersionInfo | None
+) -> str | None:
+    """SHA-256 of the table that the seasons are learnt from: the one given, else the champion's."""
+    if path is None:
+        return info.dataset.get("seasons") if info is not None else None
+    table = read_table(path, spec)
+    times = event_times_ms(table, spec)
+    span_ms = int(times.max()) - int(times.min()) if len(times) else 0
+    if span_ms < LEAST_SPAN_MS:
+        raise TrainingError(
+            f"the table spans {span_ms / 86_400_000:.0f} days, and seasons take a year",
+            where=str(path),
+            remedy="give rows of a whole year, or leave --seasons out",
+        )
+    return store_table(artifacts, table)
 
 
 def _registered_sha(info: VersionInfo | None) -> str | None:

@@ -28,6 +28,8 @@ from schemas.specification import Specification
 if TYPE_CHECKING:
     import pandas as pd
 
+    from streams.reference import History
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -77,8 +79,14 @@ class Candidate:
         known = self.table[self.spec.data.label].notna().to_numpy()
         return int((known & (event_times_ms(self.table, self.spec) < self.cutoff_ms)).sum())
 
-    def reference(self) -> ReferenceStatistics:
-        """Reference statistics of the whole table, levels from the held-out rows."""
+    def reference(self, history: pd.DataFrame | None = None) -> ReferenceStatistics:
+        """Reference statistics of the whole table, levels from the held-out rows.
+
+        Parameters
+        ----------
+        history : DataFrame, optional
+            Normalised rows that the seasons are learnt from where they span a year; default: the table.
+        """
         from streams.reference import compile_reference
 
         n = len(self.table)
@@ -104,6 +112,24 @@ class Candidate:
             probabilities=probabilities,
             classes=self.scored.classes,
             segments={name: plain_values(self.table[name]) for name in self.spec.data.segments},
+            history=self._history(self.table if history is None else history),
+        )
+
+    def _history(self, rows: pd.DataFrame) -> History | None:
+        """All rows with what this version predicts of them; None where they are shorter than a year."""
+        from streams.reference import History
+        from streams.seasons import LEAST_SPAN_MS
+
+        times = event_times_ms(rows, self.spec)
+        if len(times) == 0 or int(times.max()) - int(times.min()) < LEAST_SPAN_MS:
+            return None
+        scored = score(self.spec, self.estimator, rows[self.spec.columns()])
+        return History(
+            features={name: plain_values(rows[name]) for name in self.spec.features},
+            labels=plain_values(rows[self.spec.data.label]),
+            predictions=scored.predictions,
+            scores=scored.scores,
+            event_time_ms=times,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,12 +131,19 @@ class Measured:
         self._window = window
         self.checks: dict[int, Check] = {}
         """Distances beside their bounds, by row, as far as they were asked for."""
+        self.like: Any = None
+        """What the calendar says of it (`streams.seasons`), once it was asked."""
 
     @cached_property
     def _p(self) -> Floats:
         smoothed = self.counts + self.table._half
         smoothed /= (self.n + self.table._smoothing)[:, None]
         return smoothed
+
+    @property
+    def shares(self) -> Floats:
+        """Smoothed shares of the bins, shape (subjects, bins); zero where padded."""
+        return self._p
 
     @cached_property
     def psi(self) -> Floats:

@@ -107,6 +107,7 @@ def _drift(
     p = Equipment.of(plan).allowance.drift
     bound = cal.drift_bound(plan, subject, window.name, n=n, p=p)
     evidence: dict[str, object] = {"statistic": "psi", "p": p}
+    evidence["reference_days"] = Equipment.of(plan).reference_days
     evidence |= {name: round(number, 6) for name, number in found.items() if number is not None and name != "psi"}
     if subject.slots is not None:
         evidence["importance"] = round(_importance(plan, subject), 4)
