@@ -515,10 +515,9 @@ class Detectors:
         calendar = self.equipment.calendars.get(id(measured.table))
         if calendar is None:
             return None
-        found = measured.like
-        if found is None:
-            found = measured.like = calendar.like(measured, window)
-        return found
+        if measured.like is None:
+            measured.like = calendar.like(measured, window)
+        return measured.like
 
     def _distances(self, measured: Measured, row: int, window: Window) -> list[Check]:
         """The distance that decides; where the season is known, PSI against it before.

@@ -118,6 +118,7 @@ BENCHES: dict[str, Callable[..., None]] = {
     "recovery": bench_hot_path.recovery,
     "workers": bench_hot_path.workers,
     "latency": bench_hot_path.latency,
+    "alert-latency": bench_hot_path.alert_latency,
 }
 """By name, in the order in which `driftline bench all` runs them."""
 

@@ -1,4 +1,4 @@
-"""`driftline bench pending|recovery|workers|latency`: what the hot path alone comes to, without peers."""
+"""`driftline bench pending|recovery|workers|latency|alert-latency`: what the hot path alone comes to, without peers."""
 
 from __future__ import annotations
 
@@ -49,6 +49,16 @@ def latency(
 ) -> None:
     """From a label to its effect in quality-metrics, under half load. About 2 minutes."""
     _run("latency", as_json, events=events, seconds=seconds, rate=rate, use_cores=cores)
+
+
+def alert_latency(
+    as_json: Json = False,
+    probes: Annotated[int, typer.Option(min=1, help="Incidents that count.")] = 60,
+    events: Annotated[int, typer.Option(min=150, help="Predictions of a model in a second.")] = 200,
+    cores: Cores = None,
+) -> None:
+    """From the record that tips an incident to its alert, with the real agents. About a minute and a half."""
+    _run("alert_latency", as_json, probes=probes, events=events, use_cores=cores)
 
 
 def models(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ _REST: Final = ("missing", "invalid", "low", "high", "total")
 
 
 if TYPE_CHECKING:
+    from streams.drift.calendar import Likeness
     from streams.drift.checks import Check
 
 
@@ -131,7 +132,7 @@ class Measured:
         self._window = window
         self.checks: dict[int, Check] = {}
         """Distances beside their bounds, by row, as far as they were asked for."""
-        self.like: Any = None
+        self.like: Likeness | None = None
         """What the calendar says of it (`streams.seasons`), once it was asked."""
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from sqlalchemy import func, select
 
@@ -104,3 +105,28 @@ def test_a_first_version_needs_a_table(settings: Settings, tmp_path: Path) -> No
     with pytest.raises(TrainingError, match="no table was given") as caught:
         register_project(settings, None, write_project(tmp_path / "p"), None, actor="ada")
     assert "--data" in caught.value.remedy
+
+
+def test_seasons_are_learnt_from_a_table_of_a_year_and_kept_for_successors(
+    settings: Settings, tmp_path: Path, table: Path
+) -> None:
+    import msgspec
+
+    short, year = tmp_path / "short.csv", tmp_path / "year.parquet"
+    toy_table(100, 20).to_csv(short, index=False)
+    before = toy_table(366, 50, seed=5)
+    before[["at", "known_at"]] -= pd.Timedelta(days=400)
+    before.to_parquet(year)
+    project = write_project(tmp_path / "p")
+    with pytest.raises(TrainingError, match="seasons take a year"):
+        register_project(settings, None, project, table, actor="ada", seasons=short)
+    register_project(settings, None, project, table, actor="ada", seasons=year)
+    register_project(settings, None, project, table, actor="ada")
+    sessions = session_factory(make_engine(settings.database))
+    artifacts = ArtifactStore.of(settings)
+    with sessions() as session:
+        versions = [Registry(sessions, artifacts).version(session, "toy", number) for number in (1, 2)]
+    for version in versions:
+        seasons = msgspec.json.decode(artifacts.get(version.reference), type=ReferenceStatistics).seasons
+        assert seasons is not None
+        assert {"feature:x", "feature:noise", "prediction", "label"} <= set(seasons.months)
