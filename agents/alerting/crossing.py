@@ -100,7 +100,7 @@ def crossing_of(observation: Observation) -> Crossing:
 def _notes(evidence: Mapping[str, Any]) -> dict[str, float | str]:
     """The numbers behind an observation that explanations may name; and the season, which is a name."""
     found: dict[str, float | str] = {
-        name: value
+        name: float(value)
         for name, value in evidence.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "importance"
     }

@@ -320,6 +320,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         """Drift alone: an incident only when it matters, and never beside one of quality."""
         effects = Effects()
         drifts = [c for c in mine if c.kind in DRIFT_KINDS and not c.seasonal]
+        features = len(spec.features) if spec is not None else 0
         quality = self._quality(version)
         incident = self._find("drift", "", version)
         if quality is not None:
@@ -329,7 +330,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
                 effects.alerts.append(self._close(incident, now))
             return effects
         if incident is None:
-            if not drift_matters(drifts, 1.0):
+            if not drift_matters(drifts, 1.0, features):
                 return effects
             earlier = self._lately_closed("drift", "", version, now, spec)
             if earlier is not None:
@@ -339,7 +340,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
             effects.alerts.append(self._alert(incident, "opened"))
             return effects
         incident.members = {c.key: c for c in drifts}
-        if not drift_matters(drifts, CALM):
+        if not drift_matters(drifts, CALM, features):
             if incident.quiet_since_ms is None:
                 incident.quiet_since_ms = now
             return effects

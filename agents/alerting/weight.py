@@ -17,16 +17,28 @@ CALM = 0.5
 """Drift stops to matter below this part of the bound that opened it."""
 
 
-def importance_moved(drifts: Sequence[Crossing]) -> float:
-    """Share of the model's importance carried by the features that moved overall, each counted once (0–1)."""
-    shares = {c.subject: c.importance or 0.0 for c in drifts if c.kind == "data-drift" and not c.segment}
+def importance_moved(drifts: Sequence[Crossing], unknown: float = 0.0) -> float:
+    """Share of the model's importance carried by the features that moved overall, each counted once (0–1).
+
+    `unknown`: what a feature counts whose importance nobody knows.
+    """
+    moved = [c for c in drifts if c.kind == "data-drift" and not c.segment]
+    shares = {c.subject: unknown if c.importance is None else c.importance for c in moved}
     return min(1.0, sum(shares.values()))
 
 
-def drift_matters(drifts: Sequence[Crossing], part: float) -> bool:
-    """Whether drift alone is a reason to act; `part` scales the bounds (hysteresis)."""
+def drift_matters(drifts: Sequence[Crossing], part: float, features: int = 0) -> bool:
+    """Whether drift alone is a reason to act.
+
+    Parameters
+    ----------
+    part : float
+        Scales the bounds (hysteresis).
+    features : int
+        Features of the model: where importances are not known (models that are only watched) each counts the same.
+    """
     serious = [c for c in drifts if is_serious(c) and not c.seasonal]
-    moved = importance_moved(serious)
+    moved = importance_moved(serious, 1.0 / features if features else 0.0)
     predictions = [c for c in serious if c.kind == "prediction-drift" and not c.segment]
     if predictions and moved >= MATTERS_WITH_PREDICTIONS * part:
         return True

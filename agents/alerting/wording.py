@@ -145,10 +145,14 @@ def delay(milliseconds: float) -> str:
 def _detail(crossing: Crossing) -> str:
     """Counts behind a share, which a person can divide."""
     notes = crossing.notes
+
+    def count(name: str) -> str:
+        return f"{float(notes[name]):,.0f}"
+
     if crossing.kind == "data-quality" and "missing" in notes and "invalid" in notes:
-        return f", {notes['missing']:,} missing and {notes['invalid']:,} of the wrong type"
+        return f", {count('missing')} missing and {count('invalid')} of the wrong type"
     if crossing.kind == "coverage" and "labelled" in notes and "predicted" in notes:
-        return f": {notes['labelled']:,} labelled of {notes['predicted']:,}"
+        return f": {count('labelled')} labelled of {count('predicted')}"
     if crossing.kind == "estimated-quality" and "low" in notes and "high" in notes:
         trust = f", trust {number(float(notes['trust']))}" if "trust" in notes else ""
         return f", between {number(float(notes['low']))} and {number(float(notes['high']))}{trust}"

@@ -496,3 +496,11 @@ def test_causes_are_ranked_by_importance_and_by_how_far_they_moved() -> None:
     assert alert.evidence["blast_radius"]["affected"] == [
         {"model": "m", "version": 1, "segments": ["origin=EWR"], "events": 5120}
     ]
+
+
+def test_where_no_importance_is_known_every_feature_counts_the_same() -> None:
+    book = AlertBook(model="m")
+    made = msgspec.structs.replace(drift(1, "a", 0.0), evidence={"statistic": "psi"})
+    ((_, alert),) = book.observed(made, spec()).alerts  # the only feature there is
+    assert alert.kind == "data-drift"
+    assert "importance" not in alert.explanation
