@@ -127,6 +127,15 @@ def decode_ground_truth(data: bytes) -> GroundTruth:
     return truth
 
 
+SHADOW = ("ce_shadow", b"true")
+"""Header of a prediction that answered nobody: what a former champion says during its successor's probation."""
+
+
+def is_shadow(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
+    """Whether the headers say that the prediction was made in shadow."""
+    return headers is not None and SHADOW in headers
+
+
 def is_heartbeat(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
     """Whether the headers say that the record is a `Heartbeat`."""
     return headers is not None and any(name == "ce_type" and value == b"Heartbeat" for name, value in headers)

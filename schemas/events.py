@@ -388,15 +388,26 @@ class VersionRejected(RegistryEvent, tag="VersionRejected", frozen=True, gc=Fals
 
 
 class ModelPromoted(RegistryEvent, tag="ModelPromoted", frozen=True, gc=False, kw_only=True):
+    """`probation`: `previous` goes on answering in shadow."""
+
     version: int
     previous: int | None
     artifact: str
+    probation: bool = False
 
 
 class ModelRolledBack(RegistryEvent, tag="ModelRolledBack", frozen=True, gc=False, kw_only=True):
     version: int
     previous: int
     artifact: str
+    reason: str
+
+
+class ProbationEnded(RegistryEvent, tag="ProbationEnded", frozen=True, gc=False, kw_only=True):
+    """The champion stays: `previous` no longer answers in shadow beside it."""
+
+    version: int
+    previous: int
     reason: str
 
 
@@ -410,6 +421,7 @@ AnyRegistryEvent = (
     | VersionRejected
     | ModelPromoted
     | ModelRolledBack
+    | ProbationEnded
 )
 
 
@@ -430,6 +442,7 @@ class ModelState(Wire, frozen=True, gc=False, kw_only=True):
     """The latest state of one model: the value of the compacted topic `registry-state`, key = model.
 
     `monitored`: trained and served elsewhere. Its predictions name versions by `VersionState.external`.
+    `shadow`: the champion before this one, while it answers every request too, for the probation.
     """
 
     model: str
@@ -439,6 +452,7 @@ class ModelState(Wire, frozen=True, gc=False, kw_only=True):
     challenger: int | None
     versions: list[VersionState]
     monitored: bool = False
+    shadow: int | None = None
 
 
 class RegistryCommand(Wire, tag_field="type", frozen=True, gc=False, kw_only=True):
@@ -460,8 +474,20 @@ class RejectVersion(RegistryCommand, tag="RejectVersion", frozen=True, gc=False,
 
 
 class RollBackModel(RegistryCommand, tag="RollBackModel", frozen=True, gc=False, kw_only=True):
+    """`expected`: the champion that is meant; another one stays. `at`: event time of the knowledge, where there is."""
+
     reason: str
     to: int | None = None
+    expected: int | None = None
+    at: datetime | None = None
+
+
+class EndProbation(RegistryCommand, tag="EndProbation", frozen=True, gc=False, kw_only=True):
+    """The champion `version` stays, and its predecessor need not answer in shadow any more."""
+
+    version: int
+    reason: str
+    at: datetime | None = None
 
 
 class SubmitCandidate(RegistryCommand, tag="SubmitCandidate", frozen=True, gc=False, kw_only=True):
@@ -481,7 +507,7 @@ class ObserveVersion(RegistryCommand, tag="ObserveVersion", frozen=True, gc=Fals
     at: datetime
 
 
-AnyRegistryCommand = ApproveVersion | RejectVersion | RollBackModel | SubmitCandidate | ObserveVersion
+AnyRegistryCommand = ApproveVersion | RejectVersion | RollBackModel | EndProbation | SubmitCandidate | ObserveVersion
 
 
 # -------------------------------------------------------------------------------------------- serving

@@ -24,6 +24,7 @@ class Expected:
     duplicates: int = 0
     conflicts: int = 0
     revised: int = 0
+    revised_ids: set[str] = field(default_factory=set)
     final_label: dict[str, object] = field(default_factory=dict)
 
     def count(self, state: str) -> int:
@@ -82,7 +83,9 @@ def expected(
             result.labels["late"] += 1
         else:
             result.labels["matched"] += 1
-            result.revised += truth.label != known.label
+            if truth.label != known.label:
+                result.revised += 1
+                result.revised_ids.add(truth.prediction_id)
             current[truth.prediction_id] = truth
     for identity, prediction in first.items():
         if prediction.prediction_id in current:

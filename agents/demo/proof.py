@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from agents.demo.accounting import Expected, compare, expected
+from agents.demo.accounting import Expected, Identity, compare, expected
 from agents.monitoring.totals import newest_totals
-from schemas.codec import decode_ground_truth, decode_prediction, is_heartbeat
+from schemas.codec import decode_ground_truth, decode_prediction, is_heartbeat, is_shadow
 from schemas.errors import DecodeError
 from schemas.events import GroundTruth, Prediction
 from schemas.specification import Specification
@@ -28,19 +28,35 @@ class Proof:
     lost: int
     duplicated: int
     requests: int
+    shadow: Counter[str]
+    """Predictions made in shadow, for a probation: how many, and how many are where."""
     differences: list[str] = field(default_factory=list)
 
 
-def _decoded_predictions(records: Iterable[Record]) -> list[Prediction]:
+def _decoded_predictions(records: Iterable[Record]) -> list[tuple[Prediction, bool]]:
+    """Predictions, and whether they were made in shadow."""
     found = []
     for record in records:
         if is_heartbeat(record.headers) or record.value is None:
             continue
         try:
-            found.append(decode_prediction(record.value))
+            found.append((decode_prediction(record.value), is_shadow(record.headers)))
         except DecodeError:
             continue
     return found
+
+
+def _in_shadow(predictions: Iterable[tuple[Prediction, bool]], expectation: Expected) -> Counter[str]:
+    """Where the identities are that answered nobody."""
+    answered = {_identity(prediction) for prediction, shadow in predictions if not shadow}
+    only = {_identity(prediction) for prediction, shadow in predictions if shadow} - answered
+    revised = sum(identity[2] in expectation.revised_ids for identity in only)
+    places = Counter(expectation.state[identity] for identity in only)
+    return Counter({"predictions": len(only), "revised": revised, **places})
+
+
+def _identity(prediction: Prediction) -> Identity:
+    return prediction.model, prediction.version, prediction.prediction_id
 
 
 def _decoded_truths(records: Iterable[Record]) -> list[GroundTruth]:
@@ -74,15 +90,16 @@ def prove(
     Returns
     -------
     (Proof, list of Prediction)
-        The predictions in offset order, for the scores.
+        The predictions that answered a request in offset order, for the scores.
     """
-    predictions = _decoded_predictions(read_all(kafka, PREDICTIONS, timeout_s=120.0))
+    found = _decoded_predictions(read_all(kafka, PREDICTIONS, timeout_s=120.0))
+    predictions = [prediction for prediction, shadow in found if not shadow]
     truths = _decoded_truths(read_all(kafka, GROUND_TRUTH, timeout_s=120.0))
     dead = {
         dead_letter_topic(topic): read_all(kafka, dead_letter_topic(topic), timeout_s=60.0) for topic in DEAD_LETTERED
     }
     expectation = expected(
-        predictions,
+        [prediction for prediction, _ in found],
         truths,
         watermark_ms=watermark_ms,
         max_label_delay_ms=spec.max_label_delay_ms,
@@ -102,6 +119,7 @@ def prove(
         lost=lost,
         duplicated=duplicated,
         requests=len(acknowledged),
+        shadow=_in_shadow(found, expectation),
         differences=compare(expectation, totals),
     )
     return proof, predictions

@@ -24,7 +24,7 @@ from agents.demo.view import View
 from agents.demo.world import Watcher
 from schemas.errors import ConfigurationError
 from schemas.specification import load
-from schemas.topics import DAY_MS, INFERENCE_REQUESTS
+from schemas.topics import DAY_MS, INFERENCE_REQUESTS, QUALITY_METRICS
 from streams.kafka.producer import EventProducer
 
 SHOWN_DAYS = 28
@@ -291,9 +291,10 @@ class Demo:
         self.view.show(self.progress)
 
     def _pending_work(self) -> int:
-        from agents.demo.work import pending_work
+        from agents.demo.work import pending_work, probation_lag
 
-        return pending_work(self.sessions)
+        read = self.watcher.last_records.get((QUALITY_METRICS, 0), 0)
+        return pending_work(self.sessions) + probation_lag(self.sessions, read)
 
     def _awaiting_person(self) -> bool:
         if not self.options.manual:

@@ -27,7 +27,8 @@ def summarise(demo: Demo, proof: Proof) -> dict[str, Any]:
     world = demo.watcher.world
     labels = proof.expectation.final_label
     live, frozen, labelled = demo.book.metrics(labels)
-    totals = proof.totals
+    # What answered nobody is counted apart: the accounting is about requests.
+    totals = {name: count - proof.shadow.get(name, 0) for name, count in proof.totals.items()}
     differences = list(proof.differences)
     dead_requests = proof.dead_lettered.get(dead_letter_topic(INFERENCE_REQUESTS), 0)
     distinct = len({identity[2] for identity in proof.expectation.state})
@@ -53,6 +54,7 @@ def summarise(demo: Demo, proof: Proof) -> dict[str, Any]:
         "labelled": totals.get("labelled", 0),
         "revised": totals.get("revised", 0),
         "expired": totals.get("expired", 0),
+        "shadow": {name: proof.shadow[name] for name in ("predictions", "pending", "labelled", "expired")},
         "dead_lettered": proof.dead_lettered,
         "labels": {name: totals.get(f"labels.{name}", 0) for name in ("matched", "duplicate", "late", "orphaned")},
         "lost": proof.lost,

@@ -6,8 +6,9 @@ from sqlalchemy import func, select
 
 from agents.database.engine import Sessions
 from agents.database.outbox import OutboxRow
-from agents.registry.tables import VersionRow
-from agents.retraining.tables import OPEN_STATUSES, RunRow
+from agents.registry.tables import ModelRow, VersionRow
+from agents.retraining.tables import OPEN_STATUSES, ReadingPositionRow, RunRow
+from schemas.topics import QUALITY_METRICS
 
 
 def pending_work(sessions: Sessions) -> int:
@@ -16,6 +17,15 @@ def pending_work(sessions: Sessions) -> int:
         runs = session.scalar(select(func.count()).select_from(RunRow).where(RunRow.status.in_(OPEN_STATUSES))) or 0
         rows = session.scalar(select(func.count()).select_from(OutboxRow).where(OutboxRow.published_at.is_(None))) or 0
         return int(runs) + int(rows)
+
+
+def probation_lag(sessions: Sessions, end_offset: int) -> int:
+    """Records of the series up to `end_offset` that the watch of a probation has not read; 0 where none runs."""
+    with sessions() as session:
+        if session.scalar(select(ModelRow.name).where(ModelRow.shadow.is_not(None)).limit(1)) is None:
+            return 0
+        query = select(ReadingPositionRow.next_offset).where(ReadingPositionRow.topic == QUALITY_METRICS)
+        return max(end_offset - (session.scalar(query) or 0), 0)
 
 
 def awaiting_approval(sessions: Sessions) -> int | None:

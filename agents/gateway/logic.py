@@ -28,6 +28,7 @@ from schemas.events import (
     ModelRegistered,
     ModelRolledBack,
     ModelSwapped,
+    ProbationEnded,
     QualityMetric,
     RegistryEvent,
     RunFailed,
@@ -341,6 +342,8 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
             return "registry", f"Version {event.version} is champion{before}", "good"
         case ModelRolledBack():
             return "registry", f"Rolled back from {event.previous} to {event.version}: {event.reason}", "bad"
+        case ProbationEnded():
+            return "registry", f"Version {event.version} stays: {event.reason}", "good"
         case ModelSwapped():
             if event.from_version is None:
                 return "serving", f"Serving answers with version {event.to_version}", "good"

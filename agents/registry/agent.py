@@ -21,6 +21,7 @@ from schemas.errors import ConflictError, DecodeError, NotFoundError, Transition
 from schemas.events import (
     AnyRegistryCommand,
     ApproveVersion,
+    EndProbation,
     ObserveVersion,
     RejectVersion,
     RollBackModel,
@@ -66,10 +67,23 @@ class CommandHandler:
             case RejectVersion():
                 registry.reject(session, command.model, command.version, command.actor, command.reason)
             case RollBackModel():
-                registry.rollback(session, command.model, command.to, actor=command.actor, reason=command.reason)
+                registry.rollback(
+                    *(session, command.model, command.to),
+                    actor=command.actor,
+                    reason=command.reason,
+                    expected=command.expected,
+                    at=command.at,
+                )
             case ObserveVersion():
                 version = watched.observe(registry, session, command)
                 log.info("%s version %s is number %d", command.model, command.external, version)
+            case EndProbation():
+                registry.end_probation(
+                    *(session, command.model, command.version),
+                    actor=command.actor,
+                    reason=command.reason,
+                    at=command.at,
+                )
 
 
 def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:

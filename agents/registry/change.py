@@ -103,17 +103,20 @@ class Change:
             )
         self.session.refresh(version)
 
-    def promote(self, version: VersionRow, actor: str, at: datetime | None) -> Decision:
-        """Make an approved version champion; the one before is superseded."""
+    def promote(self, version: VersionRow, actor: str, at: datetime | None, *, probation: bool) -> Decision:
+        """Make an approved version champion; the one before is superseded, and shadows it for a probation."""
         previous = self.row.champion
         decision: Decision = "initial" if previous is None else "promoted"
         if previous is not None:
             self.step(self.version(previous), "superseded")
         self.step(version, "promoted", decision=decision, previous=previous, promoted_at=self.ledger.now)
         self.row.champion = version.version
+        watched = probation and previous is not None
+        self.row.shadow = previous if watched else None
         if self.row.challenger == version.version:
             self.row.challenger = None
-        self.emit(ModelPromoted, actor, at, version=version.version, previous=previous, artifact=version.artifact)
+        more = {"previous": previous, "artifact": version.artifact, "probation": watched}
+        self.emit(ModelPromoted, actor, at, version=version.version, **more)
         return decision
 
     def emit(self, kind: type[E], actor: str, at: datetime | None, **fields: object) -> None:
@@ -151,6 +154,7 @@ class Change:
             task=row.task,
             champion=row.champion,
             challenger=row.challenger,
+            shadow=row.shadow,
             versions=[VersionState(**entry._mapping) for entry in rows],
             monitored=row.monitored,
         )

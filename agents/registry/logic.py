@@ -18,6 +18,7 @@ from schemas.events import (
     ModelRegistered,
     ModelRolledBack,
     ModelState,
+    ProbationEnded,
     VersionApproved,
     VersionObserved,
     VersionRegistered,
@@ -106,7 +107,7 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
     missing: dict[int, int] = {}  # approvals still to come, where people decide
     for event in events:
         match event:
-            case ModelRegistered():
+            case ModelRegistered() | ProbationEnded():
                 pass
             case VersionRegistered(version=version):
                 stages[version] = "registered"
@@ -159,7 +160,7 @@ def number_for(external: str, taken: Iterable[int]) -> int:
 
 
 def trimmed(state: ModelState, limit: int = STATE_LIMIT_BYTES) -> ModelState:
-    """`state` small enough for one message: the oldest versions that are neither champion nor challenger go first.
+    """`state` small enough for one message: the oldest versions without a part to play go first.
 
     Notes
     -----
@@ -167,7 +168,7 @@ def trimmed(state: ModelState, limit: int = STATE_LIMIT_BYTES) -> ModelState:
     """
     versions: Sequence[VersionState] = state.versions
     while len(encode(state)) > limit:
-        kept = {state.champion, state.challenger, versions[-1].version}
+        kept = {state.champion, state.challenger, state.shadow, versions[-1].version}
         droppable = [entry for entry in versions if entry.version not in kept]
         if not droppable:
             break

@@ -28,13 +28,14 @@ from schemas.events import (
     Decision,
     ModelRegistered,
     ModelRolledBack,
+    ProbationEnded,
     SubmitCandidate,
     VersionApproved,
     VersionRegistered,
     VersionRejected,
     VersionValidated,
 )
-from schemas.specification import ApprovalSection, parse
+from schemas.specification import parse
 
 POLICY = "policy:auto"
 """The actor of what approval mode ``auto`` does."""
@@ -85,6 +86,7 @@ class Registry(Questions):
                 specification=sha,
                 champion=None,
                 challenger=None,
+                shadow=None,
                 epoch=ledger.next_epoch,
                 actor=actor,
                 registered_at=ledger.now,
@@ -208,16 +210,16 @@ class Registry(Questions):
             return decision
         change.step(version, "validated", reason=reason)
         change.emit(VersionValidated, actor, at, version=number, artifact=version.artifact)
-        approval = self._approval(session, version)
-        if approval.mode == "auto":
+        spec = parse(self.specification_text(session, version.specification))
+        if spec.approval.mode == "auto":
             change.step(version, "approved")
             change.emit(VersionApproved, POLICY, at, version=number, comment=reason)
-            decision = change.promote(version, POLICY, at)
+            decision = change.promote(version, POLICY, at, probation=spec.probation_ms > 0)
         else:
             decision = "awaiting-approval"
             change.step(version, "approval-requested", decision=decision)
             change.row.challenger = number
-            change.emit(ApprovalRequested, actor, at, version=number, approvers=approval.approvers)
+            change.emit(ApprovalRequested, actor, at, version=number, approvers=spec.approval.approvers)
         change.publish_state()
         return decision
 
@@ -262,9 +264,10 @@ class Registry(Questions):
         mine = (ApprovalRow.model == model, ApprovalRow.version == version)
         given = session.scalar(select(func.count()).select_from(ApprovalRow).where(*mine)) or 0
         change.emit(VersionApproved, actor, None, version=version, comment=comment)
-        if given >= self._approval(session, found).approvers:
+        spec = parse(self.specification_text(session, found.specification))
+        if given >= spec.approval.approvers:
             change.step(found, "approved")
-            change.promote(found, actor, None)
+            change.promote(found, actor, None, probation=spec.probation_ms > 0)
         change.publish_state()
         return version_info(found, champion=change.row.champion == version)
 
@@ -294,8 +297,9 @@ class Registry(Questions):
         actor: str,
         reason: str,
         expected: int | None = None,
+        at: datetime | None = None,
     ) -> VersionInfo:
-        """Bring an earlier champion back; returns it.
+        """Bring an earlier champion back; returns it. A probation that runs is over.
 
         Parameters
         ----------
@@ -303,6 +307,8 @@ class Registry(Questions):
             Default: the champion before the present one.
         expected : int, optional
             The champion that the caller means to replace; somebody else may have been faster.
+        at : datetime, optional
+            Event time of the knowledge that asks for it; default: the system's clock.
 
         Raises
         ------
@@ -330,15 +336,39 @@ class Registry(Questions):
         change.step(found, "promoted", promoted_at=change.ledger.now)
         change.step(present, "rolled-back", decision="rolled-back", reason=reason)
         change.row.champion = found.version
+        change.row.shadow = None
         change.emit(
             ModelRolledBack,
             actor,
-            None,
+            at,
             version=found.version,
             previous=champion,
             artifact=found.artifact,
             reason=reason,
         )
+        change.publish_state()
+        return version_info(found, champion=True)
+
+    def end_probation(
+        self, session: Session, model: str, version: int, *, actor: str, reason: str, at: datetime | None = None
+    ) -> VersionInfo:
+        """The champion stays: the version before it need not answer in shadow any more; returns the champion.
+
+        Raises
+        ------
+        NotFoundError
+        ConflictError
+            The champion is not `version`, or is on no probation.
+        """
+        change = Change.of(session, model, self._clock())
+        found, shadow = change.version(version), change.row.shadow
+        where = f"model {model}"
+        if change.row.champion != version:
+            raise ConflictError(f"champion is version {change.row.champion}, not {version}", where=where)
+        if shadow is None:
+            raise ConflictError(f"version {version} is on no probation", where=where)
+        change.row.shadow = None
+        change.emit(ProbationEnded, actor, at, version=version, previous=shadow, reason=reason)
         change.publish_state()
         return version_info(found, champion=True)
 
@@ -357,6 +387,3 @@ class Registry(Questions):
         if session.get(SpecificationRow, sha) is None:
             session.add(SpecificationRow(sha=sha, text=text))
             session.flush()
-
-    def _approval(self, session: Session, version: VersionRow) -> ApprovalSection:
-        return parse(self.specification_text(session, version.specification)).approval

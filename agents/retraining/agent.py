@@ -16,6 +16,7 @@ from agents.registry.service import Registry
 from agents.retraining import jobs
 from agents.retraining.logic import outcome, refusal
 from agents.retraining.runner import Runner
+from agents.retraining.watch import ProbationWatch
 from agents.runtime import mark_ready
 from schemas.codec import decode, to_ms
 from schemas.errors import DecodeError, NotFoundError
@@ -79,6 +80,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     """Run the agent until `stop` is set."""
     sessions = session_factory(make_engine(settings.database))
     registry = Registry(sessions, ArtifactStore.of(settings))
+    watch = ProbationWatch(sessions, kafka)
     runner = Runner(settings, sessions, lambda: end_offsets(kafka, (PREDICTIONS, GROUND_TRUTH)), covers)
     try:
         run_control_agent(
@@ -88,9 +90,10 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
             settings,
             kafka,
             stop,
-            background=[Background(TICK_S, runner.tick)],
+            background=[Background(TICK_S, runner.tick), Background(TICK_S, watch.tick)],
             sessions=sessions,
             on_ready=lambda: mark_ready(settings, jobs.AGENT),
         )
     finally:
         runner.close()
+        watch.close()

@@ -12,7 +12,7 @@ from agents.serving import logic
 from agents.serving.model import Answer, ServedModel
 from agents.serving.registry_follower import RegistryFollower
 from agents.serving.staging import Key, Stage, first_line
-from schemas.codec import Headers, cloudevent_headers, decode_request, derived_id, encode, utc
+from schemas.codec import SHADOW, Headers, cloudevent_headers, decode_request, derived_id, encode, utc
 from schemas.errors import DecodeError
 from schemas.events import (
     CandidateStaged,
@@ -173,7 +173,44 @@ class ServingHandler:
             if raised is not None and ("raised", key) not in self._told:
                 overlay.told.add(("raised", key))
                 events.append(self._refused(key, f"predict raised {raised}", now_ms))
-        return [*events, *(answer for answer in answers if answer is not None)]
+        # Behind the answers of the batch: whoever reads an id's first prediction reads the one that counts.
+        shadows = self._shadowed(groups, asked, answers, overlay)
+        return [*events, *(answer for answer in answers if answer is not None), *shadows]
+
+    def _shadowed(
+        self,
+        groups: Mapping[Key, Sequence[int]],
+        asked: Sequence[_Asked],
+        answers: Sequence[Output | None],
+        overlay: _Overlay,
+    ) -> list[Output]:
+        """What the champions before would have said, while their successors are on probation.
+
+        Notes
+        -----
+        Only what the champion of the registry answered, unasked for by version, is answered in shadow: both versions
+        have the same rows then. A shadow that is not loaded or raises leaves a gap, never a wait or a dead letter.
+        """
+        outputs: list[Output] = []
+        for (model, version), places in groups.items():
+            state = self._table.shadow(model)
+            if state is None or version != overlay.served.get(model) or version != self._table.champion(model):
+                continue
+            served = self._stage.ready((model, state.version))
+            if served is None:
+                continue
+            open_ones = [at for at in places if asked[at].request.version is None and _answered(answers[at])]
+            good = [at for at in open_ones if logic.refusal(asked[at].request, served.spec.features) is None]
+            results, raised = _predict(served, [asked[at].request.features for at in good])
+            if raised is not None:
+                log.warning("%s version %d, in shadow: predict raised %s", model, state.version, raised)
+            for at, result in zip(good, results, strict=True):
+                if isinstance(result, tuple):
+                    prediction = logic.prediction(asked[at].request, served.spec, state.version, result)
+                    output = _output(asked[at], prediction, shadow=True)
+                    if output.topic == PREDICTIONS:
+                        outputs.append(output)
+        return outputs
 
     def _choose(self, request: InferenceRequest, overlay: _Overlay) -> Key | str:
         """The version that answers, or ``reason: message``."""
@@ -238,7 +275,8 @@ class ServingHandler:
     # ------------------------------------------------------------------------------------- versions
 
     def _stage_wanted(self) -> None:
-        wanted = self._table.to_stage()
+        shadows = [(model, v) for model in self._table.models() if (v := self._table.shadow(model)) is not None]
+        wanted = [*self._table.to_stage(), *shadows]
         for model, version in wanted:
             self._stage.want(model, version)
         # The latest former champion stays, so that a roll-back is a switch too.
@@ -367,12 +405,17 @@ def _predict(
     return attempt(rows), raised
 
 
-def _output(one: _Asked, prediction: Prediction) -> Output:
+def _answered(output: Output | None) -> bool:
+    return output is not None and output.topic == PREDICTIONS
+
+
+def _output(one: _Asked, prediction: Prediction, *, shadow: bool = False) -> Output:
     value = encode(prediction)
     if len(value) > MAX_MESSAGE_BYTES:
         return dead_letter(one.record, "oversize", f"the prediction would have {len(value)} bytes", GROUP)
     event_id = f"{prediction.model}/{prediction.version}/{prediction.prediction_id}"
-    return Output(PREDICTIONS, value, prediction.prediction_id.encode(), _headers(prediction, event_id))
+    headers = _headers(prediction, event_id)
+    return Output(PREDICTIONS, value, prediction.prediction_id.encode(), [*headers, SHADOW] if shadow else headers)
 
 
 def _headers(prediction: Prediction, event_id: str) -> Headers:

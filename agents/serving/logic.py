@@ -17,6 +17,7 @@ from schemas.events import (
     ModelState,
     Prediction,
     Probability,
+    ProbationEnded,
     RegistryEvent,
     Scalar,
     VersionState,
@@ -35,6 +36,7 @@ class _Model:
     epoch: int
     champion: int | None
     versions: dict[int, VersionState] = field(default_factory=dict)
+    shadow: int | None = None
 
 
 class VersionTable:
@@ -60,26 +62,28 @@ class VersionTable:
         known = self._models.get(state.model)
         versions = {version.version: version for version in state.versions}
         if known is None:
-            self._models[state.model] = _Model(state.epoch, state.champion, versions)
+            self._models[state.model] = _Model(state.epoch, state.champion, versions, state.shadow)
             return True
         if state.epoch < known.epoch:
             missing = {number: version for number, version in versions.items() if number not in known.versions}
             known.versions.update(missing)
             return bool(missing)
-        changed = (known.champion, known.versions) != (state.champion, {**known.versions, **versions})
-        known.epoch, known.champion = state.epoch, state.champion
+        now = (state.champion, state.shadow, {**known.versions, **versions})
+        changed = (known.champion, known.shadow, known.versions) != now
+        known.epoch, known.champion, known.shadow = state.epoch, state.champion, state.shadow
         known.versions.update(versions)
         return changed
 
     def apply_event(self, event: RegistryEvent) -> bool:
-        """Take in an event; only promotions and roll-backs to known versions change anything."""
+        """Take in an event; only promotions, roll-backs and ends of probations of known versions change anything."""
         known = self._models.get(event.model)
-        if known is None or not isinstance(event, ModelPromoted | ModelRolledBack):
+        if known is None or not isinstance(event, ModelPromoted | ModelRolledBack | ProbationEnded):
             return False
         if event.epoch <= known.epoch or event.version not in known.versions:
             return False
-        changed = known.champion != event.version
-        known.epoch, known.champion = event.epoch, event.version
+        shadow = event.previous if isinstance(event, ModelPromoted) and event.probation else None
+        changed = (known.champion, known.shadow) != (event.version, shadow)
+        known.epoch, known.champion, known.shadow = event.epoch, event.version, shadow
         return changed
 
     def forget(self, model: str) -> None:
@@ -89,6 +93,13 @@ class VersionTable:
     def champion(self, model: str) -> int | None:
         known = self._models.get(model)
         return known.champion if known else None
+
+    def shadow(self, model: str) -> VersionState | None:
+        """The version that answers in shadow beside the champion, for a probation."""
+        known = self._models.get(model)
+        if known is None or known.shadow is None or known.shadow == known.champion:
+            return None
+        return known.versions.get(known.shadow)
 
     def epoch(self, model: str) -> int:
         known = self._models.get(model)

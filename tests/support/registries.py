@@ -19,7 +19,9 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 EVENT_TIME = datetime(2013, 2, 1, tzinfo=UTC)
 
 
-def spec_text(name: str = "m", *, mode: str = "auto", approvers: int = 1, task: str = "binary") -> str:
+def spec_text(
+    name: str = "m", *, mode: str = "auto", approvers: int = 1, task: str = "binary", probation: str = "0"
+) -> str:
     """A small valid specification."""
     primary = "roc_auc" if task == "binary" else "rmse"
     return f"""
@@ -35,6 +37,8 @@ max_label_delay = "1d"
 x = "numeric"
 [metrics]
 primary = "{primary}"
+[retraining]
+probation = "{probation}"
 [approval]
 mode = "{mode}"
 approvers = {approvers}

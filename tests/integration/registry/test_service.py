@@ -18,6 +18,7 @@ from schemas.events import (
     ModelPromoted,
     ModelRegistered,
     ModelRolledBack,
+    ProbationEnded,
     VersionApproved,
     VersionRegistered,
     VersionRejected,
@@ -168,6 +169,34 @@ def test_rollback_brings_the_previous_champion_back(world: RegistryWorld) -> Non
         assert world.registry.rollback(session, "m", 3, actor="bea", reason="it was fine").version == 3
         stages = {entry.version: entry.stage for entry in world.registry.versions(session, "m")}
     assert stages == {1: "rolled-back", 2: "rolled-back", 3: "promoted"}
+
+
+def test_a_probation_has_a_shadow_until_it_ends(world: RegistryWorld) -> None:
+    """The champion before shadows the promoted version; the end, a roll-back and the next promotion are its end."""
+    world.model(probation="7d")
+    for _ in range(3):
+        world.candidate(probation="7d")
+    promoted = {state.champion: state.shadow for state in world.states()}
+    assert promoted == {None: None, 1: None, 2: 1, 3: 2}
+    with pytest.raises(ConflictError, match="champion is version 3, not 2"), world.sessions.begin() as session:
+        world.registry.end_probation(session, "m", 2, actor="policy:probation", reason="too late")
+    with world.sessions.begin() as session:
+        world.registry.end_probation(session, "m", 3, actor="policy:probation", reason="it held", at=EVENT_TIME)
+    event, state = world.events()[-1], world.states()[-1]
+    assert isinstance(event, ProbationEnded)
+    assert (event.version, event.previous, event.reason, event.at) == (3, 2, "it held", EVENT_TIME)
+    assert (state.champion, state.shadow) == (3, None)
+    with pytest.raises(ConflictError, match="on no probation"), world.sessions.begin() as session:
+        world.registry.end_probation(session, "m", 3, actor="policy:probation", reason="again")
+    world.candidate(probation="7d")
+    with world.sessions.begin() as session:
+        world.registry.rollback(session, "m", 3, actor="policy:probation", reason="worse", expected=4, at=EVENT_TIME)
+    assert (world.states()[-1].champion, world.states()[-1].shadow) == (3, None)
+    assert world.events()[-1].at == EVENT_TIME
+    world.candidate(probation="0")
+    assert (world.states()[-1].champion, world.states()[-1].shadow) == (5, None)
+    with world.readers() as session:
+        assert world.registry.history(session, "m").champion == 5
 
 
 def test_rollback_refuses_what_never_was_champion_or_is_no_longer(world: RegistryWorld) -> None:

@@ -11,7 +11,7 @@ from agents.serving.handler import ServingHandler
 from agents.serving.logic import VersionTable
 from agents.serving.model import Answer
 from agents.serving.staging import Stage, first_line
-from schemas.codec import decode, encode
+from schemas.codec import decode, encode, is_shadow
 from schemas.errors import ArtifactError
 from schemas.events import (
     AnyServingEvent,
@@ -297,3 +297,70 @@ def test_ready_is_said_once_when_champions_are_loaded(world: World) -> None:
 )
 def test_one_line_of_an_error_is_enough(error: Exception, said: str) -> None:
     assert first_line(error) == said
+
+
+def on_probation(world: World, epoch: int, champion: int, shadow: int | None, *versions: VersionState) -> None:
+    state = ModelState(
+        model="coin",
+        epoch=epoch,
+        task="binary",
+        champion=champion,
+        challenger=None,
+        versions=list(versions),
+        shadow=shadow,
+    )
+    world.follower.say(state)
+    world.settle()
+
+
+def said(outputs: Sequence[Output]) -> list[tuple[str, int, bool]]:
+    """Id, version and whether in shadow, of the predictions in their order."""
+    found = [(decode(o.value or b"", Prediction), o) for o in outputs if o.topic == PREDICTIONS]
+    return [(prediction.prediction_id, prediction.version, is_shadow(o.headers)) for prediction, o in found]
+
+
+def test_the_champion_before_answers_in_shadow_during_a_probation() -> None:
+    """Behind the answers, for the same rows, marked; what was asked of a version by name is not shadowed."""
+    world = World()
+    world.say(1, 1, version(1), version(2))
+    world.batch(ask(1))
+    on_probation(world, 2, 2, 1, version(1), version(2))
+    pinned = ask(3, version=1)
+    assert said(world.batch(ask(2), pinned, ask(4))) == [
+        ("r2", 2, False),
+        ("r3", 1, False),
+        ("r4", 2, False),
+        ("r2", 1, True),
+        ("r4", 1, True),
+    ]
+    # Thirteen makes both raise, zero makes both answer nothing finite: dead letters as ever, and no shadow of them.
+    outputs = world.batch(ask(5, x=13), ask(6, x=0), ask(7))
+    assert said(outputs) == [("r7", 2, False), ("r7", 1, True)]
+    assert dead(outputs) == ["prediction-failed", "not-finite"]
+    on_probation(world, 3, 2, None, version(1), version(2))
+    assert said(world.batch(ask(8))) == [("r8", 2, False)]
+
+
+def test_a_shadow_is_no_reason_to_wait() -> None:
+    """It cannot be loaded, or the champion is not served yet: requests are answered by one version."""
+    world = World()
+    world.say(1, 1, version(1), version(2))
+    on_probation(world, 2, 2, 1, version(1, artifact="bad"), version(2))
+    fresh = World()
+    on_probation(fresh, 2, 2, 1, version(1, artifact="bad"), version(2))
+    assert said(fresh.batch(ask(1))) == [("r1", 2, False)]
+    slow = World(served={"coin": 1})
+    on_probation(slow, 2, 2, 1, version(1), version(2, artifact="bad"))
+    assert said(slow.batch(ask(1))) == [("r1", 1, False)]
+
+
+def test_going_back_makes_the_shadow_the_champion_at_once() -> None:
+    world = World()
+    world.say(1, 1, version(1), version(2))
+    on_probation(world, 2, 2, 1, version(1), version(2))
+    world.batch(ask(1))
+    on_probation(world, 3, 1, None, version(1), version(2, stage="rolled-back"))
+    outputs = world.batch(ask(2))
+    assert said(outputs) == [("r2", 1, False)]
+    (swap,) = events(outputs, ModelSwapped)
+    assert (swap.from_version, swap.to_version) == (2, 1)
