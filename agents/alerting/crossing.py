@@ -23,7 +23,8 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     """What of an open observation matters to incidents.
 
     `segment` is ``""`` for overall, else ``name=value``; `importance` the feature's share of the model's, None where
-    it is not about a feature or nobody knows; `seasonal`: the calendar explains it.
+    it is not about a feature or nobody knows; `seasonal`: the calendar explains it; `start_ms`: start of the window in
+    which it was first seen, for a cumulative sum of its excursion, which is the best guess at when things changed.
     """
 
     observation_id: str
@@ -43,6 +44,7 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     importance: float | None = None
     seasonal: bool = False
     notes: dict[str, float | str] = msgspec.field(default_factory=dict)
+    start_ms: int | None = None
 
     @property
     def feature(self) -> str | None:
@@ -58,7 +60,7 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     def evidence(self) -> dict[str, Any]:
         """The numbers as an alert carries them: aggregates only, never a raw feature value."""
         known = msgspec.to_builtins(self)
-        del known["since_ms"]
+        del known["since_ms"], known["start_ms"]
         return {name: value for name, value in known.items() if value not in (None, {}) and value is not False}
 
 
@@ -94,6 +96,7 @@ def crossing_of(observation: Observation) -> Crossing:
         importance=float(share) if isinstance(share, int | float) and not isinstance(share, bool) else None,
         seasonal=observation.evidence.get("seasonal") is True,
         notes=_notes(observation.evidence),
+        start_ms=to_ms(observation.window_start),
     )
 
 

@@ -27,7 +27,7 @@ from agents.alerting.crossing import (
     rank,
 )
 from agents.alerting.incident import Effects, Incident
-from agents.alerting.triggers import Ground, RetrainState, answered, asked, due
+from agents.alerting.triggers import Ground, RetrainState, answered, asked, change_point, due
 from agents.alerting.weight import (
     CALM,
     drift_kind,
@@ -61,6 +61,8 @@ class AlertBook(msgspec.Struct, kw_only=True):
         Newest event time seen; never goes back.
     champion : int, optional
         Version in production, once the registry said so. Crossings of other versions are remembered, not alerted.
+    previous : int, optional
+        The champion before: it may be brought back, so what is open for it is remembered too.
     crossings, incidents : dict
         Open crossings by key; open incidents and those closed within the cool-down by id.
 
@@ -73,6 +75,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
     model: str
     clock_ms: int = 0
     champion: int | None = None
+    previous: int | None = None
     crossings: dict[str, Crossing] = msgspec.field(default_factory=dict)
     incidents: dict[str, Incident] = msgspec.field(default_factory=dict)
     retrain: RetrainState = msgspec.field(default_factory=RetrainState)
@@ -91,7 +94,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
     def observed(self, observation: Observation, spec: Specification | None) -> Effects:
         """Apply an observation: open, change or close a crossing, and the incidents it touches."""
         now = self._advance(to_ms(observation.observed_at))
-        if self.champion is not None and observation.version < self.champion:
+        if self.champion is not None and self.previous != observation.version < self.champion:
             return self._tick(now, spec)  # labels still arrive for what a retired version predicted
         key = crossing_key(
             observation.version,
@@ -128,8 +131,9 @@ class AlertBook(msgspec.Struct, kw_only=True):
 
     def champion_changed(self, version: int) -> Effects:
         """Another version answers now: incidents of the others end, with the reason."""
-        self.champion = version
-        self.crossings = {key: c for key, c in self.crossings.items() if c.version >= version}
+        if version != self.champion:
+            self.champion, self.previous = version, self.champion
+        self.crossings = {k: c for k, c in self.crossings.items() if c.version >= version or c.version == self.previous}
         effects = Effects()
         for incident in self._open():
             if incident.version != version:
@@ -462,7 +466,9 @@ class AlertBook(msgspec.Struct, kw_only=True):
     def _crossing(self, key: str, observation: Observation) -> Crossing:
         crossing = crossing_of(observation)
         before = self.crossings.get(key)
-        return crossing if before is None else msgspec.structs.replace(crossing, since_ms=before.since_ms)
+        if before is None:
+            return crossing
+        return msgspec.structs.replace(crossing, since_ms=before.since_ms, start_ms=before.start_ms)
 
     def _open(self) -> list[Incident]:
         return sorted(
@@ -514,6 +520,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
                 segment=i.segment,
                 title=i.title,
                 opened_ms=i.opened_ms,
+                changed_ms=change_point(i.members.values()),
             )
             for i in self._open()
             if i.quiet_since_ms is None and (self.champion is None or i.version == self.champion)

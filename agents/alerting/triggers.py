@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from agents.alerting.crossing import DRIFT_KINDS, QUALITY_KINDS
+from agents.alerting.crossing import DRIFT_KINDS, QUALITY_KINDS, Crossing
 from schemas.codec import derived_id, utc
 from schemas.durations import format_duration
 from schemas.events import RetrainRequest
@@ -20,13 +20,20 @@ _WANTED: dict[str, frozenset[str]] = {
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
-    """A reason to retrain: an open incident of the champion."""
+    """A reason to retrain: an open incident of the champion. `changed_ms`: since when, by its evidence."""
 
     incident_id: str
     kind: str
     segment: str
     title: str
     opened_ms: int
+    changed_ms: int | None = None
+
+
+def change_point(members: Iterable[Crossing]) -> int | None:
+    """When things changed, by the crossings of an incident: a cumulative sum knows best, else the earliest window."""
+    known = [(c.statistic != "cusum", c.start_ms) for c in members if c.start_ms is not None]
+    return min(known)[1] if known else None
 
 
 class RetrainState(msgspec.Struct, kw_only=True):
@@ -83,7 +90,7 @@ def due(
             key=lambda ground: (ground.segment != "", ground.opened_ms, ground.incident_id),
         )
         if fitting:
-            return _request(model, name, fitting[0].title, now_ms, fitting[0].incident_id)
+            return _request(model, name, fitting[0].title, now_ms, fitting[0])
     period = spec.schedule_ms
     since = state.last_ms if state.last_ms is not None else state.origin_ms
     if period is not None and now_ms >= since + period:
@@ -102,12 +109,13 @@ def answered(state: RetrainState) -> None:
     state.open_request = None
 
 
-def _request(model: str, trigger: str, reason: str, now_ms: int, incident_id: str | None) -> RetrainRequest:
+def _request(model: str, trigger: str, reason: str, now_ms: int, ground: Ground | None) -> RetrainRequest:
     return RetrainRequest(
         request_id=derived_id("retrain", model, trigger, now_ms),
         model=model,
         trigger=trigger,
         reason=reason,
         as_of=utc(now_ms),
-        incident_id=incident_id,
+        incident_id=ground.incident_id if ground is not None else None,
+        changed_at=utc(ground.changed_ms) if ground is not None and ground.changed_ms is not None else None,
     )

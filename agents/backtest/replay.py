@@ -230,7 +230,8 @@ class Replay:
             last_as_of_ms=max(automatic, default=None),
             as_of_ms=as_of_ms,
         )
-        run = learning.successor(as_of_ms, champion) if why is None else why
+        change_ms = None if request.changed_at is None else to_ms(request.changed_at)
+        run = learning.successor(as_of_ms, champion, change_ms=change_ms) if why is None else why
         world.monitor.book.run_ended()
         if isinstance(run, str):
             world.skipped.append(Retraining(as_of_ms, request.trigger, Run("skipped", run, 0)))

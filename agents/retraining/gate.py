@@ -6,8 +6,9 @@ A candidate passes when
    staying with a worse champion costs as much as promoting a worse candidate, so the better estimate is taken, and an
    exact tie goes to the candidate, whose reference is newer. The paired bootstrap interval says how sure that is, and
    is reported;
-2. no segment, and not the cost, lost more than its tolerance beyond what chance explains: with many segments some
-   estimate is always below zero, so here the whole interval has to lie below the tolerance;
+2. no segment, and not the cost, lost more than its tolerance beyond what chance explains. With many segments some
+   estimate is always below zero, and of twenty intervals one lies there by chance: all of them together may refuse an
+   equal candidate in one of twenty cases. Values with too few rows are judged together, as ``(others)``;
 3. it answers as fast as the champion, within a wide margin, and survives being written to a file and read back;
 4. the project's own `validate` did not refuse it.
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 LEAST_ROWS: Final = 200
 LEAST_OF_CLASS: Final = 20
+CHANCE: Final = 0.05
+"""Of refusing an equal candidate for its segments or its cost: shared by all of them."""
+OTHERS: Final = "(others)"
 SLOWEST_RATIO: Final = 10.0
 SLOW_MS: Final = 1000.0
 NO_CHAMPION = "there is no champion to compare with"
@@ -112,6 +116,10 @@ class _Case:
             seed=self.seed,
         )
 
+    def part(self, chosen: NDArray[np.bool_]) -> Comparison | None:
+        """The primary metric on some rows; None where they are too few."""
+        return self.compare(self.spec.metrics.primary, chosen) if _enough(self.spec, self.labels[chosen]) else None
+
 
 def judge(spec: Specification, evidence: Evidence, *, seed: int = 0) -> Verdict:
     """Decide on a candidate; the same evidence gives the same verdict."""
@@ -180,39 +188,46 @@ def _against(case: _Case) -> str:
     said = _words(overall, "")
     if overall.gain < -spec.validation.tolerance.overall:
         case.refused.append(said + _allowed(spec.validation.tolerance.overall))
+    judged = []
     if spec.metrics.cost and spec.task == "binary" and spec.metrics.primary != "cost":
         cost = case.compare("cost")
         if cost is not None:
             report["cost"] = cost.report()
-            if cost.high < 0:
-                case.refused.append(_words(cost, "") + ", beyond chance")
-    _segments(case)
+            judged.append((0.0, "", cost))
+    judged += [(spec.validation.tolerance.segment, key, found) for key, found in _segments(case).items()]
+    for tolerance, key, found in judged:
+        if found.surely_below(-tolerance, CHANCE / len(judged)):
+            where = f" in segment {key}" if key else ""
+            case.refused.append(_words(found, where) + (_allowed(tolerance) if key else "") + ", beyond chance")
     return said
 
 
-def _segments(case: _Case) -> None:
-    """Judge every value of every segment column that has enough rows."""
-    tolerance = case.spec.validation.tolerance.segment
-    found: dict[str, Any] = {}
+def _segments(case: _Case) -> dict[str, Comparison]:
+    """Compare in every value of every segment column that has enough rows, and in the others together."""
+    found: dict[str, Comparison] = {}
     thin: list[str] = []
     for column in case.spec.data.segments:
         values = case.rows[column]
+        left = values.isna().to_numpy(dtype=bool)
+        few: list[str] = []
         for value in sorted(values.dropna().unique().tolist(), key=str):
-            key = f"{column}={value}"
             chosen = (values == value).to_numpy(dtype=bool)
-            part = None
-            if _enough(case.spec, case.labels[chosen]):
-                part = case.compare(case.spec.metrics.primary, chosen)
+            part = case.part(chosen)
             if part is None:
-                thin.append(key)
-                continue
-            found[key] = part.report()
-            if part.gain < -tolerance and part.high < -tolerance:
-                case.refused.append(_words(part, f" in segment {key}") + _allowed(tolerance) + ", beyond chance")
-    case.report["segments"] = found
+                few.append(f"{column}={value}")
+                left = left | chosen
+            else:
+                found[f"{column}={value}"] = part
+        together = case.part(left) if left.any() and not left.all() else None
+        if together is not None:
+            found[f"{column}={OTHERS}"] = together
+        else:
+            thin += few
+    case.report["segments"] = {key: part.report() for key, part in found.items()}
     if thin:
         case.report["segments_not_judged"] = thin
         case.remarks.append(f"{len(thin)} segment{'s' * (len(thin) > 1)} with too few rows not judged")
+    return found
 
 
 def _enough(spec: Specification, labels: NDArray[Any]) -> bool:

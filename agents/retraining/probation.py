@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from scipy import special
 
+from agents.retraining.gate import OTHERS
 from schemas.codec import iso, segment_key, to_ms, utc
 from schemas.durations import format_duration
 from schemas.events import QualityMetric
@@ -273,7 +274,8 @@ class Probation(msgspec.Struct, kw_only=True):
 def _subjects(spec: Specification, report: Mapping[str, Any], looks: int) -> list[Subject]:
     """The primary metric, the cost, and the segments that the gate could judge; half of the chance is the primary's."""
     tolerance = spec.validation.tolerance
-    segments: Mapping[str, Any] = report.get("segments") or {}
+    judged: Mapping[str, Any] = report.get("segments") or {}
+    segments = {key: numbers for key, numbers in judged.items() if not key.endswith(f"={OTHERS}")}
     costly = bool(spec.metrics.cost) and spec.task == "binary" and spec.metrics.primary != "cost"
     others = len(segments) + costly
     chance = FALSE_ALARM / looks

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from agents.retraining.scoring import Scored
 from schemas.metrics import loss, split
@@ -65,6 +66,11 @@ class Comparison:
     high: float
     n: int
     blocks: int
+
+    def surely_below(self, bound: float, chance: float) -> bool:
+        """Whether the gain lies below `bound` with at most `chance` of being wrong, going by the interval's width."""
+        error = (self.high - self.low) / (2 * float(-special.ndtri((1.0 - CONFIDENCE) / 2)))
+        return self.gain - float(special.ndtri(chance)) * error < bound
 
     def report(self) -> dict[str, float | int | str]:
         """For the validation report."""

@@ -504,3 +504,36 @@ def test_where_no_importance_is_known_every_feature_counts_the_same() -> None:
     ((_, alert),) = book.observed(made, spec()).alerts  # the only feature there is
     assert alert.kind == "data-drift"
     assert "importance" not in alert.explanation
+
+
+def test_a_version_that_is_brought_back_brings_what_is_open_for_it() -> None:
+    """In shadow nothing of it alerts; back in production, what crossed meanwhile does."""
+    book = AlertBook(model="m", champion=1)
+    book.champion_changed(2)
+    assert book.observed(observation(1), spec()).alerts == []
+    assert book.observed(observation(1, "brier", version=2), spec()).alerts != []
+    book = AlertBook.from_snapshot(book.snapshot())
+    assert statuses(book.champion_changed(1)) == ["closed"]
+    ((_, alert),) = book.pane_closed(pane(2), spec('["data"]')).alerts
+    assert (alert.version, alert.subject, alert.status) == (1, "roc_auc", "opened")
+    # What is older than the champion before stays forgotten.
+    book.champion_changed(5)
+    book.champion_changed(6)
+    book.observed(observation(3), spec())
+    assert {c.version for c in book.crossings.values()} == set()
+
+
+@pytest.mark.parametrize(
+    ("starts", "changed_day"),
+    [([("", -6)], -6), ([("", -6), ("adwin", 0)], -6), ([("", -6), ("cusum", -2)], -2), ([("cusum", -9)], -9)],
+)
+def test_a_request_says_since_when(starts: list[tuple[str, int]], changed_day: int) -> None:
+    """A cumulative sum knows when its excursion began; windows only that it was not before them."""
+    book = AlertBook(model="m")
+    for number, (statistic, day) in enumerate(starts):
+        more = {"evidence": {"statistic": statistic}, "window_start": utc(START + day * DAY), "window": str(number)}
+        book.observed(observation(1, **more), spec())
+        later = {**more, "window_start": utc(START + 30 * DAY), "status": "updated"}
+        book.observed(observation(1, **later), spec())  # the first window counts
+    (request,) = book.pane_closed(pane(1), spec()).requests
+    assert request.changed_at == utc(START + changed_day * DAY)

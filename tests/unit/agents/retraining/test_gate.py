@@ -122,6 +122,31 @@ def test_chance_alone_seldom_refuses_by_segment() -> None:
     assert refused <= 3
 
 
+def test_many_segments_together_seldom_refuse_an_equal_candidate() -> None:
+    """Sixteen segments with a tolerance of zero: each alone at one in twenty would refuse every other candidate."""
+    refused = 0
+    for seed in range(6):
+        world = World(seed=seed)
+        world.rows["region"] = np.arange(N) % 16
+        verdict = world.judge(world.model(0.5, seed=100 + seed), world.model(0.5, seed=200 + seed), _tolerant(1.0, 0.0))
+        assert len(verdict.report["segments"]) == 16
+        refused += not verdict.passed
+    assert refused <= 1
+
+
+def test_values_with_few_rows_are_judged_together() -> None:
+    """Nowhere to hide: a candidate that lost in thirty small segments lost in all of them."""
+    world = World()
+    small = np.arange(N) < 1200
+    world.rows["region"] = np.where(small, np.arange(N) % 30, 99)
+    world.rows.loc[world.rows.index % 600 == 0, "region"] = None
+    verdict = world.judge(world.model(np.where(small, 3.0, 0.0)), world.model(0.9), SPECIFICATION)
+    assert list(verdict.report["segments"]) == ["region=99.0", "region=(others)"]
+    assert "segments_not_judged" not in verdict.report
+    assert not verdict.passed
+    assert "in segment region=(others)" in verdict.reason
+
+
 def test_lower_is_better_is_understood() -> None:
     spec = _tolerant(primary="brier")
     assert WORLD.judge(GOOD, WORSE, spec).passed
