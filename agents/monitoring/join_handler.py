@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
+from agents.monitoring.duplicates import DuplicateCheck
 from agents.monitoring.join_state import JoinStates, Kept
 from agents.monitoring.journal import journal_output
 from agents.monitoring.key_check import KeyCheck
 from agents.monitoring.lanes import Lanes
 from agents.monitoring.registry_view import BatchView, RegistryView
 from schemas.events import PartitionWatermark, WatermarkUpdate
-from schemas.topics import JOINED_DELTAS
+from schemas.topics import JOINED_DELTAS, PREDICTIONS
 from streams.join.batch import JoinOutcome, Slice, VersionsMovedError
 from streams.join.partition import TOPICS
 from streams.kafka.batches import by_partition
@@ -59,6 +60,7 @@ class JoinHandler:
         self._registry = registry
         self._partitions = partitions
         self._keys = KeyCheck(partitions)
+        self._duplicates = DuplicateCheck()
         self._kept: dict[int, Kept] = {}
         self._touched: dict[int, dict[str, int]] = {}
 
@@ -132,7 +134,9 @@ class JoinHandler:
             outputs += self._outputs(batch, outcome)
             if outcome.watermark_moved:
                 watermarks.append(PartitionWatermark(partition, outcome.watermark_ms, outcome.idle))
-            journal.append(journal_output(kept.join.journal(batch, view.epoch, self._partitions)))
+            record = kept.join.journal(batch, view.epoch, self._partitions)
+            journal.append(journal_output(record))
+            outputs += self._duplicates.observe(record, batch.records.get(PREDICTIONS, ()), outcome.watermark_ms)
         if watermarks:
             value = encode_delta(WatermarkUpdate(watermarks))
             outputs += [Output(JOINED_DELTAS, value, None, [_PACKED], number) for number in range(self._partitions)]
@@ -174,11 +178,13 @@ class JoinHandler:
         """The batch counts: apply it, then write each partition's checkpoint."""
         del offsets  # every partition's slice says the same, and also where nothing moved
         touched, self._touched = self._touched, {}
+        self._duplicates.committed()
         self._lanes.run([partial(_keep, self._kept[partition], ends) for partition, ends in touched.items()])
 
     def aborted(self) -> None:
         """The batch does not count."""
         self._touched = {}
+        self._duplicates.aborted()
         for kept in self._kept.values():
             kept.join.abort()
 

@@ -1,0 +1,145 @@
+"""How many predictions come twice: the join drops them, but a producer that sends everything again should be told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from schemas.codec import cloudevent_headers, derived_id, encode, utc
+from schemas.events import JournalRecord, Observation, Status
+from schemas.topics import OBSERVATIONS
+from streams.join import totals as t
+from streams.kafka.records import Output, Record
+
+SUBJECT: Final = "duplicates"
+ENOUGH: Final = 1000
+"""Predictions of a partition that a rate is taken of."""
+MOST_RATE: Final = 0.05
+"""A producer that sends at least once repeats some; beyond this share it repeats by mistake."""
+CALM_RATE: Final = 0.02
+_SAMPLES: Final = 64
+_SOURCE: Final = "/driftline/monitoring"
+
+
+class _Named(msgspec.Struct):
+    model: str
+    version: int
+
+
+class _Seen(NamedTuple):
+    """Of one partition: counters of its last journal record, those where the rate began, models told."""
+
+    predictions: int
+    duplicates: int
+    since_predictions: int
+    since_duplicates: int
+    told: tuple[tuple[str, int], ...] = ()
+
+
+class DuplicateCheck:
+    """Takes the rate of duplicates of every partition, a thousand predictions at a time.
+
+    Notes
+    -----
+    The join counts duplicates by partition: models are those that most of the newest predictions belong to. What an
+    aborted batch said counts as not said. A worker remembers for its own life: a new one tells again what goes on, and
+    does not know of what ended while there was none.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, _Seen] = {}
+        self._next: dict[int, _Seen] = {}
+
+    def observe(self, journal: JournalRecord, arrived: Sequence[Record], watermark_ms: int) -> list[Output]:
+        """Observations that the batch of one partition gives rise to.
+
+        Parameters
+        ----------
+        journal : JournalRecord
+            Of the batch.
+        arrived : sequence of Record
+            Its predictions.
+        """
+        n, twice = journal.totals[t.PREDICTIONS], journal.totals[t.PREDICTIONS_DUPLICATE]
+        seen = self._seen.get(journal.partition)
+        if seen is None:
+            self._next[journal.partition] = _Seen(n, twice, n, twice)
+            return []
+        duplicates = twice - seen.since_duplicates
+        total = n - seen.since_predictions + duplicates
+        if total < ENOUGH:
+            self._next[journal.partition] = seen._replace(predictions=n, duplicates=twice)
+            return []
+        rate = duplicates / total
+        told = seen.told
+        status: Status | None = None
+        if rate > MOST_RATE and not told:
+            told, status = _models(arrived), "opened"
+        elif rate < CALM_RATE and told:
+            told, status = (), "closed"
+        self._next[journal.partition] = _Seen(n, twice, n, twice, told)
+        if status is None:
+            return []
+        concerned = told if status == "opened" else seen.told
+        return [_said(name, _Rate(journal.partition, status, rate, total), watermark_ms) for name in concerned]
+
+    def committed(self) -> None:
+        """What was said since the last commit counts."""
+        self._seen.update(self._next)
+        self._next = {}
+
+    def aborted(self) -> None:
+        """What was said since the last commit does not count."""
+        self._next = {}
+
+
+def _models(arrived: Sequence[Record]) -> tuple[tuple[str, int], ...]:
+    """Versions of a few of the newest predictions: those that make a quarter of them, at least the first."""
+    found: Counter[tuple[str, int]] = Counter()
+    for record in arrived[-_SAMPLES:]:
+        try:
+            named = msgspec.json.decode(record.value or b"", type=_Named)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue  # the join has said what it thinks of it
+        found[named.model, named.version] += 1
+    ranked = sorted(found, key=lambda key: (-found[key], key))
+    return tuple(key for at, key in enumerate(ranked) if at == 0 or found[key] * 4 >= found.total())
+
+
+class _Rate(NamedTuple):
+    partition: int
+    status: Status
+    value: float
+    n: int
+
+
+def _said(of: tuple[str, int], rate: _Rate, watermark_ms: int) -> Output:
+    model, version = of
+    at = utc(max(watermark_ms, 0))
+    event_id = derived_id(SUBJECT, model, version, rate.partition, rate.status, watermark_ms)
+    observation = Observation(
+        observation_id=event_id,
+        model=model,
+        version=version,
+        kind="data-quality",
+        subject=SUBJECT,
+        segment=None,
+        status=rate.status,
+        severity="warning" if rate.status == "opened" else "info",
+        window=f"partition {rate.partition}",
+        window_start=at,
+        window_end=at,
+        value=round(rate.value, 6),
+        reference=0.0,
+        threshold=MOST_RATE,
+        n=rate.n,
+        observed_at=at,
+        evidence={"statistic": SUBJECT, "partition": rate.partition},
+    )
+    headers: list[tuple[str, bytes | None]] = [
+        *cloudevent_headers(observation, event_id=event_id, source=_SOURCE, at=at)
+    ]
+    return Output(OBSERVATIONS, encode(observation), model.encode(), headers)
