@@ -24,6 +24,8 @@ Task = Literal["binary", "multiclass", "regression"]
 FeatureKind = Literal["numeric", "categorical", "boolean"]
 DriftMeasure = Literal["psi", "jensen_shannon", "chi2", "ks", "wasserstein"]
 """Distance that decides about drift; all of them are published."""
+SequentialDetector = Literal["page-hinkley", "ddm", "hddm"]
+"""Detectors that watch the loss pane by pane besides the cumulative sum and ADWIN."""
 
 AUTO = "auto"
 """`training_window`: every run chooses its rows by validation."""
@@ -65,6 +67,7 @@ class MetricsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=
 class AlarmsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     budget: str = "1/30d"
     drift: DriftMeasure = "psi"
+    sequential: list[SequentialDetector] = msgspec.field(default_factory=lambda: ["page-hinkley", "ddm", "hddm"])
 
 
 class Tolerance(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -328,6 +331,8 @@ def _accepted(key: str) -> str:
         return "accepted: binary, multiclass, regression"
     if key.startswith("features"):
         return "accepted: numeric, categorical, boolean"
+    if key.startswith("alarms.sequential"):
+        return "accepted: " + ", ".join(get_args(SequentialDetector))
     if key == "alarms.drift":
         return "accepted: " + ", ".join(get_args(DriftMeasure))
     if key == "approval.mode":

@@ -147,7 +147,7 @@ class Allowance:
             shape=share(SHAPE_SHARE, SHAPES * len(plan.features) * timed),
             volume=share(VOLUME_SHARE, 1),
             delay=share(DELAY_SHARE, 2),
-            sequential=share(SEQUENTIAL_SHARE, 2),
+            sequential=share(SEQUENTIAL_SHARE, 2 + len(spec.alarms.sequential)),
         )
 
 

@@ -18,13 +18,14 @@ from schemas.metrics import lower_is_better, split
 from schemas.reference import MetricReference
 from streams import calibration as cal
 from streams.detection import Finding, Key, Open, Watches
+from streams.drift.bank import Bank
 from streams.drift.by_segment import SegmentTable
 from streams.drift.calendar import Calendar, Likeness
 from streams.drift.checks import Check, lead
 from streams.drift.delays import DELAYS, STABLE_PANES, delay_bound, delay_severity
 from streams.drift.scatter import drift_key
 from streams.drift.sequential import AdaptiveWindow, PageState, page_test
-from streams.drift.shapes import Shapes
+from streams.drift.shapes import Shapes, Usual
 from streams.drift.subjects import subjects
 from streams.drift.table import Measured, SubjectTable
 from streams.drift.volume import VolumeState, learn_volume, ordered, volume_bound, volume_severity
@@ -68,6 +69,7 @@ class DetectorState(msgspec.Struct, array_like=True):
     since_ms: int = -1
     volume: VolumeState = msgspec.field(default_factory=VolumeState)
     delays: list[tuple[float, float]] = []
+    jumps: dict[str, tuple[float, float]] = {}
 
 
 class Equipment:
@@ -103,6 +105,7 @@ class Equipment:
         self.shapes = Shapes(self.traffic)
         self.feature = {row: at for at, row in enumerate(self.traffic.features.tolist())}
         self.usual_lost = np.array([cal.usual_unusable(s) for s in self.traffic.subjects if s.slots is not None])
+        self._lengths = {name: timed.length_ms for name, timed in plan.spec.time_windows.items()}
         self._excess: dict[tuple[str, int, str], NDArray[np.float64]] = {}
         seasons = plan.reference.seasons
         self.calendars = (
@@ -127,13 +130,13 @@ class Equipment:
             self._excess[key] = np.array(usual)
         return self._excess[key]
 
-    def top(self, subject: str, window: str) -> float:
-        """Largest share that one bin had in a window of the reference; 1 where nobody knows."""
-        return self._plan.reference.drift.get(drift_key(subject, window, "top"), 1.0)
-
-    def variance(self, table: SubjectTable, window: str, row: int) -> float:
-        """By how much shares differ between the reference's own windows, in proportion to the share."""
-        return float(self.excess(table, window)[row] / table.noise[row])
+    def usual(self, table: SubjectTable, window: str, row: int) -> Usual:
+        """How the reference's own windows of a feature differ."""
+        reference, subject = self._plan.reference, table.subjects[row].name
+        varies = float(self.excess(table, window)[row] / table.noise[row])
+        known = self._lengths.get(window, self._plan.pane_ms)
+        top = reference.drift.get(drift_key(subject, window, "top"), 1.0)
+        return Usual(varies, max((reference.end_ms - reference.start_ms) / known, 1.0), top)
 
 
 class Detectors:
@@ -160,7 +163,10 @@ class Detectors:
         self.page = PageState()
         self.history: list[float] = []
         self.jump: tuple[float, float] | None = None
+        self.jumps: dict[str, tuple[float, float]] = {}
+        """Standardised loss before and after a change that one of River's detectors saw, while it is open."""
         self._adwin: AdaptiveWindow | None = None
+        self._bank: Bank | None = None
 
     # --------------------------------------------------------------------------------------------- quality
 
@@ -344,7 +350,31 @@ class Detectors:
         )  # fmt: skip
         yield from self._look(Key("quality", name, "", "cusum"), finding, now_ms)
         z = sign * (value - reference) / own
+        yield from self._river(pane, name, z=z, bound=bound, value=value, n=n, now_ms=now_ms)
         yield from self._adaptive(pane, name, z=z, bound=bound, value=value, n=n, now_ms=now_ms)
+
+    def _river(
+        self, pane: Window, name: str, *, z: float, bound: cal.Bound, value: float, n: int, now_ms: int
+    ) -> Iterator[Observation]:
+        """River's other detectors on the standardised loss; before ADWIN, whose history is their state."""
+        p = self.allowance.sequential
+        if self._bank is None:
+            self._bank = Bank(self.plan.spec.alarms.sequential, p, self.history)
+        fresh = self._bank.update(z)
+        self.jumps = {**self.jumps, **{detector: (jump.before, jump.after) for detector, jump in fresh.items()}}
+        sign = 1.0 if bound.upper else -1.0
+        for detector, jump in sorted(self.jumps.items()):
+            before, after = (bound.reference + sign * bound.error * of for of in jump)
+            middle = (before + after) / 2
+            severity = cal.quality_severity(name, cal.Bound(before, middle, bound.error, bound.upper), after)
+            finding = Finding(
+                pane.start_ms, pane.end_ms, value, before, middle, n, severity, detector in fresh, z < sum(jump) / 2,
+                {"statistic": detector, "p": p, "before": round(before, 6), "after": round(after, 6)},
+            )  # fmt: skip
+            key = Key("quality", name, "", detector)
+            yield from self._look(key, finding, now_ms)
+            if key not in self.watches.open:
+                self.jumps = {other: known for other, known in self.jumps.items() if other != detector}
 
     def _adaptive(
         self, pane: Window, name: str, *, z: float, bound: cal.Bound, value: float, n: int, now_ms: int
@@ -506,8 +536,8 @@ class Detectors:
         key = Key(subject.kind, subject.name, "", window.name)
         if subject.slots is not None and (shaped or key in self.watches.open):
             at = self.equipment.feature[row]
-            varies = self.equipment.variance(measured.table, window.name, row)
-            checks += self.equipment.shapes.of_drift(measured, at, varies, self.allowance.shape)
+            usual = self.equipment.usual(measured.table, window.name, row)
+            checks += self.equipment.shapes.of_drift(measured, at, usual, self.allowance.shape)
         yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)
 
     def _like(self, measured: Measured, window: Window) -> Likeness | None:
@@ -560,15 +590,13 @@ class Detectors:
         def bound(p: float) -> cal.Bound:
             return cal.unusable_bound(self.plan, subject, window.name, n=n, p=p)
 
-        varies = self.equipment.variance(measured.table, window.name, row)
+        usual = self.equipment.usual(measured.table, window.name, row)
         counted: dict[str, Any] = {"missing": missing, "invalid": invalid}
         if lost >= _GONE * n:
             counted["schema"] = "absent" if missing >= invalid else "wrong type"
         checks = [
             Check("unusable_rate", lost / n, self.allowance.unusable, bound, cal.unusable_severity, counted),
-            *self.equipment.shapes.of_quality(
-                measured, at, varies, self.allowance.shape, top=self.equipment.top(subject.name, window.name)
-            ),
+            *self.equipment.shapes.of_quality(measured, at, usual, self.allowance.shape),
         ]
         key = Key(self._broken_kind(subject.name, window), subject.name, "", window.name)
         yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)
@@ -668,6 +696,7 @@ class Detectors:
             since_ms=self.since_ms,
             volume=msgspec.structs.replace(self.volume_state, phases=ordered(self.volume_state.phases)),
             delays=list(self.delays),
+            jumps=dict(sorted(self.jumps.items())),
         )
 
     @classmethod
@@ -683,6 +712,7 @@ class Detectors:
         detectors.since_ms = state.since_ms
         detectors.volume_state = state.volume
         detectors.delays = list(state.delays)
+        detectors.jumps = dict(state.jumps)
         return detectors
 
 

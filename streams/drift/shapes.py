@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,45 @@ SCALE_OUTSIDE: Final = 0.5
 """Share of the values beyond the reference's range from which on a shift of the mean is not made by a few."""
 
 
+class Sizes(NamedTuple):
+    """Of a window and of the reference: how many independent values they are worth."""
+
+    n: float
+    m: float
+
+
+class Usual(NamedTuple):
+    """How the reference's own windows differ.
+
+    Parameters
+    ----------
+    varies : float
+        Variance of shares between them, in proportion to the share.
+    windows : float
+        How many there are.
+    top : float
+        Largest share that one bin had in any; 1 where nobody knows.
+    """
+
+    varies: float = 0.0
+    windows: float = 1.0
+    top: float = 1.0
+
+    def sizes(self, n: float, m: float) -> Sizes:
+        """How many independent values `n` of a window and `m` of the reference are worth.
+
+        Notes
+        -----
+        A thousand flights share 24 hours of weather: shares that vary by v between windows vary as if each held 1 / v
+        values, however many there are.
+
+        References
+        ----------
+        Kish (1965), Survey sampling: the design effect.
+        """
+        return Sizes(1.0 / (1.0 / max(n, 1.0) + self.varies), 1.0 / (1.0 / max(m, 1.0) + self.varies / self.windows))
+
+
 class Shapes:
     """Checks of the features of one table.
 
@@ -63,8 +102,7 @@ class Shapes:
         reference = table.reference[rows] if len(rows) else np.zeros((0, table.shape[1]))
         single = (reference == 1).sum(axis=1) if len(rows) else np.zeros(0)
         other = reference[np.arange(len(rows)), self._last] if len(rows) else np.zeros(0)
-        # Of a sample of n, the next value lies beyond the extremes twice in n + 1 times.
-        self.usual: Floats = np.where(self.numeric, (2 + 0.5) / (n + 2), (other + single + 0.5) / (n + 1))
+        self._rare: Floats = np.where(self.numeric, 0.0, (other + single) / np.maximum(n, 1.0))
         self._shares = reference / np.maximum(n, 1.0)[:, None]
         kept = self._shares.copy()
         if len(rows):
@@ -86,7 +124,7 @@ class Shapes:
         counts = measured.counts[rows]
         at_least = np.maximum(n, 1.0)
         outside = self._outside(measured, counts)
-        rate = outside / at_least - self.usual >= LEAST_RATE * (1 - 1e-9)
+        rate = outside / at_least - self._rare >= LEAST_RATE * (1 - 1e-9)
         gone = ((counts == 0) & (self._kept >= LEAST_VANISHED)).any(axis=1)
         stuck = (counts.max(axis=1, initial=0.0) >= STUCK * n) & self._constant(measured, n)
         shift = np.abs(measured.rest[:, 4]) / COARSE / at_least
@@ -110,15 +148,15 @@ class Shapes:
 
     # -------------------------------------------------------------------------------------------- of drift
 
-    def of_drift(self, measured: Measured, at: int, varies: float, p: float) -> list[Check]:
+    def of_drift(self, measured: Measured, at: int, usual: Usual, p: float) -> list[Check]:
         """Checks of a feature that belong to its drift.
 
         Parameters
         ----------
         at : int
             Number of the feature in the table.
-        varies : float
-            Variance of shares between the reference's own windows, in proportion to the share.
+        usual : Usual
+            How the reference's own windows differ.
         p : float
             Chance of a false crossing, of each.
         """
@@ -126,65 +164,57 @@ class Shapes:
         n = int(measured.n[row])
         if n < cal.MINIMUM_TRAFFIC:
             return []
-        counts = measured.counts[row][None, :]
-        m = float(self.table.reference_n[row])
-        usual = float(self.usual[at])
+        counts = measured.counts[row]
+        sizes = usual.sizes(n, float(self.table.reference_n[row]))
         low, high = (int(count) for count in measured.rest[at, 2:4])
         numeric = bool(self.numeric[at])
-        outside = low + high if numeric else int(counts[0, self._last[at]])
-        error = math.sqrt(usual * (1 - usual) / m + usual * varies)
+        outside = low + high if numeric else int(counts[self._last[at]])
+        # Of a sample of m, the next value lies beyond the extremes twice in m + 1 times; a category it never saw, half
+        # as often as one that it saw once.
+        rate = 2.5 / (sizes.m + 2) if numeric else float(self._rare[at]) + 0.5 / (sizes.m + 1)
         checks = [
             Check(
                 "out_of_range_rate" if numeric else "new_rate",
                 outside / n,
                 p,
-                partial(_rate_bound, usual, error, n),
+                partial(_rate_bound, min(rate, 1.0), sizes),
                 cal.unusable_severity,
                 {"below": low, "above": high} if numeric else {"new": outside},
             )
         ]
         if not numeric:
-            lost = float(self._kept[at][counts[0] == 0].max(initial=0.0))
-            categories = int(self._categories[at])
+            gone = (counts == 0) & (self._kept[at] >= LEAST_VANISHED)
             checks.append(
                 Check(
                     "vanished_share",
-                    lost,
+                    float(self._kept[at][counts == 0].max(initial=0.0)),
                     p,
-                    partial(_vanished_bound, n, m, varies, categories),
+                    partial(_vanished_bound, sizes, int(self._categories[at])),
                     cal.unusable_severity,
-                    {"vanished": int(((counts[0] == 0) & (self._kept[at] >= LEAST_VANISHED)).sum())},
+                    {"vanished": int(gone.sum())},
                 )
             )
         return checks
 
     # ------------------------------------------------------------------------------------------ of quality
 
-    def of_quality(self, measured: Measured, at: int, varies: float, p: float, *, top: float = 1.0) -> list[Check]:
-        """Checks of a feature that tell that it is broken.
-
-        Parameters
-        ----------
-        measured, at, varies, p
-            As of `of_drift`.
-        top : float
-            Largest share that one bin had in a window of the reference.
-        """
+    def of_quality(self, measured: Measured, at: int, usual: Usual, p: float) -> list[Check]:
+        """Checks of a feature that tell that it is broken; parameters as of `of_drift`."""
         row = int(self.table.features[at])
         n = int(measured.n[row])
         if n < cal.MINIMUM_TRAFFIC:
             return []
         counts = measured.counts[row]
-        m = float(self.table.reference_n[row])
         bin_ = int(counts.argmax())
-        usual = float(self._shares[at][bin_])
+        share = float(self._shares[at][bin_])
         constant = not self.numeric[at] or int(measured.rest[at, 4]) % n == 0
+        sizes = usual.sizes(n, float(self.table.reference_n[row]))
         checks = [
             Check(
                 "stuck_share",
                 float(counts[bin_]) / n if constant else 0.0,
                 p,
-                partial(_stuck_bound, usual, n, m, varies) if top <= MOST_TOP else partial(_no_bound, usual),
+                partial(_stuck_bound, share, sizes) if usual.top <= MOST_TOP else partial(_no_bound, share),
                 _stuck_severity,
                 {"bin": bin_},
             )
@@ -196,53 +226,45 @@ class Shapes:
         return checks
 
 
-def _rate_bound(usual: float, error: float, n: int, p: float) -> cal.Bound:
+def _rate_bound(usual: float, sizes: Sizes, p: float) -> cal.Bound:
     """Bound of a share that is nearly nothing: the smallest count that is less likely than `p`."""
+    error = math.sqrt(usual * (1 - usual) / sizes.m)
     highest = min(usual - float(special.ndtri(p / 2)) * error, 1.0)
     if highest >= 1.0:
         return cal.Bound(usual, 1.0, error, True)
-    count = float(special.bdtrik(1 - p / 2, n, highest))
-    count = n if math.isnan(count) else math.floor(count) + 1
-    return cal.Bound(usual, min(max(count / n, usual + LEAST_RATE), 1.0), error, True)
+    count = float(special.bdtrik(1 - p / 2, sizes.n, highest))
+    share = 1.0 if math.isnan(count) else (math.floor(count) + 1) / sizes.n
+    return cal.Bound(usual, min(max(share, usual + LEAST_RATE), 1.0), error, True)
 
 
-def absence_log_p(share: float, n: float, reference_n: float, varies: float) -> float:
-    """Logarithm of the chance that a category of a share is not seen at all.
-
-    Parameters
-    ----------
-    share : float
-        In the reference.
-    n, reference_n : float
-        Values of the window and of the reference.
-    varies : float
-        Variance between the reference's windows of a share, in proportion to the share.
+def absence_log_p(share: float, sizes: Sizes) -> float:
+    """Logarithm of the chance that a category of a share of the reference is not seen at all.
 
     Notes
     -----
-    Shares differ from day to day and the reference is a sample: the window's share has a beta distribution about the
-    reference's, the count a beta-binomial one.
+    The reference is a sample: the true share has a beta distribution about it, the count a beta-binomial one.
     """
-    known = 1.0 / (varies + 1.0 / max(reference_n, 1.0))
-    a, b = share * known, (1 - share) * known
+    a, b = share * sizes.m, (1 - share) * sizes.m
     if a <= 0:
         return 0.0
     if b <= 0:
         return -math.inf
+    n = sizes.n
     return float(special.gammaln(b + n) + special.gammaln(a + b) - special.gammaln(b) - special.gammaln(a + b + n))
 
 
-def _vanished_bound(n: int, m: float, varies: float, categories: int, p: float) -> cal.Bound:
+def _vanished_bound(sizes: Sizes, categories: int, p: float) -> cal.Bound:
     """The smallest share whose absence is less likely than `p` for any of so many categories."""
     # A share at the bound itself is news: values equal the least share of a vanished category, which must cross.
-    return cal.Bound(0.0, max(_least_share(n, m, varies, p / categories), LEAST_VANISHED * (1 - 1e-9)), 0.0, True)
+    return cal.Bound(0.0, max(_least_share(sizes, p / categories), LEAST_VANISHED * (1 - 1e-9)), 0.0, True)
 
 
-def _least_share(n: int, m: float, varies: float, p: float) -> float:
+def _least_share(sizes: Sizes, p: float) -> float:
+    """The smallest share whose absence is less likely than `p`, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2
-        if absence_log_p(middle, n, m, varies) < math.log(p):
+        if absence_log_p(middle, sizes) < math.log(p):
             high = middle
         else:
             low = middle
@@ -254,9 +276,9 @@ def _no_bound(usual: float, _: float) -> cal.Bound:
     return cal.Bound(usual, 2.0, 0.0, True)
 
 
-def _stuck_bound(usual: float, n: int, m: float, varies: float, p: float) -> cal.Bound:
+def _stuck_bound(usual: float, sizes: Sizes, p: float) -> cal.Bound:
     """Crossed where (nearly) everything lies in one bin and that is less likely than `p`."""
-    spread = max(_least_share(n, m, varies, p), LEAST_SPREAD)
+    spread = max(_least_share(sizes, p), LEAST_SPREAD)
     # What the reference holds outside the bin may well be missing by chance.
     return cal.Bound(usual, STUCK - 1e-9, 0.0, True) if 1 - usual > spread else _no_bound(usual, p)
 

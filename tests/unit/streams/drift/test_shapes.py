@@ -10,7 +10,7 @@ from scipy import stats
 
 from schemas.events import Observation
 from streams.detectors import Detectors
-from streams.drift.shapes import absence_log_p
+from streams.drift.shapes import Sizes, Usual, absence_log_p
 from streams.panes import COARSE, PanePlan
 from streams.windows import Window
 from tests.support.plans import plan
@@ -140,10 +140,32 @@ def test_a_kind_outlives_a_restart(learnt: PanePlan) -> None:
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.3])
 @pytest.mark.parametrize("varies", [0.0, 0.01])
 def test_the_chance_of_absence_is_that_of_a_beta_binomial(share: float, varies: float) -> None:
-    n, m = 200, 5000
-    known = 1 / (varies + 1 / m)
-    expected = stats.betabinom.logpmf(0, n, share * known, (1 - share) * known)
-    assert absence_log_p(share, n, m, varies) == pytest.approx(expected, rel=1e-6)
+    n, m = Usual(varies, 14).sizes(200, 5000)
+    assert (n, m) == (
+        (200, 5000) if not varies else (pytest.approx(1 / 0.015), pytest.approx(1 / (0.0002 + 0.01 / 14)))
+    )
+    expected = stats.betabinom.logpmf(0, round(n), share * m, (1 - share) * m)
+    assert absence_log_p(share, Sizes(round(n), m)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_values_that_come_in_clusters_break_records_without_being_news() -> None:
+    """A thousand flights share a few hours of weather: a new extreme of the month comes every few days."""
+    p = plan()
+    rng = np.random.default_rng(5)
+    equipment = Detectors("m", 1, p).equipment
+    shapes, table = equipment.shapes, equipment.traffic
+    at = table.features.tolist().index(table.rows["feature:distance"])
+    crossed, windows = {0.0: 0, 0.25: 0}, 2000
+    for _ in range(windows):
+        total = usual(p)
+        # Four independent values a window, thirty windows of reference: 120 values, beyond them once in 60.
+        total[p.features["distance"].high] = 250 * rng.binomial(4, 1 / 60)
+        measured = table.measure(total)
+        for varies in crossed:
+            (check, *_) = shapes.of_drift(measured, at, Usual(varies, 30), 0.01)
+            crossed[varies] += check.crossed
+    assert crossed[0.25] <= 0.01 * windows + 5 * np.sqrt(0.01 * windows)
+    assert crossed[0.0] > 3 * 0.01 * windows
 
 
 def test_samples_of_the_reference_cross_no_more_often_than_allowed() -> None:
@@ -163,7 +185,10 @@ def test_samples_of_the_reference_cross_no_more_often_than_allowed() -> None:
                 total[slots.high] = rng.binomial(150, 1 / 1001)
         measured = table.measure(total)
         for at in range(len(table.features)):
-            for check in (*shapes.of_drift(measured, at, 0.0, 0.01), *shapes.of_quality(measured, at, 0.0, 0.01)):
+            for check in (
+                *shapes.of_drift(measured, at, Usual(), 0.01),
+                *shapes.of_quality(measured, at, Usual(), 0.01),
+            ):
                 crossed += check.crossed
     # Each of the five checks with a chance may cross once in a hundred windows; 5 standard deviations of a binomial.
     looks = windows * 5
