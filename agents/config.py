@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -16,8 +17,11 @@ from dotenv import dotenv_values
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from schemas.errors import UnsafeSettingError
+from schemas.durations import parse_rate
+from schemas.errors import ConfigurationError, UnsafeSettingError
 
+CONFIG_FILE = "config.toml"
+FLEET_BUDGET = "1/1d"
 _LOOPBACK = ("127.", "localhost", "[::1]")
 
 
@@ -65,6 +69,11 @@ class Settings(BaseSettings):
     archive_idle_ms: int = Field(default=2_000, description="archive early when nothing came for so long")
     archive_max_rows: int = Field(default=100_000, description="rows of one archive file at most")
     training_timeout_ms: int = Field(default=3_600_000, ge=1_000, description="longest a training may take")
+    fleet_budget: str = Field(
+        default="",
+        description="false incidents tolerated over all models together, such as 1/1d; "
+        "default: `[fleet] budget` of `config.toml` in home, else 1/1d",
+    )
     webhook_urls: list[str] = Field(default_factory=list, description="where alerts are posted")
     webhook_secret: str = Field(default="", repr=False, description="signs webhooks (whsec_…)")
     webhook_allow: list[str] = Field(default_factory=list, description="private hosts that webhooks may go to")
@@ -86,6 +95,29 @@ class Settings(BaseSettings):
     def archive(self) -> str:
         """fsspec URL of the archive."""
         return self.archive_url or str(self.home.resolve() / "archive")
+
+    @property
+    def fleet_budget_per_ms(self) -> float:
+        """False incidents per millisecond tolerated over all models together.
+
+        Raises
+        ------
+        ConfigurationError
+            `config.toml` in home is no TOML, or knows other keys.
+        SpecificationError
+            The budget is no rate.
+        """
+        file = self.home / CONFIG_FILE
+        if self.fleet_budget or not file.exists():
+            return parse_rate(self.fleet_budget or FLEET_BUDGET, where="DRIFTLINE_FLEET_BUDGET")
+        try:
+            document = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(f"cannot be read: {error}", where=str(file)) from error
+        fleet = document.get("fleet", {})
+        if set(document) - {"fleet"} or not isinstance(fleet, dict) or set(fleet) - {"budget"}:
+            raise ConfigurationError("not accepted", where=str(file), remedy='accepted: [fleet] with budget = "1/1d"')
+        return parse_rate(fleet.get("budget", FLEET_BUDGET), where=f"{file} [fleet.budget]")
 
     @property
     def state_dir(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 Direction = Literal["higher", "lower", "zero"]
@@ -114,6 +115,7 @@ _PLACEHOLDERS: Final = {
 }
 
 
+@lru_cache(maxsize=4096)
 def split(name: str) -> tuple[str, str]:
     """Family and argument of a name, whether or not there is such a family.
 

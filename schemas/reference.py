@@ -41,6 +41,7 @@ class MetricReference(msgspec.Struct, frozen=True, kw_only=True):
     deviation of one event's contribution, so that a pane of n events has standard error sqrt(spread² + scale² / n).
     `pane_value` is the mean over single panes, which pooling can differ from (a model that tells stormy days from calm
     ones ranks a month better than any day); None: as `value`. `panes` and `n` say how much evidence stands behind it.
+    `memory` is the correlation between neighbouring panes of what `spread` measures, 0–1.
     """
 
     value: float
@@ -49,6 +50,7 @@ class MetricReference(msgspec.Struct, frozen=True, kw_only=True):
     pane_value: float | None = None
     panes: int = 0
     n: int = 0
+    memory: float = 1 / 3
 
 
 class Seasons(msgspec.Struct, frozen=True, kw_only=True):

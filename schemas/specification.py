@@ -68,6 +68,9 @@ class AlarmsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     budget: str = "1/30d"
     drift: DriftMeasure = "psi"
     sequential: list[SequentialDetector] = msgspec.field(default_factory=lambda: ["page-hinkley", "ddm", "hddm"])
+    thresholds: dict[str, float] = msgspec.field(default_factory=dict)
+    cool_down: str | None = None
+    minimum_labelled: int = 100
 
 
 class Tolerance(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -157,6 +160,11 @@ class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
         return parse_rate(self.alarms.budget)
 
     @property
+    def alarm_cool_down_ms(self) -> int:
+        """How long after it closed the same trouble reopens an incident instead of raising a new one."""
+        return self.cool_down_ms if self.alarms.cool_down is None else parse_duration(self.alarms.cool_down)
+
+    @property
     def schedule_ms(self) -> int | None:
         """Period of the ``schedule:…`` trigger, where there is one."""
         for trigger in self.retraining.triggers:
@@ -212,6 +220,25 @@ def _check_metrics(spec: Specification, file: str) -> None:
         )
 
 
+def _check_alarms(spec: Specification, file: str) -> None:
+    parse_rate(spec.alarms.budget, where=_where(file, "alarms.budget"))
+    if spec.alarms.cool_down is not None:
+        parse_duration(spec.alarms.cool_down, where=_where(file, "alarms.cool_down"))
+    if spec.alarms.minimum_labelled < 1:
+        raise SpecificationError("must be at least 1", where=_where(file, "alarms.minimum_labelled"))
+    subjects = [*get_args(DriftMeasure), *(f"feature:{name}" for name in spec.features), "prediction", "label"]
+    for name, value in spec.alarms.thresholds.items():
+        where = _where(file, f"alarms.thresholds.{name}")
+        if name not in subjects and name not in spec.judged:
+            raise SpecificationError(
+                f"{name!r} has no threshold", where=where, remedy="accepted: " + ", ".join([*spec.judged, *subjects])
+            )
+        if not math.isfinite(value) or (name in subjects and value <= 0):
+            raise SpecificationError(
+                f"{value} is no threshold", where=where, remedy="a finite number; of a distance, above 0"
+            )
+
+
 def _check(spec: Specification, file: str) -> None:
     if not _NAME.match(spec.model.name) and "{" not in spec.model.name:
         raise SpecificationError(
@@ -247,7 +274,7 @@ def _check(spec: Specification, file: str) -> None:
         raise SpecificationError("no window", where=_where(file, "metrics.windows"), remedy='windows = ["1d", "7d"]')
     check_windows(spec.metrics.windows, where=_where(file, "metrics.windows"))
     _known(file, "validation.sensitive", spec.validation.sensitive, [*spec.features, *spec.data.segments])
-    parse_rate(spec.alarms.budget, where=_where(file, "alarms.budget"))
+    _check_alarms(spec, file)
     for trigger in spec.retraining.triggers:
         name, _, argument = trigger.partition(":")
         _known(file, "retraining.triggers", [name], TRIGGERS)

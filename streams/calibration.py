@@ -1,15 +1,15 @@
 """Thresholds from a false-alarm budget: people say how many false alarms they bear, not which PSI is too much.
 
-The budget is spent per closed pane over all tests of a version: more than half of it on quality (most of that on the
-primary metric overall), the rest on drift, on unusable values and on the sequential detectors. A test crosses where a
-value is less likely than its share under what the reference shows of itself: chance (sample size) and the spread
-between its own panes.
+The budget is spent per closed pane over all tests of a version: half of it on quality (most of that on the primary
+metric overall), the rest on estimated quality, drift, unusable values and the sequential detectors. A test crosses
+where a value is less likely than its share under what the reference shows of itself: chance (sample size) and the
+spread between its own panes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -26,13 +26,14 @@ from streams.drift.distances import psi_noise
 from streams.drift.measures import SCALES
 from streams.drift.scatter import drift_key
 from streams.drift.subjects import Subject
-from streams.metrics.levels import PRIOR_PANES
+from streams.metrics.levels import PRIOR_PANES, stretch
 from streams.panes import PanePlan
 
 Floats = NDArray[np.float64]
 
 LEAST_PSI: Final = SCALES["psi"].least
-QUALITY_SHARE: Final = 0.6
+QUALITY_SHARE: Final = 0.5
+ESTIMATE_SHARE: Final = 0.1
 DRIFT_SHARE: Final = 0.15
 SEGMENT_DRIFT_SHARE: Final = 0.05
 USABLE_SHARE: Final = 0.04
@@ -45,6 +46,8 @@ SHAPES: Final = 3
 MOST_P: Final = 0.01
 """However generous the budget: a single test is never looser than this."""
 LEAST_P: Final = 1e-9
+SMALLEST_P: Final = 1e-30
+"""A p-value below is not told apart: no reference knows its tails so far out."""
 
 MINIMUM_LABELLED: Final = 100
 MINIMUM_CLASS: Final = 20
@@ -59,6 +62,10 @@ BOUNDED: Final = frozenset(
 """Metrics on a scale of 0–1: their losses are judged in points, all others relative to the reference."""
 SKEW: Final = 2.0
 """Skewness, towards bad, of what makes single panes differ and of one event's loss: that of an exponential."""
+EXCESS: Final = 6.0
+"""Their excess kurtosis: with such tails, panes tell their spread as well as a quarter as many normal ones would."""
+SPARSE: Final = 3.0
+"""By how much more PSI scatters than a chi-squared variable, in values a bin over events."""
 LEAST_LOSS: Final = 0.01
 LEAST_RELATIVE_LOSS: Final = 0.02
 LEAST_UNUSABLE: Final = 0.01
@@ -112,6 +119,7 @@ class Allowance:
     volume: float
     delay: float
     sequential: float
+    estimated: float
 
     @classmethod
     def of(cls, plan: PanePlan, subjects: int, segments: int) -> Allowance:
@@ -148,6 +156,7 @@ class Allowance:
             volume=share(VOLUME_SHARE, 1),
             delay=share(DELAY_SHARE, 2),
             sequential=share(SEQUENTIAL_SHARE, 2 + len(spec.alarms.sequential)),
+            estimated=share(ESTIMATE_SHARE, len(spec.judged) * timed),
         )
 
 
@@ -171,38 +180,119 @@ def quality_bound(name: str, level: MetricReference, *, n: int, panes: int, p: f
 
     Notes
     -----
-    Standard error: spread between panes (halved number of panes for longer windows: neighbours are correlated), chance
-    in the window, and the same two for the reference itself, which is a sample as well. Where few panes told the
-    spread, Student's t widens the quantile (Satterthwaite's degrees of freedom). What makes days differ (weather,
-    holidays) has a longer tail towards bad than chance: Cornish and Fisher's first term allows for it.
+    Standard error: spread between panes (fewer of them count where neighbours are correlated), chance in the window,
+    and the same two for the reference itself, which is a sample as well. Each part has a quantile of its own. What
+    makes days differ (weather, holidays) has a longer tail towards bad than chance: Cornish and Fisher's first term
+    allows for it, and because such panes tell their spread badly, Student's t has the fewer degrees of freedom.
     """
-    independent = max(panes / 2, 1.0)
-    share = 1.0 / max(panes, 1)
+    panes = max(panes, 1)
+    independent = panes / stretch(level.memory, panes)
+    share = 1.0 / panes
     reference = level.value
+    pooled = 0.0
     if level.pane_value is not None and name != "calibration_error":
         reference += (level.pane_value - level.value) * share
+        pooled = (level.pane_value - level.value) * (1 - share)
     if noise:
         reference = math.hypot(reference, noise)
-    between = level.spread**2 * (1.0 / independent + (1.0 / level.panes if level.panes else 0.0))
+    learnt = level.panes / stretch(level.memory, level.panes) if level.panes else 0.0
+    between = level.spread**2 * (1.0 / independent + (1.0 / learnt if learnt else 0.0))
+    # What pooling does follows how far the window's own panes lie apart: it varies as a variance of so many does.
+    between += 2 * pooled**2 / independent
     chance = level.scale**2 * (1.0 / max(n, 1) + (1.0 / level.n if level.n else 0.0))
-    variance = between + chance
-    error = math.sqrt(variance)
-    freedom = (level.panes + PRIOR_PANES) * (variance / between) ** 2 if between > 0 else math.inf
     both = better(name) == "zero"
-    quantile = _student(p / 2 if both else p, freedom)
-    if variance > 0:
-        skew = SKEW * (between / variance) ** 1.5 / math.sqrt(independent)
-        skew += SKEW * (chance / variance) ** 1.5 / math.sqrt(max(n, 1))
-        quantile += (quantile**2 - 1) / 6 * skew
+    tail = p / 2 if both else p
+    z = float(-special.ndtri(tail))
+    skewed = (z * z - 1) / 6 * SKEW
+    squared = level.memory * level.memory
+    known = level.panes * (1 - squared) / (1 + squared) / (1 + EXCESS / 2) + PRIOR_PANES
+    # Each with its own tail, so that more events or a larger budget never move a threshold outwards.
+    far = (_student(tail, known) + skewed / math.sqrt(independent)) * math.sqrt(between)
+    near = (z + skewed / math.sqrt(max(n, 1))) * math.sqrt(chance)
+    error = math.sqrt(between + chance)
     least = LEAST_LOSS if split(name)[0] in BOUNDED else LEAST_RELATIVE_LOSS * (level.scale if both else abs(reference))
-    distance = max(quantile * error, least)
+    distance = max(math.hypot(far, near), least)
     upper = both or better(name) == "lower"
     return Bound(reference, reference + distance if upper else reference - distance, error, upper, both)
 
 
-def upper_spread(level: MetricReference) -> float:
-    """The spread between panes, raised by what an estimate from few panes may be too small."""
-    return level.spread * math.sqrt(1 + 2 * math.sqrt(2 / (level.panes + PRIOR_PANES)))
+def explicit_bound(reference: float, threshold: float, *, upper: bool, both: bool = False) -> Bound:
+    """A bound that a person set; where the reference lies beyond it already, only the threshold counts.
+
+    Parameters
+    ----------
+    threshold : float
+        `both`: the largest distance from the reference.
+    """
+    if both:
+        return Bound(reference, reference + abs(threshold), 0.0, True, True)
+    beyond = reference > threshold if upper else reference < threshold
+    return Bound(threshold if beyond else reference, threshold, 0.0, upper)
+
+
+def coverage_bound(usual: float, part: float, *, n: int, p: float) -> Bound:
+    """Bound of label coverage: `part` of the usual one, farther down where so few predictions may do it by chance.
+
+    Parameters
+    ----------
+    n : int
+        Predictions of the window.
+    """
+    if not 0 < usual < 1:
+        return Bound(usual, usual * part, 0.0, False)
+    # The last count at or below the quantile is one that no chance explains; of very few predictions there is none.
+    count = float(special.bdtrik(p, n, usual))
+    least = 0.0 if math.isnan(count) else (math.floor(count) + 0.5) / n
+    return Bound(usual, min(usual * part, least), 0.0, False)
+
+
+def least_p(bound_at: Callable[[float], Bound | None], value: float, allowed: float) -> float:
+    """The least chance of a false crossing at which `value` would still cross: the p-value of a crossing.
+
+    Parameters
+    ----------
+    bound_at : callable
+        The bound at a chance p; the smaller p, the farther away it lies. None: nothing can cross.
+    value : float
+        Crosses at `allowed`.
+    allowed : float
+
+    Returns
+    -------
+    float
+        Between `SMALLEST_P` and `allowed`, to three digits.
+
+    Notes
+    -----
+    What the fleet's budget is held by. Found by bisection, so it means the same for every test; about forty bounds.
+    """
+
+    def crosses(p: float) -> bool:
+        bound = bound_at(p)
+        return bound is not None and bound.crossed(value)
+
+    low, high = math.log(SMALLEST_P), math.log(allowed)
+    if low >= high or crosses(SMALLEST_P):
+        return min(SMALLEST_P, allowed)
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        if crosses(math.exp(middle)):
+            high = middle
+        else:
+            low = middle
+    return float(f"{math.exp(high):.3g}")
+
+
+def pane_errors(level: MetricReference, n: int) -> tuple[float, float]:
+    """Standard errors for tests that add panes up: of one pane of `n` events, and of the level itself.
+
+    Notes
+    -----
+    Sums over correlated panes scatter as if each pane did more; the pane's error is raised by that.
+    """
+    own = math.sqrt(level.spread**2 * stretch(level.memory, 1e6) + level.scale**2 / n)
+    between = level.spread**2 * stretch(level.memory, level.panes) / level.panes if level.panes else 0.0
+    return own, math.sqrt(between + (level.scale**2 / level.n if level.n else 0.0))
 
 
 def _student(p: float, freedom: float) -> float:
@@ -217,7 +307,8 @@ def drift_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: flo
     Notes
     -----
     Chance gives PSI about (1/n + 1/m) χ², and others as `streams.drift.measures` says; the reference's own windows add
-    a mean and a scatter of their own. Their sum is taken as a scaled χ² with the same mean and variance.
+    a mean and a scatter of their own, taken as a scaled χ² too. What each may exceed its mean by is added as a root of
+    squares.
     """
     scale = SCALES[subject.measure]
     chance, bins = subject.noise
@@ -226,12 +317,14 @@ def drift_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: flo
     freedom = max(drift.get(drift_key(subject.name, window, "dof"), bins), 1.0)
     noise = chance * (1.0 / max(n, 1) + 1.0 / max(subject.reference_n, 1))
     mean = noise + excess  # as `usual_drift`
-    variance = 2 * noise**2 / bins + 2 * excess**2 / freedom
-    joint = 2 * mean**2 / variance
-    threshold = mean / joint * float(special.chdtri(joint, p))
+    # Few values a bin have longer tails than chi-squared.
+    normal = bins / (1 + SPARSE * (bins + 1) / max(n, 1))
+    by_chance = noise * (float(special.chdtri(normal, p)) / normal - 1)
+    by_itself = excess * (float(special.chdtri(freedom, p)) / freedom - 1)
     usual = scale.back(mean)
-    error = scale.back(mean + math.sqrt(variance)) - usual
-    return Bound(usual, max(scale.back(threshold), usual + scale.least), error, True)
+    threshold = scale.back(mean + math.hypot(by_chance, by_itself))
+    error = scale.back(mean + math.hypot(noise * math.sqrt(2 / normal), excess * math.sqrt(2 / freedom))) - usual
+    return Bound(usual, max(threshold, usual + scale.least), error, True)
 
 
 def distance_bound(bins: int, n: float, reference_n: float, *, excess: float, dof: float, p: float) -> Bound:
@@ -276,6 +369,37 @@ def unusable_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: 
     return Bound(rate, min(max(count / n, rate + LEAST_UNUSABLE), 1.0), error, True)
 
 
+def cusum_p(total: float, panes: int, allowance: float, unsure: float) -> float:
+    """How likely a cumulative sum so large is without a change: once in so many panes.
+
+    Parameters
+    ----------
+    total : float
+        The sum.
+    panes : int
+        Panes since it left zero.
+    allowance : float
+        Loss per pane that was not counted.
+    unsure : float
+        Standard error of the reference, in those of a pane.
+
+    Notes
+    -----
+    The larger of two: what chance does from pane to pane, and what a reference does that is off. The allowance covers
+    the latter for one model; among thousands, some references are off by more.
+    """
+    by_chance = 1.0 / max(_run_length(total, allowance), 1.0)
+    mean = total / max(panes, 1) + allowance
+    off = float(special.ndtr(-mean / math.sqrt(1 / max(panes, 1) + unsure**2)))
+    return float(f"{max(by_chance, off, SMALLEST_P):.3g}")
+
+
+def _run_length(limit: float, allowance: float) -> float:
+    """Panes until a cumulative sum without change is beyond `limit`, on average (Siegmund)."""
+    x = 2 * allowance * (limit + 1.166)
+    return math.inf if x > 700 else (math.exp(x) - x - 1) / (2 * allowance**2)
+
+
 @lru_cache(maxsize=4096)
 def cusum_limit(p: float, allowance: float) -> float:
     """Limit of a one-sided cumulative sum whose average run length without change is 1 / p.
@@ -287,9 +411,7 @@ def cusum_limit(p: float, allowance: float) -> float:
     low, high = 0.1, 200.0
     for _ in range(60):
         middle = (low + high) / 2
-        x = 2 * allowance * (middle + 1.166)
-        length = math.inf if x > 700 else (math.exp(x) - x - 1) / (2 * allowance**2)
-        if length < 1 / p:
+        if _run_length(middle, allowance) < 1 / p:
             low = middle
         else:
             high = middle

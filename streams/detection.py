@@ -12,7 +12,12 @@ from schemas.events import Kind, Observation, Severity, Status
 
 GOOD_PANES: Final = 2
 """Panes in a row that have to be good again before an observation closes."""
+LESS_LIKELY: Final = 10**-0.5
+"""An observation is said again when its p-value fell to this part of what was said: the fleet's budget needs it."""
+LEAST_TOLD: Final = 1e-15
+"""P-values below need not be told apart."""
 _RANK: Final[Mapping[str, int]] = {"info": 0, "warning": 1, "critical": 2}
+_SEVERITY: Final[Mapping[str, Severity]] = {"info": "info", "warning": "warning", "critical": "critical"}
 
 
 class Key(NamedTuple):
@@ -41,6 +46,11 @@ class Finding(NamedTuple):
     recovered: bool
     evidence: Mapping[str, Any]
 
+    @property
+    def p_value(self) -> float:
+        """The chance at which it would still have crossed; 1 where the test has none."""
+        return float(self.evidence.get("p_value", 1.0))
+
 
 class Open(msgspec.Struct, array_like=True):
     """An observation that is open."""
@@ -51,6 +61,8 @@ class Open(msgspec.Struct, array_like=True):
     last: tuple[int, int, float, float, float, int]
     seasonal: int = 0
     """Panes in a row that the calendar explained."""
+    p_value: float = 1.0
+    """The smallest that was said; 1 where the test has none."""
 
 
 class Watches:
@@ -68,7 +80,8 @@ class Watches:
         self.open: dict[Key, Open] = {}
 
     def look(self, key: Key, finding: Finding, now_ms: int) -> Observation | None:
-        """Take a finding in; an observation where something opened, got worse, turned out to be the season or closed.
+        """Take a finding in; an observation where something opened, got worse or less likely, turned out to be the
+        season, or closed.
 
         Parameters
         ----------
@@ -79,7 +92,7 @@ class Watches:
         if state is None:
             if not finding.crossed:
                 return None
-            self.open[key] = Open(finding.end_ms, finding.severity, 0, _last(finding))
+            self.open[key] = Open(finding.end_ms, finding.severity, 0, _last(finding), p_value=finding.p_value)
             return self._say(key, finding, "opened", now_ms)
         if finding.crossed:
             state.good = 0
@@ -88,9 +101,16 @@ class Watches:
             if state.seasonal == GOOD_PANES and finding.severity != state.severity:
                 state.severity = finding.severity
                 return self._say(key, finding, "updated", now_ms)
-            if _RANK[finding.severity] <= _RANK[state.severity]:
+            worse = _RANK[finding.severity] > _RANK[state.severity]
+            stronger = (
+                not state.seasonal and state.p_value > LEAST_TOLD and finding.p_value <= state.p_value * LESS_LIKELY
+            )
+            if not worse and not stronger:
                 return None
-            state.severity = finding.severity
+            if worse:
+                state.severity = finding.severity
+            state.p_value = min(state.p_value, finding.p_value)
+            finding = finding._replace(severity=finding.severity if worse else _SEVERITY[state.severity])
             return self._say(key, finding, "updated", now_ms)
         if not finding.recovered:
             state.good = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -35,6 +35,7 @@ from streams.metrics.probability import calibration_noise
 from streams.metrics.view import View
 from streams.panes import PanePlan
 from streams.seasons import DAY_MS, season_name
+from streams.stable import StablePanes, learn_pane, refined_levels, stable_panes
 from streams.windows import Window
 
 Counts = NDArray[np.int64]
@@ -45,6 +46,7 @@ COVERAGE_PANES: Final = 5
 THIN: Final = 0.5
 """Coverage below this share of the usual one is thin: an observation of its own, and no quality is judged on it."""
 _LOSS: Final = {"binary": ("brier", "accuracy"), "multiclass": ("accuracy",), "regression": ("mae",)}
+_QUALITY: Final = frozenset({"quality", "calibration", "estimated-quality"})
 _ALLOWANCE: Final = 0.25
 _ADWIN_DELTA: Final = 0.002
 _NEARLY: Final = 1.0 - 1e-9
@@ -70,6 +72,7 @@ class DetectorState(msgspec.Struct, array_like=True):
     volume: VolumeState = msgspec.field(default_factory=VolumeState)
     delays: list[tuple[float, float]] = []
     jumps: dict[str, tuple[float, float]] = {}
+    stable: StablePanes = msgspec.field(default_factory=StablePanes)
 
 
 class Equipment:
@@ -112,6 +115,14 @@ class Equipment:
             {} if seasons is None else {id(t): Calendar(t, seasons) for t in (self.traffic, self.labels) if t.subjects}
         )
         self.reference_days = (plan.reference.end_ms - plan.reference.start_ms) // DAY_MS + 1
+        given = plan.spec.alarms.thresholds
+        self.thresholds = {s.name: given.get(s.name, given.get(s.measure)) for s in every}
+        """Distance that a person set, by subject; None: calibrated."""
+
+    def fixed(self, table: SubjectTable) -> NDArray[np.float64]:
+        """Set thresholds by row; infinite where there is none."""
+        found = (self.thresholds[s.name] for s in table.subjects)
+        return np.array([math.inf if threshold is None else threshold for threshold in found])
 
     @classmethod
     def of(cls, plan: PanePlan) -> Equipment:
@@ -159,7 +170,12 @@ class Detectors:
         self.volume_state = VolumeState()
         self.delays: list[tuple[float, float]] = []
         """Median and ninth decile of the label delay in the first stable panes, in seconds."""
+        self.minimum_labelled = plan.spec.alarms.minimum_labelled
         self.coverage: list[float] = []
+        self.stable = StablePanes()
+        self.levels: Mapping[str, MetricReference] = plan.reference.metrics
+        """Of the version overall: the reference's, with what the first stable period adds."""
+        self._wanted = stable_panes(plan.pane_ms)
         self.page = PageState()
         self.history: list[float] = []
         self.jump: tuple[float, float] | None = None
@@ -179,9 +195,8 @@ class Detectors:
         -----
         Nothing is judged on too few labels, too few of one class, or thin coverage.
         """
-        reference = self.plan.reference
-        levels = reference.segment_metrics.get(segment, {}) if segment else reference.metrics
-        if metric.n < cal.MINIMUM_LABELLED or metric.coverage < THIN * self.usual_coverage() or not levels:
+        levels = self.plan.reference.segment_metrics.get(segment, {}) if segment else self.levels
+        if metric.n < self.minimum_labelled or metric.coverage < THIN * self.usual_coverage() or not levels:
             return
         view = View(self.plan, total)
         for name in self.plan.spec.judged:
@@ -192,14 +207,14 @@ class Detectors:
             noise = 0.0
             if name == "calibration_error":
                 noise = calibration_noise(view.many("calibration_n"), view.many("calibration_total"))
-            bound = cal.quality_bound(name, level, n=metric.n, panes=filled, p=p, noise=noise)
-            evidence: dict[str, Any] = {
-                "statistic": name,
-                "standard_error": round(bound.error, 6),
-                "p": p,
-                "coverage": round(metric.coverage, 4),
-                "panes": filled,
-            }
+            at = _at(name, level, n=metric.n, panes=filled, noise=noise)
+            bound = at(p)
+            evidence: dict[str, Any] = {"statistic": name, "coverage": round(metric.coverage, 4), "panes": filled}
+            fixed = None if segment else self.plan.spec.alarms.thresholds.get(name)
+            if fixed is not None:
+                bound = cal.explicit_bound(bound.reference, fixed, upper=bound.upper, both=bound.both)
+            else:
+                evidence |= {"standard_error": round(bound.error, 6), "p": p}
             kind: Kind = "calibration" if name == "calibration_error" else "quality"
             yield from self._judge(
                 Key(kind, name, segment, window.name),
@@ -210,6 +225,7 @@ class Detectors:
                 severity=cal.quality_severity(name, bound, value),
                 evidence=evidence,
                 now_ms=now_ms,
+                at=None if fixed is not None else at,
             )
 
     def _quality_p(self, name: str, segment: str) -> float:
@@ -240,7 +256,7 @@ class Detectors:
         known = len(self.coverage) >= COVERAGE_PANES
         thin = coverage < THIN * usual
         if known and predicted >= cal.MINIMUM_TRAFFIC:
-            bound = cal.Bound(usual, THIN * usual, 0.0, False)
+            bound = cal.coverage_bound(usual, THIN, n=predicted, p=self.allowance.unusable)
             severity = cal.unusable_severity(cal.Bound(0.0, 0.0, 0.0, True), usual - coverage)
             evidence = {"statistic": "coverage", "labelled": labelled, "predicted": predicted}
             yield from self._judge(
@@ -255,9 +271,20 @@ class Detectors:
             )
         if not (known and thin):
             self.coverage = [*self.coverage, coverage][-COVERAGE_HISTORY:]
-        if not thin and labelled >= cal.MINIMUM_LABELLED:
-            yield from self._delayed(pane, view, labelled, now_ms)
-            yield from self._sequential(pane, view, labelled, now_ms)
+        if not thin:
+            self._learn(view, labelled)
+            if labelled >= self.minimum_labelled:
+                yield from self._delayed(pane, view, labelled, now_ms)
+                yield from self._sequential(pane, view, labelled, now_ms)
+
+    def _learn(self, view: View, labelled: int) -> None:
+        """Take the pane into the first stable period, where it is one and nothing is wrong with its quality."""
+        if len(self.stable.panes) >= self._wanted or any(key.kind in _QUALITY for key in self.watches.open):
+            return
+        names = self.plan.spec.judged
+        values = compute(self.plan, view.counts, names)
+        if learn_pane(self.stable, labelled, [values.get(name) for name in names], self._wanted):
+            self.levels = refined_levels(self.plan.reference.metrics, names, self.stable)
 
     def _delayed(self, pane: Window, view: View, labelled: int, now_ms: int) -> Iterator[Observation]:
         """Label delays against those of the first stable panes."""
@@ -267,7 +294,8 @@ class Detectors:
             return
         now = tuple(found[name] for name in DELAYS)
         for at, name in enumerate(DELAYS):
-            bound = delay_bound([known[at] for known in self.delays], self.plan.pane_ms / 1000, self.allowance.delay)
+            bound_at = partial(delay_bound, [known[at] for known in self.delays], self.plan.pane_ms / 1000)
+            bound = bound_at(self.allowance.delay)
             if bound is None:
                 continue
             yield from self._judge(
@@ -279,6 +307,7 @@ class Detectors:
                 severity=delay_severity(bound, now[at]),
                 evidence={"statistic": name, "p": self.allowance.delay, "panes": len(self.delays)},
                 now_ms=now_ms,
+                at=bound_at,
             )
         if len(self.delays) < STABLE_PANES and not any(key.kind == "label-delay" for key in self.watches.open):
             self.delays = [*self.delays, (now[0], now[1])]
@@ -291,7 +320,8 @@ class Detectors:
         A pane that collapsed teaches nothing: it would be the usual of its weekday four weeks later.
         """
         p = self.allowance.volume
-        bound = volume_bound(self.volume_state, pane.start_ms, self.plan.pane_ms, p)
+        bound_at = partial(volume_bound, self.volume_state, pane.start_ms, self.plan.pane_ms)
+        bound = bound_at(p)
         if bound is not None:
             yield from self._judge(
                 Key("data-quality", "volume", "", "pane"),
@@ -302,6 +332,7 @@ class Detectors:
                 severity=volume_severity(bound, predicted),
                 evidence={"statistic": "predictions", "p": p},
                 now_ms=now_ms,
+                at=bound_at,
             )
         if bound is None or not bound.crossed(predicted):
             learn_volume(self.volume_state, pane.start_ms, self.plan.pane_ms, predicted)
@@ -311,10 +342,11 @@ class Detectors:
     def _loss(self, view: View) -> tuple[str, float, MetricReference] | None:
         """The metric whose mean is watched pane by pane, as a loss (higher is worse)."""
         for name in _LOSS[self.plan.task]:
-            level = self.plan.reference.metrics.get(name)
+            level = self.levels.get(name)
             value = compute(self.plan, view.counts, [name]).get(name)
             if level is not None and value is not None:
-                return name, value, level
+                # A threshold that a person set is all there is to say about a metric.
+                return None if name in self.plan.spec.alarms.thresholds else (name, value, level)
         return None
 
     def _sequential(self, pane: Window, view: View, n: int, now_ms: int) -> Iterator[Observation]:
@@ -324,10 +356,7 @@ class Detectors:
         name, value, level = found
         sign = 1.0 if lower_is_better(name) else -1.0
         reference = level.value if level.pane_value is None else level.pane_value
-        own = math.sqrt(cal.upper_spread(level) ** 2 + level.scale**2 / n)
-        unsure = math.sqrt(
-            (level.spread**2 / level.panes if level.panes else 0.0) + (level.scale**2 / level.n if level.n else 0.0)
-        )
+        own, unsure = cal.pane_errors(level, n)
         if own <= 0:
             return
         # The reference is a sample: what it may be off by, pane after pane, must not add up to an alarm.
@@ -343,7 +372,13 @@ class Detectors:
             "sum": round(self.page.total, 3),
             "limit": round(limit, 3),
             "allowance": round(allowance, 3),
+            "p": self.allowance.sequential,
         }
+        if crossed:
+            panes = (pane.end_ms - self.page.since_ms) // self.plan.pane_ms
+            evidence["p_value"] = min(
+                cal.cusum_p(self.page.total, panes, allowance, unsure / own), self.allowance.sequential
+            )
         finding = Finding(
             span.start_ms, span.end_ms, value, reference, bound.threshold, n,
             cal.quality_severity(name, bound, value), crossed, self.page.total <= limit / 2, evidence,
@@ -393,9 +428,16 @@ class Detectors:
         before, after = (bound.reference + sign * bound.error * z_then for z_then in self.jump)
         middle = (before + after) / 2
         was = cal.Bound(before, middle, bound.error, bound.upper)
+        evidence = {
+            "statistic": "adwin",
+            "p": self.allowance.sequential,
+            "before": round(before, 6),
+            "after": round(after, 6),
+        }
         finding = Finding(
             pane.start_ms, pane.end_ms, value, before, middle, n, cal.quality_severity(name, was, after), worse,
-            z < sum(self.jump) / 2, {"statistic": "adwin", "before": round(before, 6), "after": round(after, 6)},
+            z < sum(self.jump) / 2,
+            evidence,
         )  # fmt: skip
         key = Key("quality", name, "", "adwin")
         yield from self._look(key, finding, now_ms)
@@ -474,10 +516,15 @@ class Detectors:
             def bound(p: float) -> cal.Bound:
                 return cal.drift_bound(self.plan, subject, window.name, n=n, p=p)
 
+            fixed = self.equipment.thresholds[subject.name] if p is None else None  # of segments, none is set
+
+            def given(p: float) -> cal.Bound:
+                return cal.explicit_bound(bound(p).reference, math.inf if fixed is None else fixed, upper=True)
+
             severity = partial(cal.drift_severity, measure=subject.measure)
             value = float(measured.deciding[row])
-            allowed = self.allowance.drift if p is None else p
-            measured.checks[row] = Check(subject.measure, value, allowed, bound, severity)
+            at, allowed = bound if fixed is None else given, self.allowance.drift if p is None else p
+            measured.checks[row] = Check(subject.measure, value, allowed, at, severity, fixed=fixed is not None)
         return measured.checks[row]
 
     def _drifting(self, measured: Measured, window: Window) -> set[int]:
@@ -495,7 +542,10 @@ class Detectors:
             return set()
         usual = cal.usual_drift(table.noise, measured.n, table.reference_n, self.equipment.excess(table, window.name))
         enough = measured.n >= cal.MINIMUM_TRAFFIC
-        rows = set(np.flatnonzero(enough & (measured.deciding - table.told(usual) >= _NEARLY * table.least)).tolist())
+        beyond = measured.deciding - table.told(usual) >= _NEARLY * table.least
+        if self.plan.spec.alarms.thresholds:
+            beyond |= measured.deciding > self.equipment.fixed(table)
+        rows = set(np.flatnonzero(enough & beyond).tolist())
         like = self._like(measured, window)
         if like is not None:
             # The scatter of a whole year hides what is wrong inside a season: with a calendar, the season's counts.
@@ -631,7 +681,13 @@ class Detectors:
             return
         first = lead(checks)
         slots = measured.table.subjects[row].slots
-        evidence: dict[str, Any] = {"statistic": first.statistic, "p": first.p, **first.details}
+        evidence: dict[str, Any] = {"statistic": first.statistic, **first.details}
+        if not first.fixed:
+            evidence["p"] = first.p
+        if crossed and not first.fixed:
+            # Each may take its own chance: the least likely of them speaks for all, in parts of what it was allowed.
+            part = min(cal.least_p(check.at, check.value, check.p) / check.p for check in crossed if not check.fixed)
+            evidence["p_value"] = first.p * part
         if key.kind not in _BROKEN:
             found = measured.statistics(row)
             numbers = {name: round(number, 6) for name, number in found.items() if number is not None}
@@ -671,7 +727,11 @@ class Detectors:
         severity: Severity,
         evidence: dict[str, Any],
         now_ms: int,
+        at: Callable[[float], cal.Bound | None] | None = None,
     ) -> Iterator[Observation]:
+        """Look at a value; `at` gives the bound at any chance of a false crossing, where the test has such."""
+        if at is not None and bound.crossed(value):
+            evidence["p_value"] = cal.least_p(at, value, evidence["p"])
         finding = Finding(
             window.start_ms, window.end_ms, value, bound.reference, bound.threshold, n, severity,
             bound.crossed(value), bound.recovered(value), evidence,
@@ -697,6 +757,7 @@ class Detectors:
             volume=msgspec.structs.replace(self.volume_state, phases=ordered(self.volume_state.phases)),
             delays=list(self.delays),
             jumps=dict(sorted(self.jumps.items())),
+            stable=StablePanes(list(self.stable.panes), self.stable.refined),
         )
 
     @classmethod
@@ -713,6 +774,9 @@ class Detectors:
         detectors.volume_state = state.volume
         detectors.delays = list(state.delays)
         detectors.jumps = dict(state.jumps)
+        detectors.stable = state.stable
+        if state.stable.refined:
+            detectors.levels = refined_levels(plan.reference.metrics, plan.spec.judged, state.stable)
         return detectors
 
 
@@ -722,3 +786,8 @@ def _season_bound(bins: int, n: int, rows: float, excess: float, dof: float, p: 
 
 def _information(_bound: cal.Bound, _value: float) -> Severity:
     return "info"
+
+
+def _at(name: str, level: MetricReference, *, n: int, panes: int, noise: float) -> Callable[[float], cal.Bound]:
+    """Bounds of a metric at any chance of a false crossing."""
+    return lambda p: cal.quality_bound(name, level, n=n, panes=panes, p=p, noise=noise)

@@ -14,6 +14,7 @@ import threading
 import msgspec
 from sqlalchemy.orm import Session
 
+from agents.alerting.budget import share
 from agents.alerting.fleet_store import FleetStore
 from agents.alerting.incident import Effects
 from agents.alerting.logic import AlertBook
@@ -59,12 +60,16 @@ class AlertHandler:
     ----------
     page : str
         Address of the page, as alerts link to it.
+    fleet_budget_per_ms : float, optional
+        False incidents tolerated over all registered models together; None: each model has its own budget only.
     """
 
-    def __init__(self, page: str) -> None:
+    def __init__(self, page: str, fleet_budget_per_ms: float | None = None) -> None:
         self._page = page
         self._questions = Questions()
         self._fleet = FleetStore()
+        self._fleet_budget = fleet_budget_per_ms
+        self._models: int | None = None
 
     def __call__(self, session: Session, record: Record) -> None:
         """Decide and write.
@@ -94,13 +99,17 @@ class AlertHandler:
         event: AnyObservation = decode(record.value or b"", AnyObservation)  # type: ignore[arg-type]
         book, row = _load(session, event.model)
         spec = self._specification(session, event.model)
-        effects = book.observed(event, spec) if isinstance(event, Observation) else book.pane_closed(event, spec)
+        if isinstance(event, Observation):
+            effects = book.observed(event, spec, self._share(session))
+        else:
+            effects = book.pane_closed(event, spec)
         self._store(session, book, row, effects, spec)
 
     def _followed(self, session: Session, record: Record) -> None:
         """News of registry, runs and serving."""
         value = record.value or b""
         if record.topic == REGISTRY_EVENTS:
+            self._models = None
             event: AnyRegistryEvent = decode(value, AnyRegistryEvent)  # type: ignore[arg-type]
             if isinstance(event, ModelPromoted | ModelRolledBack):
                 book, row = _load(session, event.model)
@@ -118,6 +127,14 @@ class AlertHandler:
                 self._store(session, book, row, book.refused(served))
             elif isinstance(served, ModelSwapped):
                 self._store(session, book, row, book.recovered(served.to_version))
+
+    def _share(self, session: Session) -> float | None:
+        """What one model may raise of the fleet's budget, by the number of registered models."""
+        if self._fleet_budget is None:
+            return None
+        if self._models is None:
+            self._models = self._questions.model_count(session)
+        return share(self._fleet_budget, self._models)
 
     def _specification(self, session: Session, model: str) -> Specification | None:
         try:
@@ -164,7 +181,7 @@ class AlertHandler:
 
         if spec is None and book.incidents:
             spec = self._specification(session, book.model)
-        told = join_fleet(fleet, book, effects, standings(book, spec), book_of)
+        told = join_fleet(fleet, book, effects, standings(book, spec, self._share(session)), book_of)
         for other, row in others.values():
             if row is not None:
                 row.book = other.snapshot()
@@ -200,6 +217,8 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
 
     Raises
     ------
+    ConfigurationError
+        The fleet's budget is no rate.
     TopicError, BrokerError, DatabaseUnavailableError
         The supervisor starts the agent again; nothing is alerted twice.
     """
@@ -208,7 +227,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     run_control_agent(
         NAME,
         TOPICS,
-        AlertHandler(page),
+        AlertHandler(page, settings.fleet_budget_per_ms),
         settings,
         kafka,
         stop,

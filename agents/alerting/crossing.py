@@ -43,6 +43,8 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     statistic: str = ""
     importance: float | None = None
     seasonal: bool = False
+    quiet: bool = False
+    """Beyond its model's budget, but not beyond the model's share of the fleet's: it opens no incident."""
     notes: dict[str, float | str] = msgspec.field(default_factory=dict)
     start_ms: int | None = None
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from agents.alerting import wording
+from agents.alerting.budget import is_quiet
 from agents.alerting.causes import MOST_CAUSES, ranked, worst_segments
 from agents.alerting.crossing import (
     DRIFT_KINDS,
@@ -91,8 +92,14 @@ class AlertBook(msgspec.Struct, kw_only=True):
 
     # ------------------------------------------------------------------------------------------ what comes in
 
-    def observed(self, observation: Observation, spec: Specification | None) -> Effects:
-        """Apply an observation: open, change or close a crossing, and the incidents it touches."""
+    def observed(self, observation: Observation, spec: Specification | None, share: float | None = None) -> Effects:
+        """Apply an observation: open, change or close a crossing, and the incidents it touches.
+
+        Parameters
+        ----------
+        share : float, optional
+            What this model may raise of the fleet's budget, in incidents per millisecond; None: it has only its own.
+        """
         now = self._advance(to_ms(observation.observed_at))
         if self.champion is not None and self.previous != observation.version < self.champion:
             return self._tick(now, spec)  # labels still arrive for what a retired version predicted
@@ -106,7 +113,8 @@ class AlertBook(msgspec.Struct, kw_only=True):
         if observation.status == "closed":
             self.crossings.pop(key, None)
         else:
-            self.crossings[key] = self._crossing(key, observation)
+            quiet = is_quiet(observation.evidence, spec, share)
+            self.crossings[key] = self._crossing(key, observation, quiet=quiet)
         effects = Effects()
         if self.champion is None or observation.version == self.champion:
             effects.extend(self._settle(observation.version, now, spec))
@@ -463,8 +471,8 @@ class AlertBook(msgspec.Struct, kw_only=True):
         self.clock_ms = max(self.clock_ms, at_ms)
         return self.clock_ms
 
-    def _crossing(self, key: str, observation: Observation) -> Crossing:
-        crossing = crossing_of(observation)
+    def _crossing(self, key: str, observation: Observation, *, quiet: bool) -> Crossing:
+        crossing = msgspec.structs.replace(crossing_of(observation), quiet=quiet)
         before = self.crossings.get(key)
         if before is None:
             return crossing
@@ -539,4 +547,4 @@ def _confirms(members: Iterable[Crossing]) -> bool:
 
 
 def _cool_down(spec: Specification | None) -> int:
-    return spec.cool_down_ms if spec else 7 * _DAY_MS
+    return spec.alarm_cool_down_ms if spec else 7 * _DAY_MS

@@ -84,8 +84,13 @@ def theme_of(crossing: Crossing) -> str:
     return f"{crossing.kind}:{crossing.subject}"
 
 
-def standings(book: AlertBook, spec: Specification | None) -> list[Standing]:
+def standings(book: AlertBook, spec: Specification | None, share: float | None = None) -> list[Standing]:
     """Incidents of a book, oldest first; what closed has its time of closing and no strands any more.
+
+    Parameters
+    ----------
+    share : float, optional
+        What the model may raise of the fleet's budget, in incidents per millisecond.
 
     Notes
     -----
@@ -93,6 +98,7 @@ def standings(book: AlertBook, spec: Specification | None) -> list[Standing]:
     """
     found = []
     chance = spec.budget_per_ms if spec is not None else DEFAULT_BUDGET_PER_MS
+    chance = chance if share is None else min(chance, share)
     features = len(spec.features) if spec is not None else 1
     for incident in sorted(book.incidents.values(), key=lambda i: (i.opened_ms, i.incident_id)):
         if incident.group == "serving":

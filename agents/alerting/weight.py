@@ -37,7 +37,7 @@ def drift_matters(drifts: Sequence[Crossing], part: float, features: int = 0) ->
     features : int
         Features of the model: where importances are not known (models that are only watched) each counts the same.
     """
-    serious = [c for c in drifts if is_serious(c) and not c.seasonal]
+    serious = [c for c in drifts if is_serious(c) and not c.seasonal and not c.quiet]
     moved = importance_moved(serious, 1.0 / features if features else 0.0)
     predictions = [c for c in serious if c.kind == "prediction-drift" and not c.segment]
     if predictions and moved >= MATTERS_WITH_PREDICTIONS * part:
@@ -76,7 +76,7 @@ def opens(crossing: Crossing) -> bool:
     A crossing of quality has passed the false-alarm budget: it is one, however small the loss. Everything else has to
     be serious, and to concern a feature that the model looks at, unless it is critical.
     """
-    if crossing.seasonal:
+    if crossing.seasonal or crossing.quiet:
         return False
     if crossing.kind in QUALITY_KINDS or crossing.severity == "critical":
         return True

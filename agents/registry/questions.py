@@ -27,6 +27,10 @@ class Questions:
         rows = session.scalars(select(ModelRow).order_by(ModelRow.name))
         return [model_info(row, counts.get(row.name, 0)) for row in rows]
 
+    def model_count(self, session: Session) -> int:
+        """How many models are registered."""
+        return session.scalar(select(func.count()).select_from(ModelRow)) or 0
+
     def versions(self, session: Session, model: str, as_of: datetime | None = None) -> list[VersionInfo]:
         """Versions of a model, oldest first; with `as_of`, as they stood at that moment of the system's clock.
 

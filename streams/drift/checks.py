@@ -29,6 +29,8 @@ class Check:
         From bound and value.
     details : mapping
         For the evidence.
+    fixed : bool
+        A person set the threshold: no chance is behind it.
     """
 
     statistic: str
@@ -37,6 +39,7 @@ class Check:
     at: Callable[[float], Bound]
     severity: Callable[[Bound, float], Severity]
     details: Mapping[str, Any] = field(default_factory=dict)
+    fixed: bool = False
 
     @cached_property
     def bound(self) -> Bound:

@@ -30,7 +30,8 @@ def page_test(state: PageState, z: float, *, allowance: float, limit: float, pan
 
     Notes
     -----
-    The sum is cut at twice the limit, so that a recovered model does not stay alarmed for ever.
+    The sum is cut at three times the limit: far enough to be held against the budget of a large fleet, and near enough
+    that a recovered model does not stay alarmed for ever.
 
     References
     ----------
@@ -44,7 +45,7 @@ def page_test(state: PageState, z: float, *, allowance: float, limit: float, pan
     """
     if state.total <= 0.0:
         state.since_ms = pane_start_ms
-    state.total = min(max(state.total + z - allowance, 0.0), 2 * limit)
+    state.total = min(max(state.total + z - allowance, 0.0), 3 * limit)
     return state.total > limit
 
 

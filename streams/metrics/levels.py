@@ -23,6 +23,11 @@ MOST_PANES: Final = 1000
 PRIOR_PANES: Final = 3
 """Weight, in panes, of the spread that is assumed where the reference cannot tell."""
 PRIOR_SPREAD: Final = 0.02
+PRIOR_MEMORY: Final = 1 / 3
+"""Correlation between neighbouring panes where nothing tells it."""
+MEMORY_PANES: Final = 8
+"""Its weight, in panes."""
+MOST_MEMORY: Final = 0.9
 UNBOUNDED: Final = frozenset({"log_loss", "mae", "rmse", "mape", "cost", "quantile_loss[Q]"})
 
 
@@ -93,25 +98,87 @@ class Levels:
         return out
 
 
-def _level(name: str, value: float, scale: float, panes: Sequence[tuple[float, int]], n: int) -> MetricReference:
-    """Level and spread; the spread is drawn towards a modest prior where few panes speak.
+def stretch(memory: float, panes: float) -> float:
+    """By how much correlation between neighbours raises the variance of a mean over `panes`.
+
+    Parameters
+    ----------
+    memory : float
+        Correlation of neighbours (first-order autoregression), 0 ≤ memory < 1.
+
+    Examples
+    --------
+    >>> stretch(0.0, 7), stretch(0.5, 1), round(stretch(0.5, 1000), 2)
+    (1.0, 1.0, 3.0)
+    """
+    rest = 1.0 - memory
+    return float((1 + memory) / rest - 2 * memory * (1 - memory**panes) / (panes * rest * rest))
+
+
+class Between(NamedTuple):
+    """How panes differ beyond chance: mean, standard deviation, correlation of neighbours, number of panes."""
+
+    mean: float
+    spread: float
+    memory: float
+    panes: int
+
+
+def between_panes(values: Floats, sizes: Floats, scale: float, prior: float) -> Between:
+    """What neighbouring panes tell of their spread, drawn towards a prior where few speak.
+
+    Parameters
+    ----------
+    values, sizes : array, shape (panes,)
+        Metric and labelled events by pane, in order.
+    scale : float
+        Standard deviation of one event's contribution.
+    prior : float
+        Spread that is assumed of panes that cannot tell.
+
+    Notes
+    -----
+    A mean over few correlated panes follows them: what is left shows too little spread and too little correlation, and
+    is raised by what theory says of a first-order autoregression.
 
     References
     ----------
     DerSimonian and Laird (1986), Meta-analysis in clinical trials: variance between panes beyond sampling.
     """
-    unbounded = split(name)[0] in UNBOUNDED
-    prior = PRIOR_SPREAD * abs(value) * 2 if unbounded else PRIOR_SPREAD * (0.5 if lower_is_better(name) else 1.0)
+    k = len(values)
+    if k < 2:
+        return Between(float(values.mean()) if k else math.nan, prior, PRIOR_MEMORY, k)
+    mean = float((values * sizes).sum() / sizes.sum())
+    chance = float((scale**2 / sizes).mean())
+    seen = max(float(values.var(ddof=1)) - chance, 0.0)
+    memory = PRIOR_MEMORY
+    if seen > 0 and k > 2:
+        off = values - mean
+        beside = float((off[1:] * off[:-1]).sum()) / (k - 1) + (stretch(PRIOR_MEMORY, k) * seen + chance) / k
+        told = k * (seen / (seen + chance)) ** 2
+        found = min(max(beside / seen, 0.0), MOST_MEMORY)
+        memory = (told * found + MEMORY_PANES * PRIOR_MEMORY) / (told + MEMORY_PANES)
+    seen /= max(1.0 - (stretch(memory, k) - 1.0) / (k - 1), 0.25)
+    freedom = k - 1
+    spread = math.sqrt((PRIOR_PANES * prior**2 + freedom * seen) / (PRIOR_PANES + freedom))
+    return Between(mean, spread, memory, k)
+
+
+def prior_spread(name: str, value: float, scale: float) -> float:
+    """The spread between panes that is assumed of a metric before any pane spoke."""
     if name == "bias":
-        prior = PRIOR_SPREAD * scale
-    k = len(panes)
-    pane_value = value
-    between = 0.0
-    if k >= 2:
-        values = np.array([v for v, _ in panes])
-        sizes = np.array([size for _, size in panes], dtype=np.float64)
-        pane_value = float((values * sizes).sum() / sizes.sum())
-        between = max(float(values.var(ddof=1)) - float((scale**2 / sizes).mean()), 0.0)
-    freedom = max(k - 1, 0)
-    spread = math.sqrt((PRIOR_PANES * prior**2 + freedom * between) / (PRIOR_PANES + freedom))
-    return MetricReference(value=value, spread=spread, scale=scale, pane_value=pane_value, panes=k, n=n)
+        return PRIOR_SPREAD * scale
+    if split(name)[0] in UNBOUNDED:
+        return PRIOR_SPREAD * abs(value) * 2
+    return PRIOR_SPREAD * (0.5 if lower_is_better(name) else 1.0)
+
+
+def _level(name: str, value: float, scale: float, panes: Sequence[tuple[float, int]], n: int) -> MetricReference:
+    """Level and spread of a metric."""
+    values = np.array([v for v, _ in panes])
+    sizes = np.array([size for _, size in panes], dtype=np.float64)
+    told = between_panes(values, sizes, scale, prior_spread(name, value, scale))
+    mean = told.mean if told.panes >= 2 else value
+    return MetricReference(
+        value=value, spread=told.spread, scale=scale, pane_value=mean, panes=told.panes, n=n, memory=told.memory
+    )

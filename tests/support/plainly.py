@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +106,12 @@ def _drift(
     value = found["psi"]
     assert value is not None
     p = Equipment.of(plan).allowance.drift
-    bound = cal.drift_bound(plan, subject, window.name, n=n, p=p)
+    at = partial(_drift_at, plan, subject, window, n)
+    bound = at(p)
     evidence: dict[str, object] = {"statistic": "psi", "p": p}
     evidence["reference_days"] = Equipment.of(plan).reference_days
+    if bound.crossed(value):
+        evidence["p_value"] = cal.least_p(at, value, p)
     evidence |= {name: round(number, 6) for name, number in found.items() if number is not None and name != "psi"}
     if subject.slots is not None:
         evidence["importance"] = round(_importance(plan, subject), 4)
@@ -125,12 +129,23 @@ def _unusable(
     if n < cal.MINIMUM_TRAFFIC:
         return
     p = Equipment.of(plan).allowance.unusable
-    bound = cal.unusable_bound(plan, subject, window.name, n=n, p=p)
+    at = partial(_unusable_at, plan, subject, window, n)
+    bound = at(p)
     value = (missing + invalid) / n
     evidence: dict[str, object] = {"statistic": "unusable_rate", "p": p, "missing": missing, "invalid": invalid}
+    if bound.crossed(value):
+        evidence["p_value"] = cal.least_p(at, value, p)
     evidence["importance"] = round(_importance(plan, subject), 4)
     key = Key("data-quality", subject.name, "", window.name)
     yield from _judge(watches, key, window, value, bound, n, cal.unusable_severity(bound, value), evidence, now_ms)
+
+
+def _drift_at(plan: PanePlan, subject: Subject, window: Window, n: int, p: float) -> cal.Bound:
+    return cal.drift_bound(plan, subject, window.name, n=n, p=p)
+
+
+def _unusable_at(plan: PanePlan, subject: Subject, window: Window, n: int, p: float) -> cal.Bound:
+    return cal.unusable_bound(plan, subject, window.name, n=n, p=p)
 
 
 def _importance(plan: PanePlan, subject: Subject) -> float:

@@ -70,6 +70,19 @@ def test_a_pane_is_the_common_divisor_of_the_windows(windows: str, pane_ms: int)
         ('name = "m"', 'name = "m"\ncolour = "red"', "model", "positive"),
         ('primary = "roc_auc"', 'primary = "roc_auc"\nwatch = ["cost"]', "metrics.cost", "false_negative"),
         ('primary = "roc_auc"', 'primary = "roc_auc"\n[alarms]\nbudget = "few"', "alarms.budget", "1/30d"),
+        ('primary = "roc_auc"', 'primary = "roc_auc"\n[alarms]\ncool_down = "x"', "alarms.cool_down", "unit"),
+        (
+            'primary = "roc_auc"',
+            'primary = "roc_auc"\n[alarms]\nthresholds = { auc = 0.7 }',
+            "thresholds.auc",
+            "roc_auc",
+        ),
+        (
+            'primary = "roc_auc"',
+            'primary = "roc_auc"\n[alarms]\nthresholds = { psi = 0.0 }',
+            "thresholds.psi",
+            "above 0",
+        ),
         (
             'primary = "roc_auc"',
             'primary = "roc_auc"\n[retraining]\ntriggers = ["moon"]',
@@ -101,6 +114,17 @@ def test_errors_name_file_key_and_what_is_accepted(old: str, new: str, key: str,
     assert "some/driftline.toml" in caught.value.where
     assert key in caught.value.where
     assert hint in caught.value.remedy
+
+
+def test_alarms_have_a_cool_down_of_their_own_or_that_of_retraining() -> None:
+    plain = parse(MINIMAL + '[retraining]\ncool_down = "3d"')
+    own = parse(
+        MINIMAL + '[alarms]\ncool_down = "12h"\nminimum_labelled = 40\nthresholds = { "feature:x" = 0.4, psi = 0.2 }'
+    )
+    assert (plain.alarm_cool_down_ms, own.alarm_cool_down_ms) == (3 * 86_400_000, 12 * 3_600_000)
+    assert (plain.alarms.minimum_labelled, own.alarms.minimum_labelled) == (100, 40)
+    with pytest.raises(SpecificationError, match="at least 1"):
+        parse(MINIMAL + "[alarms]\nminimum_labelled = 0")
 
 
 def test_broken_toml_names_the_line() -> None:

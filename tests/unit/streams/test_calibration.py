@@ -141,8 +141,7 @@ def test_more_evidence_narrows_the_bound() -> None:
     by_panes = [cal.quality_bound("accuracy", _level(), n=10_000, panes=k, p=1e-3).threshold for k in (1, 7, 30)]
     by_p = [cal.quality_bound("accuracy", _level(), n=1000, panes=1, p=p).threshold for p in (1e-6, 1e-4, 1e-2)]
     for thresholds in (by_n, by_panes, by_p):
-        # Nearly monotone: where the spread between days takes over from chance, its longer tail counts for more.
-        assert all(later > earlier - 0.003 for earlier, later in pairwise(thresholds))
+        assert all(later >= earlier for earlier, later in pairwise(thresholds))
         assert thresholds[0] < thresholds[-1] < 0.8
 
 

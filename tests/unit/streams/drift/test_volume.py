@@ -93,7 +93,8 @@ def test_silence_is_seen_while_the_watermark_moves_and_ends_with_traffic() -> No
             aggregate.merge(record_of(learnt, day_of(World(), rng), day))
         events = aggregate.merge(watermark((day + 1) * DAY))
         found += [e for e in events if isinstance(e, Observation) and e.subject == "volume"]
-    assert _volume(found) == [("opened", "critical", 15, 0.0), ("closed", "info", 18, found[-1].value)]
+    changes = [o for o in found if o.status != "updated"]  # a second day of silence is less likely still
+    assert _volume(changes) == [("opened", "critical", 15, 0.0), ("closed", "info", 18, found[-1].value)]
     assert {(o.kind, o.window) for o in found} == {("data-quality", "pane")}
 
 
