@@ -79,10 +79,18 @@ def volume_bound(state: VolumeState, start_ms: int, pane_ms: int, p: float) -> B
 
 
 def learn_volume(state: VolumeState, start_ms: int, pane_ms: int, predicted: int) -> None:
-    """Take a pane in that is usual."""
+    """Take a pane in that is usual.
+
+    Notes
+    -----
+    None at a time of the week at which there never was any is no level: neither what came before the first prediction
+    nor weekends off teach anything, and nothing is missed there.
+    """
+    phase = phase_of(start_ms, pane_ms)
+    if predicted <= 0 and phase not in state.phases:
+        return
     if state.since_ms < 0:
         state.since_ms = start_ms
-    phase = phase_of(start_ms, pane_ms)
     value = math.log1p(max(predicted, 0))
     level, weeks = state.phases.get(phase, (0, 0))
     if weeks:

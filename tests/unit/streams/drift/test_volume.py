@@ -53,6 +53,18 @@ def test_a_handful_can_never_be_missed() -> None:
     assert volume_bound(taught([3] * 28), 28 * DAY, DAY, 1e-3) is None
 
 
+def test_nothing_before_the_first_prediction_and_on_days_off_teaches_nothing() -> None:
+    silent = taught([0] * 365)
+    assert silent == VolumeState()
+    days_off = taught([0] * 100 + [500, 500, 500, 500, 500, 0, 0] * 3)
+    assert sorted(days_off.phases) == sorted({phase_of((100 + day) * DAY, DAY) for day in range(5)})
+    assert days_off.since_ms == 100 * DAY
+    off, on = (volume_bound(days_off, (121 + day) * DAY, DAY, 1e-3) for day in (5, 0))
+    assert off is None
+    assert on is not None
+    assert on.crossed(0)
+
+
 def test_stationary_traffic_crosses_no_more_often_than_allowed() -> None:
     rng = np.random.default_rng(3)
     looks = crossed = 0
