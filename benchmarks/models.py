@@ -3,7 +3,8 @@
 Every model is one of its own in the registry: a version, a specification and reference statistics that no other model
 has. One window, open all the time, overall segment. A row has two stretches on one running worker: a tenth of the
 traffic first, in which models are met for the first time (plans are compiled then); the rest is the figure. It ends
-when both stages have committed everything, so an aggregation that lags counts.
+when both stages have committed everything, so an aggregation that lags counts. Then the window of every model ends at
+one moment, and all of them are closed: ``closing_s``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -26,14 +27,16 @@ from benchmarks.processes import cores
 from benchmarks.progress import Ends, Progress
 from benchmarks.traffic import START_MS
 from benchmarks.worker import TOPICS, Worker, check_totals
-from schemas.events import GroundTruth, Prediction
+from schemas.codec import decode, encode
+from schemas.events import GroundTruth, Heartbeat, Prediction, QualityMetric
 from schemas.reference import CategoricalReference, NumericReference, ReferenceStatistics
 from schemas.specification import parse
-from schemas.topics import GROUND_TRUTH, JOINED_DELTAS, PREDICTIONS
+from schemas.topics import GROUND_TRUTH, JOINED_DELTAS, PREDICTIONS, QUALITY_METRICS
 from streams.kafka.admin import delete_topics, end_offsets
 from streams.kafka.config import KafkaConfig
 from streams.kafka.embedded import EmbeddedKafka
 from streams.kafka.producer import EventProducer
+from streams.kafka.reader import Tail
 from streams.reference import compile_reference
 
 NUMERIC: Final = tuple(f"x{n:02d}" for n in range(16))
@@ -162,7 +165,10 @@ def _measure(load: Installation, models: int, events: int, note: Note) -> Measur
             behind = time.monotonic() - at
             seconds = span.seconds + behind
             spent = span.cpu_seconds + worker.child.cpu_seconds() - cpu
-            rss = max(first.peak_rss_bytes, worker.child.peak_rss_bytes)
+            rss = worker.child.peak_rss_bytes
+            seconds_to_close = _closed(worker, load.kafka, models)
+            note(f"models: {models} closed their window in {seconds_to_close:.1f} s")
+            rss_closing = worker.child.peak_rss_bytes
         if not span.events:
             raise ValueError(f"{events} events fit into one commit: ask for more")
         total = warm + events
@@ -172,13 +178,15 @@ def _measure(load: Installation, models: int, events: int, note: Note) -> Measur
     return Measurement(
         value=span.events / seconds,
         cpu_seconds=spent,
-        rss_mib=rss / 2**20,
+        rss_mib=max(first.peak_rss_bytes, rss) / 2**20,
         details={
             "seconds": seconds,
             "cpu_us_per_event": spent / max(span.events, 1) * 1e6,
             "aggregation_behind_s": behind,
             "first_meeting_rate": first.rate,
             "start_s": first.waited_s,
+            "closing_s": seconds_to_close,
+            "rss_closing_mib": max(first.peak_rss_bytes, rss_closing) / 2**20,
         },
     )
 
@@ -201,6 +209,30 @@ def _caught_up(worker: Worker, kafka: KafkaConfig) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the aggregation lags after 30 minutes; the end of the log:\n{worker.child.tail()}")
         time.sleep(0.05)
+
+
+def _closed(worker: Worker, kafka: KafkaConfig, models: int) -> float:
+    """Let the window of every model end at one moment; seconds until the last one's closed metrics are readable."""
+    waiting = set(map(model_name, range(models)))
+    with closing(Tail(kafka, [QUALITY_METRICS], from_beginning=False)) as tail:
+        began = time.monotonic()
+        with EventProducer(kafka) as producer:
+            beat = encode(Heartbeat(event_time_ms=START_MS + 4 * _DAY_MS))
+            for topic in (PREDICTIONS, GROUND_TRUTH):
+                for partition in range(PARTITIONS):
+                    producer.send(topic, beat, None, [("ce_type", b"Heartbeat")], partition)
+        deadline = time.monotonic() + 1800
+        while waiting:
+            worker.child.check()
+            for record in tail.poll(0.1):
+                metric = decode(record.value or b"", QualityMetric)
+                if metric.state == "closed" and not metric.estimated:
+                    waiting.discard(metric.model)
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{len(waiting)} windows are open after 30 minutes; the end of the log:\n{worker.child.tail()}"
+                )
+        return time.monotonic() - began
 
 
 # ------------------------------------------------------------------------------------------------- models

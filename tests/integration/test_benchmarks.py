@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import latency, pending, recovery, workers
+from benchmarks import latency, models, pending, recovery, workers
 
 
 def _row(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -44,3 +44,10 @@ def test_latency() -> None:
     assert row["probes"] > 20
     assert row["not_visible"] == 0
     assert 0 < row["p50_s"] <= row["p99_s"] <= row["max_s"]
+
+
+def test_models() -> None:
+    document = models.run(events=3_000, models=[1, 40])
+    assert [row["name"] for row in document["rows"]] == ["1 model", "40 models"]
+    assert all(row["value"] > 0 and row["closing_s"] > 0 for row in document["rows"])
+    assert document["ratios"]["1 model/40 models"] > 0
