@@ -46,8 +46,9 @@ def test_latency() -> None:
     assert 0 < row["p50_s"] <= row["p99_s"] <= row["max_s"]
 
 
+@pytest.mark.slow
 def test_models() -> None:
-    document = models.run(events=3_000, models=[1, 40])
+    document = models.run(events=150_000, models=[1, 40])
     assert [row["name"] for row in document["rows"]] == ["1 model", "40 models"]
     assert all(row["value"] > 0 and row["closing_s"] > 0 for row in document["rows"])
     assert document["ratios"]["1 model/40 models"] > 0
