@@ -183,7 +183,7 @@ class Probes:
             if not (record.key or b"").startswith(b"probe-"):
                 continue
             metric = decode(record.value or b"", QualityMetric)
-            if metric.window == WHOLE and metric.segment is None:
+            if metric.window == WHOLE and metric.segment is None and not metric.estimated:
                 seen = self._seen[metric.model]
                 seen += [now] * (metric.n - len(seen))
 

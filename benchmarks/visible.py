@@ -59,7 +59,7 @@ def follow(
     while not until() and time.monotonic() < deadline:
         for record in tail.poll(0.2):
             metric = decode(record.value or b"", QualityMetric)
-            if metric.model == model and metric.window == WHOLE:
+            if metric.model == model and metric.window == WHOLE and not metric.estimated:
                 newest[next(iter((metric.segment or {}).values()), OVERALL)] = metric
 
 

@@ -159,8 +159,27 @@ Severity = Literal["info", "warning", "critical"]
 Status = Literal["opened", "updated", "closed"]
 
 
+class Estimate(Wire, frozen=True, gc=False, kw_only=True):
+    """How good an estimate of quality is.
+
+    `intervals`: by metric where the realised value will lie, with 95 %. `trust`: 0–1, how well the model's estimates
+    held so far; null while nobody knows. `realised`: the window's metrics once its labels were complete, `labelled`
+    how many these were.
+    """
+
+    intervals: dict[str, tuple[float, float]]
+    trust: float | None
+    realised: dict[str, float | None] | None = None
+    labelled: int | None = None
+
+
 class QualityMetric(Wire, frozen=True, gc=False, kw_only=True):
-    """Metrics of one window of one segment. `coverage` = labelled / predicted, 0–1."""
+    """Metrics of one window of one segment. `coverage` = labelled / predicted, 0–1.
+
+    `estimated`: the metrics are not those of labels but what the scores promise of all `n` predictions; sent when the
+    traffic of a window has closed, and again (revised, with what was realised) when its labels are complete.
+    `estimate`: of such metrics only.
+    """
 
     model: str
     version: int
@@ -174,6 +193,7 @@ class QualityMetric(Wire, frozen=True, gc=False, kw_only=True):
     coverage: float
     metrics: dict[str, float | None]
     estimated: bool = False
+    estimate: Estimate | msgspec.UnsetType = msgspec.UNSET
 
 
 class DriftMetric(Wire, frozen=True, gc=False, kw_only=True):

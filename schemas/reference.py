@@ -67,6 +67,25 @@ class Seasons(msgspec.Struct, frozen=True, kw_only=True):
     end_ms: int
 
 
+class EstimateReference(msgspec.Struct, frozen=True, kw_only=True):
+    """What estimates of quality before the labels start from (`streams.estimate`), from held-out rows.
+
+    Classification: `knots` (logits of the score), `offsets` (logit of the share of hits − logit of the score, by knot),
+    `information` on them (upper triangle of a matrix, by rows) and `spread` between panes (weight, sum of squares).
+    Regression: by metric `losses` (mean, variance in squared means, weights by bin) and `levels` (logarithm of realised
+    over expected, information, weight, sum of squares). `errors`: by metric what became of estimates of rows left out
+    (`streams.estimate.trust.Errors`).
+    """
+
+    knots: list[float] = msgspec.field(default_factory=list)
+    offsets: list[float] = msgspec.field(default_factory=list)
+    information: list[float] = msgspec.field(default_factory=list)
+    spread: tuple[float, float] = (0.0, 0.0)
+    losses: dict[str, tuple[float, float, list[float]]] = msgspec.field(default_factory=dict)
+    levels: dict[str, tuple[float, float, float, float]] = msgspec.field(default_factory=dict)
+    errors: dict[str, list[float]] = msgspec.field(default_factory=dict)
+
+
 class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Everything monitoring knows of the reference.
 
@@ -76,7 +95,8 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     `drift`: what the reference's own panes show against the whole, by ``subject@window`` and statistic
     (`streams.reference.drift_key`). `segment_metrics`: as `metrics`, by segment key and metric name. `segment_drift`:
     counts of ``prediction`` and ``label`` by segment key, in the bins that the whole is compared in. `seasons`:
-    None where no history of a year was given.
+    None where no history of a year was given. `estimate`: None where nothing can be estimated
+    before labels come.
     """
 
     task: str
@@ -97,4 +117,5 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     segment_metrics: dict[str, dict[str, MetricReference]] = msgspec.field(default_factory=dict)
     segment_drift: dict[str, dict[str, list[int]]] = msgspec.field(default_factory=dict)
     seasons: Seasons | None = None
+    estimate: EstimateReference | None = None
     schema_version: int = 1

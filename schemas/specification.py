@@ -71,6 +71,7 @@ class AlarmsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     thresholds: dict[str, float] = msgspec.field(default_factory=dict)
     cool_down: str | None = None
     minimum_labelled: int = 100
+    estimate: bool = True
 
 
 class Tolerance(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

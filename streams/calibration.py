@@ -295,6 +295,20 @@ def pane_errors(level: MetricReference, n: int) -> tuple[float, float]:
     return own, math.sqrt(between + (level.scale**2 / level.n if level.n else 0.0))
 
 
+def estimate_bound(name: str, level: MetricReference, *, n: int, panes: int, p: float, doubt: float) -> Bound:
+    """Bound of an estimated metric: that of the metric itself, wider by what the estimate may be off.
+
+    Parameters
+    ----------
+    doubt : float
+        Variance of the estimate's error beyond the chance of labels.
+    """
+    bound = quality_bound(name, level, n=n, panes=panes, p=p)
+    distance = math.hypot(bound.threshold - bound.reference, float(special.ndtri(p)) * math.sqrt(doubt))
+    threshold = bound.reference + distance if bound.upper else bound.reference - distance
+    return bound._replace(threshold=threshold, error=math.hypot(bound.error, math.sqrt(doubt)))
+
+
 def _student(p: float, freedom: float) -> float:
     if freedom > 1e6:
         return float(-special.ndtri(p))

@@ -29,6 +29,8 @@ from streams.drift.shapes import Shapes, Usual
 from streams.drift.subjects import subjects
 from streams.drift.table import Measured, SubjectTable
 from streams.drift.volume import VolumeState, learn_volume, ordered, volume_bound, volume_severity
+from streams.estimate.estimates import Estimated, Estimates, EstimateState
+from streams.estimate.trust import LOW
 from streams.metrics.compute import compute
 from streams.metrics.delay import label_delays
 from streams.metrics.probability import calibration_noise
@@ -73,6 +75,7 @@ class DetectorState(msgspec.Struct, array_like=True):
     delays: list[tuple[float, float]] = []
     jumps: dict[str, tuple[float, float]] = {}
     stable: StablePanes = msgspec.field(default_factory=StablePanes)
+    estimate: EstimateState | None = None
 
 
 class Equipment:
@@ -160,7 +163,7 @@ class Detectors:
     plan : PanePlan
     """
 
-    def __init__(self, model: str, version: int, plan: PanePlan) -> None:
+    def __init__(self, model: str, version: int, plan: PanePlan, estimate: EstimateState | None = None) -> None:
         self.plan = plan
         self.watches = Watches(model, version)
         self.equipment = Equipment.of(plan)
@@ -181,6 +184,7 @@ class Detectors:
         self.jump: tuple[float, float] | None = None
         self.jumps: dict[str, tuple[float, float]] = {}
         """Standardised loss before and after a change that one of River's detectors saw, while it is open."""
+        self.estimates = Estimates(plan, estimate)
         self._adwin: AdaptiveWindow | None = None
         self._bank: Bank | None = None
 
@@ -228,6 +232,49 @@ class Detectors:
                 at=None if fixed is not None else at,
             )
 
+    def estimated(self, window: Window, found: Estimated, now_ms: int) -> Iterator[Observation]:
+        """Compare a window's estimated metrics with the levels of the reference.
+
+        Notes
+        -----
+        The bound of the metric itself, wider by what the estimate may be off. While the estimate is not to be trusted,
+        nothing opens, and what is open closes.
+        """
+        if found.n < cal.MINIMUM_TRAFFIC:
+            return
+        trust = self.estimates.trust() or 0.0
+        panes = (window.end_ms - window.start_ms) // self.plan.pane_ms
+        p = self.allowance.estimated
+        for name in self.plan.spec.judged:
+            guess, level = found.guesses.get(name), self.levels.get(name)
+            if guess is None or level is None:
+                continue
+            doubt = guess.doubt * self.estimates.errors(window.name, name).scale ** 2
+            at = _estimate_at(name, level, n=found.n, panes=panes, doubt=doubt)
+            bound = at(p)
+            low, high = found.intervals[name]
+            evidence: dict[str, Any] = {
+                "statistic": name,
+                "low": round(low, 6),
+                "high": round(high, 6),
+                "trust": round(trust, 4),
+            }
+            fixed = self.plan.spec.alarms.thresholds.get(name)
+            if fixed is not None:
+                bound = cal.explicit_bound(bound.reference, fixed, upper=bound.upper, both=bound.both)
+            else:
+                evidence["p"] = p
+            value = guess.value
+            trusted = min(trust, self.estimates.trust(name) or 0.0) >= LOW
+            if fixed is None and trusted and bound.crossed(value):
+                evidence["p_value"] = cal.least_p(at, value, p)
+            finding = Finding(
+                window.start_ms, window.end_ms, value, bound.reference, bound.threshold, found.n,
+                cal.quality_severity(name, bound, value), trusted and bound.crossed(value),
+                not trusted or bound.recovered(value), evidence,
+            )  # fmt: skip
+            yield from self._look(Key("estimated-quality", name, "", window.name), finding, now_ms)
+
     def _quality_p(self, name: str, segment: str) -> float:
         if segment:
             return self.allowance.segment
@@ -246,6 +293,12 @@ class Detectors:
     def usual_coverage(self) -> float:
         """Median coverage of closed panes; 1 until enough of them are known."""
         return median(self.coverage) if len(self.coverage) >= COVERAGE_PANES else 1.0
+
+    def enough_labels(self, total: Counts) -> bool:
+        """Whether coverage is no less than usual: the few labels of a pane may not be those of all."""
+        view = View(self.plan, total)
+        predicted, labelled = view.one("predicted"), view.one("labelled")
+        return labelled > 0 and labelled >= THIN * self.usual_coverage() * predicted
 
     def pane(self, pane: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
         """Once per closed pane: coverage and the sequential detectors."""
@@ -758,12 +811,13 @@ class Detectors:
             delays=list(self.delays),
             jumps=dict(sorted(self.jumps.items())),
             stable=StablePanes(list(self.stable.panes), self.stable.refined),
+            estimate=self.estimates.snapshot(),
         )
 
     @classmethod
     def from_snapshot(cls, model: str, version: int, plan: PanePlan, state: DetectorState) -> Detectors:
         """The detectors that `snapshot` was taken of."""
-        detectors = cls(model, version, plan)
+        detectors = cls(model, version, plan, state.estimate)
         for kind, subject, segment, window, opened in state.open:
             detectors.watches.open[Key(kind, subject, segment, window)] = opened
         detectors.coverage = list(state.coverage)
@@ -786,6 +840,13 @@ def _season_bound(bins: int, n: int, rows: float, excess: float, dof: float, p: 
 
 def _information(_bound: cal.Bound, _value: float) -> Severity:
     return "info"
+
+
+def _estimate_at(
+    name: str, level: MetricReference, *, n: int, panes: int, doubt: float
+) -> Callable[[float], cal.Bound]:
+    """Bound of an estimated metric by the chance of a false crossing."""
+    return lambda p: cal.estimate_bound(name, level, n=n, panes=panes, p=p, doubt=doubt)
 
 
 def _at(name: str, level: MetricReference, *, n: int, panes: int, noise: float) -> Callable[[float], cal.Bound]:

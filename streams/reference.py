@@ -29,6 +29,7 @@ from schemas.specification import Specification
 from streams.columns import Floats, Indexes, Mask, Values, class_keys, codes_by_key, count_keys, floats_of, missing_in
 from streams.drift.scatter import Coded, own_windows
 from streams.drift.subjects import subjects
+from streams.estimate.compile import compile_estimate
 from streams.metrics.levels import Levels, Outcomes
 from streams.panes import PanePlan, class_key
 from streams.seasons import learn
@@ -178,12 +179,15 @@ def compile_reference(
     outcomes = Outcomes(truth, guesses, score, proba, times)
     levels = Levels(plan, outcomes)
     drift: dict[str, float] = {}
+    binned: list[tuple[Indexes, int]] = []
     watched = {subject.name: subject for subject in subjects(plan)}
     by_segment: dict[str, dict[str, list[int]]] = {}
     for coded in _subjects(plan, features, outcomes, known, held):
         drift.update(own_windows(plan, coded, times, watched.get(coded.subject)))
         if coded.subject in {"prediction", "label"}:
             by_segment[coded.subject] = _by_segment(coded, columns, reference.segments)
+        if coded.missing is not None and spec.task == "regression":
+            binned.append((np.where(coded.missing, coded.size, coded.codes), coded.size + 1))
     overall = levels.of(rows) or reference.metrics
     own = History(features, truth, guesses, score, times)
     return msgspec.structs.replace(
@@ -197,6 +201,7 @@ def compile_reference(
         drift=drift,
         segment_drift=by_segment,
         seasons=_seasons(plan, own if history is None else history, None if history is None else (own, held)),
+        estimate=compile_estimate(plan, outcomes, rows, binned, overall) if spec.alarms.estimate else None,
     )
 
 

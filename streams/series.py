@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.codec import segment_of, utc
-from schemas.events import DriftMetric, Observation, PaneDelta, QualityMetric, WindowState
+from schemas.events import DriftMetric, Estimate, Observation, PaneDelta, QualityMetric, WindowState
 from streams.detection import Key, Watches
 from streams.detectors import Detectors, DetectorState
 from streams.drift.table import Measured
+from streams.estimate.estimates import Estimated
 from streams.metrics.compute import compute
 from streams.packed import add_packed, pack_dense
 from streams.panes import PanePlan
@@ -344,13 +345,18 @@ class Series:
                         continue
                     metric = self._metric(detectors.plan, segment, window, total, state="closed")
                     out.quality.append(metric)
+                    if not segment:
+                        out.quality += self._reconciled(detectors, window, metric)
                     if self._judged(window, metric.n, swaps):
                         out.observations += detectors.quality(
                             segment, window, metric, total=total, filled=filled, now_ms=boundary
                         )
             pane = Window(PANE, end - pane_ms, end)
-            if self._predicted(pane.start_ms) > 0 and self._judged(pane, 0, swaps):
-                out.observations += detectors.pane(pane, self._sum("", pane)[0], boundary)
+            if self._predicted(pane.start_ms) > 0:
+                counts, _ = self._sum("", pane)
+                if self._judged(pane, 0, swaps):
+                    out.observations += detectors.pane(pane, counts, boundary)
+                detectors.estimates.learn(end, counts, usable=detectors.enough_labels(counts))
             for window, total in self._timed(end):
                 measured = detectors.equipment.labels.measure(total)
                 out.drift += self._drift(measured, window, detectors.verdicts(measured, window), state="closed")
@@ -371,12 +377,17 @@ class Series:
             if not self._told_at(end):
                 continue
             windows = list(self._timed(end))
-            for window, total in windows:
+            for (window, total), found in zip(windows, detectors.estimates.make(windows), strict=True):
                 measured = detectors.equipment.traffic.measure(total)
                 out.drift += self._drift(measured, window, detectors.verdicts(measured, window), state="closed")
-                if self._judged(window, 0, swaps):
+                judged = self._judged(window, 0, swaps)
+                if judged:
                     out.observations += detectors.traffic(window, total, boundary, measured)
                     out.observations += self._by_segment(detectors, "prediction", window, boundary)
+                if found is not None:
+                    out.quality.append(self._estimated(window, found, int(total[self.frame.labelled])))
+                    if judged:
+                        out.observations += detectors.estimated(window, found, boundary)
             # One that came is news once, so new segments are looked for in one window only.
             for window in [window for window, _ in windows if window.name == steadiest]:
                 for segment in self._segments():
@@ -390,6 +401,37 @@ class Series:
         known = detectors.equipment.by_segment[name].segments
         totals = {segment: self._sum(segment, window)[0] for segment in known if segment in self.panes}
         return detectors.segments(name, window, totals, boundary)
+
+    def _estimated(
+        self, window: Window, found: Estimated, labelled: int, realised: QualityMetric | None = None
+    ) -> QualityMetric:
+        return QualityMetric(
+            model=self.model,
+            version=self.version,
+            segment=None,
+            window=window.name,
+            window_start=utc(window.start_ms),
+            window_end=utc(window.end_ms),
+            state="closed" if realised is None else "revised",
+            revision=0 if realised is None else 1,
+            n=found.n,
+            coverage=min(labelled / found.n, 1.0),
+            metrics={name: guess.value for name, guess in found.guesses.items()},
+            estimated=True,
+            estimate=Estimate(
+                intervals=found.intervals,
+                trust=found.trust,
+                realised=None if realised is None else {name: realised.metrics.get(name) for name in found.guesses},
+                labelled=None if realised is None else realised.n,
+            ),
+        )
+
+    def _reconciled(self, detectors: Detectors, window: Window, metric: QualityMetric) -> list[QualityMetric]:
+        """The estimate of a window again, beside what its labels say."""
+        if not window.timed and self.frame.time_windows:
+            return []
+        found = detectors.estimates.reconcile(window, metric.metrics, metric.n)
+        return [] if found is None else [self._estimated(window, found, metric.n, metric)]
 
     def _told_at(self, end: int) -> bool:
         """Whether any window may have to be told that ends here."""

@@ -84,7 +84,7 @@ class Monitor:
 
     Attributes
     ----------
-    quality, drift, observations, panes, alerts : list
+    quality, estimates, drift, observations, panes, alerts : list
         Everything that was told, in order.
     """
 
@@ -93,6 +93,7 @@ class Monitor:
         self.plans = plans
         self.book = AlertBook(model=spec.name)
         self.quality: list[QualityMetric] = []
+        self.estimates: list[QualityMetric] = []
         self.drift: list[DriftMetric] = []
         self.observations: list[Observation] = []
         self.panes: list[PaneClosed] = []
@@ -152,7 +153,7 @@ class Monitor:
         step = Step([], [])
         for event in events:
             if isinstance(event, QualityMetric):
-                self.quality.append(event)
+                (self.estimates if event.estimated else self.quality).append(event)
                 continue
             if isinstance(event, DriftMetric):
                 self.drift.append(event)

@@ -82,9 +82,9 @@ class World:
             self.predictions += 1
         elif topic == QUALITY_METRICS:
             metric = decode(value, QualityMetric)
-            if self.first_metric_at is None and metric.n > 0:
+            if self.first_metric_at is None and metric.n > 0 and not metric.estimated:
                 self.first_metric_at = time.monotonic()
-            if metric.segment is None:
+            if metric.segment is None and not metric.estimated:
                 self.newest_metric[(metric.window, metric.version)] = metric
         elif topic == ALERTS:
             alert = decode(value, Alert)

@@ -294,6 +294,8 @@ def _addressed(event: AggregateEvent) -> tuple[str, str, Any]:
         topic, subject = DRIFT_METRICS, event.subject
     end = to_ms(event.window_end)
     parts: list[object] = [topic, event.model, event.version, subject, event.window, end, event.state, event.revision]
-    if event.state == "provisional" and isinstance(event, QualityMetric):
+    if isinstance(event, QualityMetric) and event.estimated:
+        parts.append("estimated")
+    elif event.state == "provisional" and isinstance(event, QualityMetric):
         parts += [event.n, msgspec.json.encode(event.metrics)]
     return topic, derived_id(*parts), event.window_end

@@ -20,6 +20,7 @@ from schemas.reference import ReferenceStatistics
 from schemas.specification import Specification, parse
 from schemas.topics import MOST_EXTERNAL_VERSIONS, REGISTRY_COMMANDS, REGISTRY_STATE
 from streams.detectors import EQUIPMENT
+from streams.estimate.estimates import DESK
 from streams.join.batch import VersionsMovedError
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
@@ -77,7 +78,7 @@ class LightPlan(PanePlan):
 
     def give_back(self) -> None:
         """Keep what is small."""
-        for name in (*_GIVEN_BACK, EQUIPMENT):
+        for name in (*_GIVEN_BACK, EQUIPMENT, DESK):
             vars(self).pop(name, None)
 
 
