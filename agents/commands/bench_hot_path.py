@@ -54,10 +54,10 @@ def latency(
 def alert_latency(
     as_json: Json = False,
     probes: Annotated[int, typer.Option(min=1, help="Incidents that count.")] = 60,
-    events: Annotated[int, typer.Option(min=150, help="Predictions of a model in a second.")] = 200,
+    events: Annotated[int, typer.Option(min=150, help="Predictions of a model in a cycle.")] = 150,
     cores: Cores = None,
 ) -> None:
-    """From the record that tips an incident to its alert, with the real agents. About a minute and a half."""
+    """From the record that tips an incident to its alert, with the real agents. About three minutes."""
     _run("alert_latency", as_json, probes=probes, events=events, use_cores=cores)
 
 
