@@ -18,6 +18,7 @@ from agents.gateway.security import refusal
 from agents.gateway.shared import SharedBoard
 from schemas.errors import BrokerUnreachableError
 from tests.support.gateway import MODEL, MemoryRegistry, make_context
+from tests.unit.agents.alerting.test_fleet import Fleet, missing
 
 HERE = Path(agents.gateway.__file__).parent
 BASE = "http://127.0.0.1:8787"
@@ -41,6 +42,24 @@ def test_one_model_opens_at_once(page: Page) -> None:
     for text in ("Quality", "Incidents", "Versions", "Approve", "Roll back to 2", "roc_auc has fallen"):
         assert text in answer.text
     assert "https://" not in answer.text, "nothing is loaded from another host"
+
+
+def test_an_incident_of_many_models_is_on_both_pages_with_whom_it_hits(page: Page) -> None:
+    client, _, context = page
+    fleet = Fleet(20)
+    for model in (MODEL, "second", "third"):
+        fleet.take(missing(model, 1, segment="origin=EWR"))
+    (shared,) = fleet.fleet_incidents().values()
+    with context.board.use() as board:
+        board.add_alert(shared)
+    assert client.get("/api/incidents?status=open").json()["incidents"][0]["incident_id"] == shared.incident_id
+    listed = client.get(f"/api/models/{MODEL}/incidents?status=open").json()["incidents"]
+    assert shared.incident_id in {each["incident_id"] for each in listed}
+    for path in ("/models", f"/models/{MODEL}", f"/models/{MODEL}/parts/incidents"):
+        text = client.get(path).text
+        assert "3 models: temp is unusable" in text
+        assert "blast radius: 3 models (3 still affected), 3 versions" in text
+        assert "third v1: data-quality, warning, value 0.9" in text
 
 
 def test_without_models_the_page_says_how_to_begin() -> None:

@@ -11,6 +11,7 @@ import pytest
 from agents.notifying.logic import LONGEST_PAUSE_S, Target, due, message, pause_s, webhook_body
 from schemas.codec import utc
 from schemas.events import Alert
+from tests.unit.agents.alerting.test_fleet import Fleet, missing
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ALERT = Alert(
@@ -86,3 +87,16 @@ def test_the_message_says_what_and_where() -> None:
     assert "roc_auc fell." in text
     assert "1970-01-01T00:00:00Z" in text
     assert text.endswith("http://127.0.0.1/")
+
+
+def test_a_message_names_causes_and_whom_an_incident_of_many_models_hits() -> None:
+    fleet = Fleet(20)
+    for model in "abc":
+        fleet.take(missing(model, 1))
+    (shared,) = fleet.fleet_incidents().values()
+    title, text = message(shared)
+    assert title == "[warning opened] 3 models: temp is unusable"
+    assert "blast radius: 3 models" in text
+    assert "a v1: data-quality, warning, value 0.9" in text
+    own = next(alert for alert in fleet.alerts if alert.model == "a")
+    assert "blast radius" not in message(own)[1]
