@@ -20,7 +20,7 @@ from agents.archiving.logic import ARCHIVED, SCHEMAS
 from agents.archiving.manifest import TopicPartition
 from agents.archiving.tables import ArchiveFileRow
 from schemas.specification import Specification
-from schemas.topics import GROUND_TRUTH, PREDICTIONS
+from schemas.topics import GROUND_TRUTH, PREDICTIONS, QUALITY_METRICS
 
 _TIME = pa.timestamp("us", tz="UTC")
 META = ("_version", "_prediction", "_score")
@@ -196,8 +196,8 @@ def _view(connection: Any, files: LocalFiles | RemoteFiles, topic: str, paths: l
     if isinstance(files, LocalFiles) and paths:
         listed = f"[{', '.join(_quoted(str(files.root / path)) for path in paths)}]"
         try:
-            # Older releases wrote predictions without the names of versions.
-            union = "true" if topic == PREDICTIONS else "false"
+            # Older releases wrote predictions without the names of versions, and quality without estimates.
+            union = "true" if topic in {PREDICTIONS, QUALITY_METRICS} else "false"
             connection.execute(
                 f"CREATE VIEW {name} AS FROM read_parquet({listed}, hive_partitioning = false, union_by_name = {union})"
             )

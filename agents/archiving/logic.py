@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from schemas import codec, topics
@@ -69,7 +70,15 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ]
     ),
     topics.QUALITY_METRICS: pa.schema(
-        [*_SOURCE, *_WINDOW, ("coverage", pa.float64()), ("metrics", pa.string()), ("estimated", pa.bool_()), *_RAW]
+        [
+            *_SOURCE,
+            *_WINDOW,
+            ("coverage", pa.float64()),
+            ("metrics", pa.string()),
+            ("estimated", pa.bool_()),
+            ("estimate", pa.string()),
+            *_RAW,
+        ]
     ),
     topics.DRIFT_METRICS: pa.schema([*_SOURCE, *_WINDOW, ("subject", pa.string()), ("statistics", pa.string()), *_RAW]),
     topics.ALERTS: pa.schema(
@@ -218,8 +227,13 @@ def _window(event: QualityMetric | DriftMetric) -> Row:
 
 def _quality(record: Record) -> Row:
     event = codec.decode(_value(record), QualityMetric)
-    numbers = {"coverage": event.coverage, "metrics": _json(event.metrics), "estimated": event.estimated}
-    return {**_window(event), **numbers}
+    return {
+        **_window(event),
+        "coverage": event.coverage,
+        "metrics": _json(event.metrics),
+        "estimated": event.estimated,
+        "estimate": None if event.estimate is msgspec.UNSET else _json(event.estimate),
+    }
 
 
 def _drift(record: Record) -> Row:

@@ -22,6 +22,7 @@ from schemas.events import (
     ApprovalRequested,
     CandidateStaged,
     DriftMetric,
+    Estimate,
     JournalRecord,
     ModelPromoted,
     ModelRefused,
@@ -62,6 +63,7 @@ class Point(NamedTuple):
     n: int
     coverage: float
     values: dict[str, float | None]
+    estimate: Estimate | None = None
 
 
 class Activity(NamedTuple):
@@ -224,6 +226,7 @@ class Board:
                 metric.n,
                 metric.coverage,
                 metric.metrics,
+                metric.estimate or None,
             )
         )
         self._touch(board, "quality")
@@ -363,6 +366,7 @@ def chart(board: ModelBoard, metric: str, window: str, segment: str) -> list[dic
     -------
     list of dict
         ``{"version", "estimated", "t", "y", "n", "coverage", "state"}``, lists of equal length; `t` in seconds.
+        Estimates also have ``low`` and ``high``, lists too, and the newest ``trust``.
     """
     lines: list[dict[str, object]] = []
     for key in sorted(board.quality):
@@ -370,17 +374,22 @@ def chart(board: ModelBoard, metric: str, window: str, segment: str) -> list[dic
             continue
         points = [point for point in board.quality[key].points() if point.values.get(metric) is not None]
         if points:
-            lines.append(
-                {
-                    "version": key.version,
-                    "estimated": key.estimated,
-                    "t": [point.t / 1000 for point in points],
-                    "y": [point.values[metric] for point in points],
-                    "n": [point.n for point in points],
-                    "coverage": [point.coverage for point in points],
-                    "state": [point.state for point in points],
-                }
-            )
+            line: dict[str, object] = {
+                "version": key.version,
+                "estimated": key.estimated,
+                "t": [point.t / 1000 for point in points],
+                "y": [point.values[metric] for point in points],
+                "n": [point.n for point in points],
+                "coverage": [point.coverage for point in points],
+                "state": [point.state for point in points],
+            }
+            estimates = [point.estimate for point in points if point.estimate is not None]
+            if len(estimates) == len(points):
+                intervals = [estimate.intervals.get(metric) for estimate in estimates]
+                line["low"] = [None if interval is None else interval[0] for interval in intervals]
+                line["high"] = [None if interval is None else interval[1] for interval in intervals]
+                line["trust"] = estimates[-1].trust
+            lines.append(line)
     return lines
 
 

@@ -153,7 +153,8 @@ function tip(u) {
     const strong = document.createElement("b");
     strong.textContent = figure(value);
     const note = line.n[k] == null ? "" : `  n ${line.n[k].toLocaleString("en")}, ${(line.coverage[k] * 100).toFixed(0)} % labelled${line.state[k] === "provisional" ? ", still open" : ""}`;
-    row.append(swatch, `version ${line.version}${line.estimated ? " estimated" : ""}  `, strong, note);
+    const interval = line.low?.[k] == null ? "" : ` (${figure(line.low[k])} to ${figure(line.high[k])})`;
+    row.append(swatch, `version ${line.version}${line.estimated ? " estimated" : ""}  `, strong, interval, note);
     u.bubble.append(row);
   }
   const width = u.bubble.offsetWidth;
@@ -170,7 +171,8 @@ function legend(body) {
     swatch.className = "swatch"; swatch.style.background = colour(line.version);
     const value = document.createElement("b");
     value.textContent = figure(line.y.at(-1));
-    item.append(swatch, `version ${line.version}${line.estimated ? " (estimated)" : ""}`, value);
+    const trust = line.trust == null ? "" : `, trust ${line.trust.toFixed(2)}`;
+    item.append(swatch, `version ${line.version}${line.estimated ? ` (estimated${trust})` : ""}`, value);
     return item;
   }));
 }

@@ -8,7 +8,7 @@ import pytest
 
 from agents.archiving.logic import ARCHIVED, SCHEMAS, Rows, tabulate
 from schemas.codec import encode, utc
-from schemas.events import Alert, DriftMetric, GroundTruth, Prediction, QualityMetric
+from schemas.events import Alert, DriftMetric, Estimate, GroundTruth, Prediction, QualityMetric
 from schemas.topics import ALERTS, DRIFT_METRICS, GROUND_TRUTH, PREDICTIONS, QUALITY_METRICS
 from streams.kafka.records import Record
 
@@ -74,6 +74,21 @@ def test_every_archived_topic_keeps_its_fields(topic: str) -> None:
             continue
         assert got == sent[name], name
     assert len(set(sent) & set(row)) >= len(sent) - 2
+
+
+def test_an_estimate_keeps_its_interval_and_what_came_true() -> None:
+    estimate = Estimate(intervals={"roc_auc": (0.6, 0.8)}, trust=0.5, realised={"roc_auc": 0.71}, labelled=9)
+    metric = QualityMetric(**WINDOW, coverage=0.9, metrics={"roc_auc": 0.7}, estimated=True, estimate=estimate)
+    (row,) = tabulate(QUALITY_METRICS, [record(QUALITY_METRICS, encode(metric))]).to_pylist()
+    assert row["estimated"]
+    assert json.loads(row["estimate"]) == {
+        "intervals": {"roc_auc": [0.6, 0.8]},
+        "trust": 0.5,
+        "realised": {"roc_auc": 0.71},
+        "labelled": 9,
+    }
+    (plain,) = tabulate(QUALITY_METRICS, [record(QUALITY_METRICS, encode(SAMPLES[QUALITY_METRICS]))]).to_pylist()
+    assert plain["estimate"] is None
 
 
 @pytest.mark.parametrize("topic", ARCHIVED)

@@ -18,7 +18,16 @@ from agents.gateway.logic import (
     newest_value,
     ordered_windows,
 )
-from schemas.events import FLEET, Alert, DriftMetric, JournalRecord, ModelPromoted, ModelRolledBack, QualityMetric
+from schemas.events import (
+    FLEET,
+    Alert,
+    DriftMetric,
+    Estimate,
+    JournalRecord,
+    ModelPromoted,
+    ModelRolledBack,
+    QualityMetric,
+)
 from tests.support.gateway import MODEL, START, MemoryRegistry, fill, quality
 
 AUC = "roc_auc"
@@ -88,6 +97,21 @@ def test_a_revision_replaces_its_window() -> None:
     board.add_quality(quality(2, 1, 0.61))
     board.add_quality(quality(1, 1, 0.7, state="revised"))
     assert values(board) == [[0.7, 0.61]]
+
+
+def test_estimates_are_a_line_of_their_own_with_interval_and_trust_and_never_the_figure_shown() -> None:
+    board = Board()
+    board.add_quality(quality(1, 1, 0.6))
+    for day, trust in ((1, 0.4), (2, 0.5)):
+        estimate = Estimate(intervals={AUC: (0.55, 0.75)}, trust=trust)
+        board.add_quality(msgspec.structs.replace(quality(day, 1, 0.65), estimated=True, estimate=estimate))
+    real, estimated = chart(board.model(MODEL), AUC, "1d", "")
+    assert (real["y"], real["estimated"], "low" in real) == ([0.6], False, False)
+    assert (estimated["y"], estimated["estimated"]) == ([0.65, 0.65], True)
+    assert (estimated["low"], estimated["high"], estimated["trust"]) == ([0.55, 0.55], [0.75, 0.75], 0.5)
+    newest = newest_value(board.model(MODEL), AUC, "1d")
+    assert newest is not None
+    assert newest[0].values[AUC] == 0.6
 
 
 def test_an_open_window_is_the_last_point_until_it_closes() -> None:

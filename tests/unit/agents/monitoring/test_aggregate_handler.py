@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from agents.monitoring import aggregate_handler
 from agents.monitoring.aggregate_handler import AggregateHandler, AggregateOptions
 from agents.monitoring.aggregate_snapshots import (
     CHUNK_BYTES,
@@ -15,7 +16,7 @@ from agents.monitoring.aggregate_snapshots import (
     pack_snapshot,
     unpack_newest,
 )
-from schemas.codec import decode
+from schemas.codec import decode, utc
 from schemas.errors import StateError
 from schemas.events import AnyObservation, DeltaBatch, DeltaRecord, JoinedDelta, QualityMetric
 from schemas.topics import JOINED_DELTAS, MONITORING_JOURNAL, OBSERVATIONS, QUALITY_METRICS
@@ -98,6 +99,19 @@ def _expected(log: Log) -> list[tuple[str, bytes | None]]:
     handler = _handler(log)
     handler.restore([0], {WHERE: None})
     return _final(handler.process(_records(log, 0, len(log.deltas)), _positions(0, len(log.deltas)), 1))
+
+
+def test_an_estimate_has_ids_of_its_own() -> None:
+    at = utc(DAY)
+    window = {"model": "m", "version": 1, "segment": None, "window": "1d", "window_start": utc(0), "window_end": at}
+    ids = set()
+    for state, revision in (("closed", 0), ("revised", 1)):
+        for estimated in (False, True):
+            metric = QualityMetric(
+                **window, state=state, revision=revision, n=1, coverage=1.0, metrics={}, estimated=estimated
+            )
+            ids.add(dict(aggregate_handler._output(metric).headers)["ce_id"])
+    assert len(ids) == 4
 
 
 def test_series_and_panes_go_to_their_topics(log: Log) -> None:
