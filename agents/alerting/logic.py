@@ -36,6 +36,7 @@ from agents.alerting.weight import (
     importance_moved,
     is_cause,
     is_input_fault,
+    lasting_windows,
     lead_of,
     names,
     opens,
@@ -332,7 +333,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         """Drift alone: an incident only when it matters, and never beside one of quality."""
         effects = Effects()
         drifts = [c for c in mine if c.kind in DRIFT_KINDS and not c.seasonal]
-        features = len(spec.features) if spec is not None else 0
+        features, lasting = len(spec.features) if spec is not None else 0, lasting_windows(spec)
         quality = self._quality(version)
         incident = self._find("drift", "", version)
         if quality is not None:
@@ -342,7 +343,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
                 effects.alerts.append(self._close(incident, now))
             return effects
         if incident is None:
-            if not drift_matters(drifts, 1.0, features):
+            if not drift_matters(drifts, 1.0, features, lasting):
                 return effects
             earlier = self._lately_closed("drift", "", version, now, spec)
             if earlier is not None:
@@ -352,7 +353,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
             effects.alerts.append(self._alert(incident, "opened"))
             return effects
         incident.members = {c.key: c for c in drifts}
-        if not drift_matters(drifts, CALM, features):
+        if not drift_matters(drifts, CALM, features, lasting):
             if incident.quiet_since_ms is None:
                 incident.quiet_since_ms = now
             return effects

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from agents.alerting.crossing import DRIFT_KINDS, INPUT_KINDS, QUALITY_KINDS, Crossing, rank
 from schemas.events import Kind
+from schemas.specification import Specification
 
 MATTERS = 0.5
 """Share of the model's importance that must have moved for drift alone to be an incident."""
@@ -27,7 +28,20 @@ def importance_moved(drifts: Sequence[Crossing], unknown: float = 0.0) -> float:
     return min(1.0, sum(shares.values()))
 
 
-def drift_matters(drifts: Sequence[Crossing], part: float, features: int = 0) -> bool:
+LASTING_MS = 7 * 86_400_000
+"""Inputs alone have to have moved in a window of this length: one odd day that costs nothing is no reason to act."""
+
+
+def lasting_windows(spec: Specification | None) -> frozenset[str]:
+    """Windows that tell a change from an odd day: of a week or more, else the longest there are; empty: no matter."""
+    lengths = {} if spec is None else {name: window.length_ms for name, window in spec.time_windows.items()}
+    least = min(LASTING_MS, max(lengths.values(), default=0))
+    return frozenset(name for name, length in lengths.items() if length >= least)
+
+
+def drift_matters(
+    drifts: Sequence[Crossing], part: float, features: int = 0, lasting: frozenset[str] = frozenset()
+) -> bool:
     """Whether drift alone is a reason to act.
 
     Parameters
@@ -36,14 +50,18 @@ def drift_matters(drifts: Sequence[Crossing], part: float, features: int = 0) ->
         Scales the bounds (hysteresis).
     features : int
         Features of the model: where importances are not known (models that are only watched) each counts the same.
+    lasting : frozenset of str
+        Windows in which inputs have to have moved where predictions did not; empty: any.
     """
     serious = [c for c in drifts if is_serious(c) and not c.seasonal and not c.quiet]
-    moved = importance_moved(serious, 1.0 / features if features else 0.0)
+    unknown = 1.0 / features if features else 0.0
+    moved = importance_moved(serious, unknown)
+    lasted = importance_moved([c for c in serious if not lasting or c.window in lasting], unknown)
     predictions = [c for c in serious if c.kind == "prediction-drift" and not c.segment]
     if predictions and moved >= MATTERS_WITH_PREDICTIONS * part:
         return True
     # Predictions far from the reference although no input is: something that nobody measures broke.
-    return moved >= MATTERS * part or any(c.severity == "critical" for c in predictions)
+    return lasted >= MATTERS * part or any(c.severity == "critical" for c in predictions)
 
 
 def is_serious(crossing: Crossing) -> bool:

@@ -537,3 +537,17 @@ def test_a_request_says_since_when(starts: list[tuple[str, int]], changed_day: i
         book.observed(observation(1, **later), spec())  # the first window counts
     (request,) = book.pane_closed(pane(1), spec()).requests
     assert request.changed_at == utc(START + changed_day * DAY)
+
+
+def test_one_odd_day_of_inputs_alone_is_no_incident() -> None:
+    book = AlertBook(model="m")
+    for name in ("carrier", "hour"):
+        assert book.observed(drift(1, name, 0.35, window="1d"), spec()).alerts == []
+    book.observed(drift(3, "carrier", 0.35), spec())
+    assert statuses(book.observed(drift(3, "hour", 0.35), spec())) == ["opened"]
+    moved = AlertBook(model="m")
+    moved.observed(drift(1, "carrier", 0.35, window="1d"), spec())
+    predictions = observation(
+        1, "prediction", kind="prediction-drift", window="1d", value=0.4, reference=0.0, threshold=0.25
+    )
+    assert statuses(moved.observed(predictions, spec())) == ["opened"]  # the model answers otherwise: that is one
