@@ -84,8 +84,10 @@ class Shapes:
     ----------
     table : SubjectTable
         Of features and prediction.
-    singles : array of float, shape (features,)
-        Categories that the reference saw once, by feature: their share is what the next unseen one takes (Good).
+
+    Notes
+    -----
+    The share of categories that the reference saw once is what unseen ones take next (Good).
 
     References
     ----------
