@@ -363,6 +363,10 @@ class FleetBook:
         """Incidents that are or were part of a fleet incident, by age."""
         return sorted((self.standings[key] for key in self._members.get(fleet_id, ())), key=_age)
 
+    def affected(self, fleet_id: str) -> int:
+        """Models that have an open incident in a fleet incident; costs nothing, however many there are."""
+        return len(self._active.get(fleet_id, ()))
+
     def _put(self, standing: Standing) -> None:
         key = standing.incident_id
         self._unlink(key)

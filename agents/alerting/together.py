@@ -52,5 +52,5 @@ def join_fleet(
 
 def _goes_on(fleet: FleetBook, fleet_id: str) -> str:
     incident = fleet.incidents[fleet_id]
-    models = len({s.model for s in fleet.members(fleet_id)})
+    models = fleet.affected(fleet_id)
     return f"{models} models have it in common: this goes on in incident {fleet_id} ({incident.theme})."
