@@ -25,8 +25,9 @@ LEAST_SHARE: Final = 0.05
 PRIOR_SPREAD: Final = 0.1
 PRIOR_PANES: Final = 3.0
 _LEVEL: Final = 1.0
+_FARTHEST: Final = 20.0
 _MOST: Final = 2.0
-"""Largest logarithm of realised over expected loss that is learnt from at once."""
+"""Largest logarithm of realised over expected loss that counts at all, and that is learnt from at once."""
 
 
 class LossReference(NamedTuple):
@@ -131,10 +132,10 @@ class Level:
 
     def learn(self, realised: float, base: float, *, n: int, kept: float) -> None:
         """Take the mean loss of `n` labelled events in; `base` is what their bins stand for."""
-        if n <= 0 or base <= 0:
+        if n <= 0 or not 0 < base < math.inf:
             return
         state = self.state
-        seen = math.log(max(realised / base, math.exp(-3.0)))
+        seen = min(max(math.log(max(realised, 1e-300)) - math.log(base), -_FARTHEST), _FARTHEST)
         off = min(max(seen - state.level, -_MOST), _MOST)
         chance = min(self.ratio / n, _MOST**2)
         panes, squares = state.panes, state.squares

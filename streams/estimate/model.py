@@ -245,7 +245,8 @@ class Losses:
             for name, base in self._bases(counts, n).items() if n > 0 else ():
                 level = self.levels[name]
                 mean = base * math.exp(level.state.level)
-                value, doubt, chance = mean, mean**2 * level.variance(panes), mean**2 * level.ratio / n
+                square = mean * mean  # a power would raise where a product is infinite
+                value, doubt, chance = mean, square * level.variance(panes), square * level.ratio / n
                 if split(name)[0] == "rmse" and mean > 0:
                     value, doubt, chance = math.sqrt(mean), doubt / (4 * mean), chance / (4 * mean)
                 if math.isfinite(value + doubt + chance):
@@ -263,7 +264,7 @@ class Losses:
         for name, base in self._bases(counts, predicted).items():
             value = realised.get(name)
             if value is not None:
-                mean = value**2 if split(name)[0] == "rmse" else value
+                mean = value * value if split(name)[0] == "rmse" else value
                 self.levels[name].learn(mean, base, n=n, kept=self._table.kept)
 
     def state(self) -> bytes:

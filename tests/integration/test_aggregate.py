@@ -65,7 +65,7 @@ def _worker(kafka: KafkaConfig) -> tuple[BatchProcessor, AggregateHandler]:
 
 def _closed(kafka: KafkaConfig) -> Counter[tuple[object, ...]]:
     metrics = [decode(r.value or b"", QualityMetric) for r in read_all(kafka, QUALITY_METRICS)]
-    return Counter((m.window, m.window_end, str(m.segment)) for m in metrics if m.state == "closed")
+    return Counter((m.window, m.window_end, str(m.segment), m.estimated) for m in metrics if m.state == "closed")
 
 
 def test_another_worker_goes_on_from_the_journal(kafka: KafkaConfig) -> None:
@@ -93,7 +93,7 @@ def test_another_worker_goes_on_from_the_journal(kafka: KafkaConfig) -> None:
         second.close()
     closed = _closed(kafka)
     assert set(closed.values()) == {1}
-    assert len([1 for window, _, segment in closed if window == "1d" and segment == "None"]) == 9
+    assert len([1 for window, _, segment, _ in closed if window == "1d" and segment == "None"]) == 9
 
 
 def test_recovers_from_the_deltas_alone(kafka: KafkaConfig) -> None:

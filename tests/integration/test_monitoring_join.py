@@ -59,7 +59,7 @@ def _newest(house: Installation) -> dict[tuple[str, int, int], QualityMetric]:
     found = {}
     for record in read_all(house.kafka, QUALITY_METRICS):
         metric = decode(record.value or b"", QualityMetric)
-        if metric.segment is None and metric.state != "provisional":
+        if metric.segment is None and metric.state != "provisional" and not metric.estimated:
             found[metric.window, to_ms(metric.window_start), to_ms(metric.window_end)] = metric
     return found
 

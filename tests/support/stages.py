@@ -120,7 +120,7 @@ class Stages:
         """Every window as it was told last."""
         found: dict[tuple[Any, ...], QualityMetric] = {}
         for event in self.events:
-            if isinstance(event, QualityMetric):
+            if isinstance(event, QualityMetric) and not event.estimated:
                 key = (event.model, event.version, segment_key(event.segment), event.window)
                 where = (*key, to_ms(event.window_start), to_ms(event.window_end))
                 if event.window.endswith("n"):
