@@ -79,6 +79,7 @@ def compile_reference(
     classes: Sequence[object] = (),
     segments: Mapping[str, ArrayLike] | None = None,
     history: History | None = None,
+    unlabelled: bool = False,
 ) -> ReferenceStatistics:
     """Compile a version's reference statistics.
 
@@ -106,6 +107,8 @@ def compile_reference(
         Columns of segments that are no features.
     history : History, optional
         What the seasons are learnt from, where it spans a year; default: these rows.
+    unlabelled : bool
+        It may be that no row has a label: quality has no level then, and is not judged.
 
     Returns
     -------
@@ -114,7 +117,7 @@ def compile_reference(
     Raises
     ------
     ValueError
-        Where arrays differ in length, or no row has a label.
+        Where arrays differ in length, or no row has a label (unless `unlabelled`).
     SpecificationError
         Where a metric of a class is watched that the model does not know.
 
@@ -134,11 +137,11 @@ def compile_reference(
         if len(column) != n:
             raise ValueError(f"{name} has {len(column)} rows, event_time_ms {n}")
     known = ~missing_in(truth)
-    if not known.any():
+    if not known.any() and not unlabelled:
         raise ValueError("no row has a label")
     held = (np.ones(n, dtype=bool) if heldout is None else np.asarray(heldout, dtype=bool)) & ~missing_in(guesses)
     score = None if scores is None else np.asarray(scores, dtype=np.float64)
-    keys = _classes(spec, truth[known], classes)
+    keys = _classes(spec, truth[known] if known.any() else guesses[held], classes)
     _check_watched(spec, keys)
     regression = spec.task == "regression"
     score_values = guesses[held].astype(np.float64) if regression else (None if score is None else score[held])
@@ -148,6 +151,8 @@ def compile_reference(
         if name in features
     }
     numbers = truth[known].astype(np.float64) if regression else None
+    # What labels are measured in, where there are none: the predictions are meant to be like them.
+    measure = numbers if numbers is None or len(numbers) else guesses[held].astype(np.float64)
     predicted = _numeric(guesses[held].astype(np.float64)) if regression else _classified(guesses[held], keys)
     reference = ReferenceStatistics(
         task=spec.task,
@@ -161,8 +166,8 @@ def compile_reference(
         metrics={},
         importances={name: max(float(value), 0.0) for name, value in (importances or {}).items()},
         drift={},
-        label_mean=0.0 if numbers is None else float(numbers.mean()),
-        label_std=1.0 if numbers is None else (float(numbers.std()) or 1.0),
+        label_mean=0.0 if measure is None else float(measure.mean()),
+        label_std=1.0 if measure is None else (float(measure.std()) or 1.0),
         start_ms=int(times.min()),
         end_ms=int(times.max()),
     )
@@ -405,7 +410,9 @@ def _subjects(
             continue
         codes, size, missing = _codes(compiled, np.asarray(features[name]))
         yield Coded(f"feature:{name}", codes, size, everything, missing)
-    if isinstance(reference.labels, NumericReference):
+    if not known.any():
+        pass
+    elif isinstance(reference.labels, NumericReference):
         codes = np.searchsorted(reference.labels.edges, floats_of(outcomes.truth), side="right")
         yield Coded("label", codes, len(reference.labels.counts), known)
     else:

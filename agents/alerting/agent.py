@@ -26,6 +26,7 @@ from agents.control import run_control_agent
 from agents.database.engine import make_engine, session_factory
 from agents.database.outbox import enqueue
 from agents.registry.questions import Questions
+from agents.registry.watched import external_name
 from agents.runtime import mark_ready
 from schemas.codec import decode, segment_key, utc
 from schemas.errors import DecodeError, NotFoundError
@@ -41,6 +42,7 @@ from schemas.events import (
     ModelSwapped,
     Observation,
     RunStarted,
+    VersionObserved,
 )
 from schemas.specification import Specification
 from schemas.topics import ALERTS, OBSERVATIONS, REGISTRY_EVENTS, RETRAIN_REQUESTS, SERVING_EVENTS, TRAINING_EVENTS
@@ -114,6 +116,9 @@ class AlertHandler:
             if isinstance(event, ModelPromoted | ModelRolledBack):
                 book, row = _load(session, event.model)
                 self._store(session, book, row, book.champion_changed(event.version))
+            elif isinstance(event, VersionObserved):
+                book, row = _load(session, event.model)
+                self._store(session, book, row, book.version_seen(event.version, event.external))
         elif record.topic == TRAINING_EVENTS:
             run: AnyTrainingEvent = decode(value, AnyTrainingEvent)  # type: ignore[arg-type]
             if not isinstance(run, RunStarted):
@@ -159,6 +164,14 @@ class AlertHandler:
         at = utc(book.clock_ms)
         for event_id, alert in told:
             linked = msgspec.structs.replace(alert, links={"page": self._page} if self._page else {})
+            external = external_name(session, alert.model, alert.version)
+            if external is not None:
+                called = f"Version {linked.version} is called {external} where it is served."
+                linked = msgspec.structs.replace(
+                    linked,
+                    evidence={**linked.evidence, "external_version": external},
+                    explanation=f"{linked.explanation} {called}",
+                )
             session.merge(_incident(linked))
             enqueue(session, NAME, ALERTS, alert.model, linked, event_id, at)
             log.info("%s %s: %s", alert.severity, alert.status, alert.title)

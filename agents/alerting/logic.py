@@ -150,6 +150,22 @@ class AlertBook(msgspec.Struct, kw_only=True):
                 effects.alerts.append(self._close(incident, self.clock_ms))
         return effects
 
+    def version_seen(self, version: int, external: str) -> Effects:
+        """A version of a model that is served elsewhere appeared: what was open of earlier ones ends here.
+
+        Notes
+        -----
+        Nobody says which version is in production there: each that has traffic is judged, and none is champion. Earlier
+        ones that go on failing open incidents again.
+        """
+        self.crossings = {key: c for key, c in self.crossings.items() if c.version == version}
+        effects = Effects()
+        for incident in self._open():
+            if incident.version != version:
+                incident.note = f"Version {external} appeared, its number is {version}."
+                effects.alerts.append(self._close(incident, self.clock_ms))
+        return effects
+
     def refused(self, event: ModelRefused) -> Effects:
         """Serving could not load or use a version: the last good one goes on, and somebody has to know."""
         now = self._advance(self.clock_ms or to_ms(event.at))

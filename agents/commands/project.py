@@ -17,23 +17,32 @@ SECRETS = frozenset({"webhook_secret", "notify_urls"})
 
 def init(
     directory: Annotated[Path, typer.Argument(help="Folder to write; made where it does not exist.")],
+    *,
+    monitor_only: Annotated[
+        bool, typer.Option("--monitor-only", help="A model that is trained and served elsewhere: only watched.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a sample project that works: driftline.toml, pipeline.py, a small generated table, requests and labels.
 
-    The model is called as the folder.
+    The model is called as the folder. With --monitor-only: driftline.toml, past predictions, predictions and labels of
+    a model that lives elsewhere.
     """
     from agents.commands.sample import model_name, write_sample
 
-    files = write_sample(directory)
+    files = write_sample(directory, monitor_only=monitor_only)
     if as_json:
         document({"directory": directory, "model": model_name(directory), "files": [file.name for file in files]})
         return
     say(f"wrote {directory}/: " + ", ".join(file.name for file in files))
     say("next:")
     say("  driftline up --detach")
-    say(f"  driftline register {directory} --data {directory / 'training.csv'}")
-    say(f"  driftline produce requests {directory / 'requests.jsonl'} --wait 60")
+    if monitor_only:
+        say(f"  driftline register {directory} --monitor-only --reference {directory / 'past.csv'}")
+        say(f"  driftline produce predictions {directory / 'predictions.jsonl'}")
+    else:
+        say(f"  driftline register {directory} --data {directory / 'training.csv'}")
+        say(f"  driftline produce requests {directory / 'requests.jsonl'} --wait 60")
     say(f"  driftline produce ground-truth {directory / 'labels.jsonl'}")
     say("  driftline status")
 

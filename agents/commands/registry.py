@@ -10,7 +10,12 @@ import typer
 from agents.commands.output import Json, add, document, say, table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from agents.config import Settings
     from agents.gateway.decisions import RegistryDecisions
+    from streams.kafka.config import KafkaConfig
 
 Model = Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)]
 Version = Annotated[int, typer.Argument(help="Number of a version.", show_default=False)]
@@ -25,12 +30,26 @@ def register(
         Path | None,
         typer.Option("--seasons", help="Table of a whole year to learn the seasons from, where --data is shorter."),
     ] = None,
+    monitor_only: Annotated[
+        bool, typer.Option("--monitor-only", help="The model is trained and served elsewhere; only watch its topics.")
+    ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="With --monitor-only: past predictions (Parquet or CSV) to compare with."),
+    ] = None,
+    reference_window: Annotated[
+        str, typer.Option("--reference-window", help="With --monitor-only: learn the reference for so long, as 14d.")
+    ] = "",
+    version: Annotated[
+        str, typer.Option("--version", help="With --reference: the one version (as called elsewhere) it is of.")
+    ] = "",
     actor: Actor = "",
     as_json: Json = False,
 ) -> None:
     """Train a project's first (or next) version and register it; with approval mode "auto" it is promoted.
 
-    Works while the system is down: what has to be told is told when the registry agent runs.
+    With --monitor-only nothing is trained: the model's versions appear with its first predictions. Works while the
+    system is down: what has to be told is told when the registry agent runs.
     """
     from agents.bootstrap import kafka_config
     from agents.config import load_settings
@@ -42,6 +61,23 @@ def register(
         kafka = kafka_config(settings)
     except BrokerUnreachableError:
         kafka = None
+    if monitor_only or reference is not None or reference_window or version:
+        _watch(
+            settings,
+            kafka,
+            directory,
+            {
+                "--data": data,
+                "--seasons": seasons,
+                "--reference": reference,
+                "--reference-window": reference_window,
+                "--version": version,
+            },
+            monitor_only=monitor_only,
+            actor=actor or account(),
+            as_json=as_json,
+        )
+        return
     done = register_project(settings, kafka, directory, data, actor=actor or account(), seasons=seasons)
     if as_json:
         document(done)
@@ -49,6 +85,52 @@ def register(
     say(f"{done['model']} version {done['version']}: {done['decision']}")
     if done.get("reason"):
         say(str(done["reason"]))
+
+
+def _watch(
+    settings: Settings,
+    kafka: KafkaConfig | None,
+    directory: Path,
+    options: Mapping[str, Any],
+    *,
+    monitor_only: bool,
+    actor: str,
+    as_json: bool,
+) -> None:
+    from agents.retraining.elsewhere import register_watched
+    from schemas.errors import ConfigurationError
+
+    where = "driftline register"
+    if not monitor_only:
+        given = ", ".join(name for name, value in options.items() if value and name not in {"--data", "--seasons"})
+        raise ConfigurationError(f"{given} belongs to --monitor-only", where=where, remedy="add --monitor-only")
+    if options["--data"] is not None:
+        raise ConfigurationError(
+            "--data is a training table, and nothing is trained with --monitor-only",
+            where=where,
+            remedy="give past predictions with --reference FILE",
+        )
+    if options["--seasons"] is not None:
+        raise ConfigurationError(
+            "--seasons goes with --data",
+            where=where,
+            remedy="a --reference FILE of a whole year tells the seasons by itself",
+        )
+    done = register_watched(
+        settings,
+        kafka,
+        directory,
+        options["--reference"],
+        window=options["--reference-window"] or None,
+        external=options["--version"] or None,
+        actor=actor,
+    )
+    if as_json:
+        document(done)
+        return
+    say(f"{done['model']} is watched: {done['reason']}")
+    for number in done["versions"]:
+        say(f"version {number} is compared with it from now on")
 
 
 def models(as_json: Json = False) -> None:
@@ -61,8 +143,11 @@ def models(as_json: Json = False) -> None:
         document({"models": found})
         return
     table(
-        ["model", "task", "champion", "challenger", "versions"],
-        [(m.model, m.task, m.champion, m.challenger, m.versions) for m in found],
+        ["model", "task", "champion", "challenger", "versions", "watched only"],
+        [
+            (m.model, m.task, m.champion, m.challenger, m.versions, ("learning" if m.learning else "yes") * m.monitored)
+            for m in found
+        ],
         empty="no model is registered: `driftline register DIR --data FILE`",
     )
 
@@ -84,9 +169,16 @@ def versions(
     if as_json:
         document({"model": model, "as_of": at, "versions": found})
         return
+    named = any(v.external is not None for v in found)
     table(
-        ["version", "stage", "champion", "data until", "parent", "by", "reason"],
-        [(v.version, v.stage, "yes" if v.champion else "", v.at.date(), v.parent, v.actor, v.reason) for v in found],
+        ["version", *["elsewhere"] * named, "stage", "champion", "data until", "parent", "by", "reason"],
+        [
+            (
+                *(v.version, *[v.external] * named, v.stage, "yes" if v.champion else ""),
+                *(v.at.date(), v.parent, v.actor, v.reason),
+            )
+            for v in found
+        ],
         empty=f"{model} has no version" + (" then" if at else ""),
     )
 

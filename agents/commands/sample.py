@@ -188,7 +188,48 @@ def sample_files(name: str = "late-parcel") -> dict[str, str]:
     }
 
 
-def write_sample(directory: Path) -> list[Path]:
+def watched_files(name: str = "late-parcel") -> dict[str, str]:
+    """As `sample_files`, of a model that is served elsewhere: past predictions, then records for the two topics."""
+    rng = Random(SEED)
+    past = list(parcels(START, TRAINING_DAYS, rng))
+    live = list(parcels(START + timedelta(days=TRAINING_DAYS), LIVE_DAYS, rng))
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    columns = [*past[0].features(), "prediction", "probability", "late"]
+    writer.writerow(["parcel_id", "shipped_at", "delivered_at", *columns])
+    for parcel in past:
+        times = (parcel.shipped_at.isoformat(), parcel.delivered_at.isoformat())
+        writer.writerow([parcel.parcel_id, *times, *parcel.features().values(), *_answer(parcel), parcel.late])
+    predictions = []
+    for parcel in live:
+        prediction, probability = _answer(parcel)
+        predictions.append(
+            {
+                "prediction_id": parcel.parcel_id,
+                "model": name,
+                "version": "2026-03-rc1",
+                "event_time_ms": _ms(parcel.shipped_at),
+                "features": parcel.features(),
+                "prediction": prediction,
+                "probability": probability,
+            }
+        )
+    return {
+        "driftline.toml": SPECIFICATION.replace("{name}", name),
+        "past.csv": table.getvalue(),
+        "predictions.jsonl": _lines(predictions),
+        "labels.jsonl": sample_files(name)["labels.jsonl"],
+    }
+
+
+def _answer(parcel: Parcel) -> tuple[int, float]:
+    """What a model elsewhere says of a parcel."""
+    odds = -1.6 + CARRIERS[parcel.carrier] + 0.004 * (parcel.distance_km - 300) - 0.9 * parcel.express
+    probability = round(1 / (1 + math.exp(-odds)), 6)
+    return int(probability >= 0.5), probability
+
+
+def write_sample(directory: Path, *, monitor_only: bool = False) -> list[Path]:
     """Write the sample project into `directory` and return its files.
 
     Raises
@@ -196,7 +237,7 @@ def write_sample(directory: Path) -> list[Path]:
     ProjectError
         Where one of the files is there already (nothing is written then) or the folder cannot be written.
     """
-    files = sample_files(model_name(directory))
+    files = watched_files(model_name(directory)) if monitor_only else sample_files(model_name(directory))
     taken = [name for name in files if (directory / name).exists()]
     if taken:
         raise ProjectError(

@@ -250,6 +250,7 @@ def predict(
     from agents.bootstrap import kafka_config
     from agents.commands.lines import moment, parse_features
     from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
     from schemas import codec, topics
     from schemas.errors import BrokerError
     from schemas.events import InferenceRequest
@@ -262,7 +263,9 @@ def predict(
         event_time_ms=moment(event_time) if event_time else time.time_ns() // 1_000_000,
         features=parse_features(features),
     )
-    kafka = kafka_config(load_settings())
+    settings = load_settings()
+    RegistryDecisions.of(settings).refuse_watched(model, "asked for a prediction")
+    kafka = kafka_config(settings)
     key = request.request_id.encode()
     refused = topics.dead_letter_topic(topics.INFERENCE_REQUESTS)
     tail = Tail(kafka, [topics.PREDICTIONS, refused], False)

@@ -67,9 +67,11 @@ def retrain(
 
     settings = load_settings()
     kafka = kafka_config(settings)
-    RegistryDecisions.of(settings).specification(model)  # an unknown model is told here, not in a dead letter
+    registry = RegistryDecisions.of(settings)
+    registry.specification(model)  # an unknown model is told here, not in a dead letter
     packed = None
     if project is not None:
+        registry.refuse_watched(model, "trained from a project")
         from agents.artifacts import ArtifactStore
         from agents.retraining.packing import pack_project
 

@@ -136,8 +136,6 @@ def _versions(demo: Demo) -> list[dict[str, Any]]:
             promoted = decision in ("promoted", "rolled-back")
             if version.version == 1 and promoted:
                 decision = "initial"
-            if decision == "rolled-back":
-                reasons[version.version] = version.reason
             reason = reasons.get(version.version) or ("first version" if decision == "initial" else "")
             found.append({"version": version.version, "decision": decision, "reason": reason, "promoted": promoted})
     return sorted(found, key=lambda row: int(row["version"]))

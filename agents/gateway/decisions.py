@@ -10,6 +10,8 @@ from agents.database.migrate import upgrade
 from agents.gateway.views import ModelFacts, VersionFacts
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
+from agents.registry.watched import is_watched
+from schemas.errors import TransitionError
 from schemas.specification import Specification
 
 
@@ -52,7 +54,9 @@ class RegistryDecisions:
         """Registered models, by name."""
         with self._readers() as session:
             found = self._registry.models(session)
-        return [ModelFacts(m.model, m.task, m.champion, m.challenger, m.versions) for m in found]
+        return [
+            ModelFacts(m.model, m.task, m.champion, m.challenger, m.versions, m.monitored, m.learning) for m in found
+        ]
 
     def versions(self, model: str, as_of: datetime | None = None) -> list[VersionFacts]:
         """Versions, oldest first; as they stood at `as_of`. Raises `NotFoundError`."""
@@ -71,6 +75,7 @@ class RegistryDecisions:
                 decision=v.decision,
                 registered_at=v.registered_at,
                 promoted_at=v.promoted_at,
+                external=v.external,
             )
             for v in self.infos(model, as_of)
         ]
@@ -79,6 +84,16 @@ class RegistryDecisions:
         """Versions with everything the registry tells of them."""
         with self._readers() as session:
             return self._registry.versions(session, model, as_of)
+
+    def refuse_watched(self, model: str, what: str) -> None:
+        """Refuse what needs the model itself. Raises `TransitionError`; an unknown model is left to whoever asks."""
+        with self._readers() as session:
+            if is_watched(session, model):
+                raise TransitionError(
+                    f"is only watched: it is trained and served elsewhere and cannot be {what} here",
+                    where=f"model {model}",
+                    remedy="do that where the model lives",
+                )
 
     def specification(self, model: str) -> Specification:
         """Specification of the champion. Raises `NotFoundError`."""

@@ -278,6 +278,8 @@ class Board:
         if isinstance(event, ModelPromoted | ModelRolledBack):
             board.champion = event.version
             board.promotions.append((to_ms(event.at), event.version))
+        if isinstance(event, VersionObserved):
+            board.champion = event.version
         what, text, tone = in_words(event)
         board.activity.appendleft(Activity(to_ms(event.at), what, shortened(text), tone, event.event_id))
         self._touch(board, "activity")

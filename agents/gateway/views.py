@@ -59,17 +59,20 @@ class VersionFacts:
     decision: str | None = None
     registered_at: datetime | None = None
     promoted_at: datetime | None = None
+    external: str | None = None
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model as the registry knows it."""
+    """A model as the registry knows it. `monitored`: only watched; `learning`: its reference is still to be learnt."""
 
     model: str
     task: str
     champion: int | None
     challenger: int | None
     versions: int
+    monitored: bool = False
+    learning: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class VersionRow:
     can_reject: bool
     artifact: str
     can_restore: bool
+    external: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def version_rows(versions: Sequence[VersionFacts], champion: int | None) -> list
                 can_reject=facts.stage == "approval-requested",
                 artifact=facts.artifact,
                 can_restore=not current and champion is not None and facts.stage in {"superseded", "rolled-back"},
+                external=facts.external,
             )
         )
     return rows

@@ -21,13 +21,23 @@ from agents.control import Background, event_identity, run_control_agent
 from agents.database.engine import make_engine, session_factory
 from agents.notifying import deliveries
 from agents.notifying.addresses import Endpoint, parse_endpoint
-from agents.notifying.logic import STALE_AFTER, Target, message, webhook_body
+from agents.notifying.logic import (
+    STALE_AFTER,
+    Target,
+    Wanted,
+    message,
+    retrain_body,
+    retrain_message,
+    webhook_body,
+)
 from agents.notifying.webhook import DeliveryError, load_secret, post
+from agents.registry.questions import Questions
+from agents.registry.watched import is_watched
 from agents.runtime import mark_ready
 from schemas.codec import decode, utc
 from schemas.errors import DecodeError
-from schemas.events import Alert
-from schemas.topics import ALERTS
+from schemas.events import Alert, RetrainRequest
+from schemas.topics import ALERTS, RETRAIN_REQUESTS
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Record
 
@@ -51,8 +61,11 @@ class AlertNotifier:
         self._targets = targets
 
     def __call__(self, session: Session, record: Record) -> None:
-        """Handle one record of `alerts`; what cannot be read is logged and left out."""
+        """Handle one record of `alerts` or `retrain-requests`; what cannot be read is logged and left out."""
         try:
+            if record.topic == RETRAIN_REQUESTS:
+                self._asked(session, record)
+                return
             alert = decode(record.value or b"", Alert)
         except DecodeError as error:
             log.warning("%s-%d@%d left out: %s", record.topic, record.partition, record.offset, error)
@@ -63,6 +76,23 @@ class AlertNotifier:
         if record.timestamp_ms and now - utc(record.timestamp_ms) > STALE_AFTER:
             return
         deliveries.plan(session, self._targets, event_id_of(record), alert, now)
+
+    def _asked(self, session: Session, record: Record) -> None:
+        """Tell whoever trains a model that is only watched; for all others the retraining agent does what is asked."""
+        request = decode(record.value or b"", RetrainRequest)
+        if not is_watched(session, request.model):
+            return
+        newest = Questions().champion(session, request.model)
+        wanted = Wanted(
+            request=request,
+            version=newest.external if newest is not None else None,
+            number=newest.version if newest is not None else None,
+        )
+        log.info("a successor of %s is asked for elsewhere (%s): %s", request.model, request.trigger, request.reason)
+        now = datetime.now(UTC)
+        if record.timestamp_ms and now - utc(record.timestamp_ms) > STALE_AFTER:
+            return
+        deliveries.plan(session, self._targets, event_id_of(record), wanted, now)
 
 
 def event_id_of(record: Record) -> str:
@@ -79,15 +109,16 @@ class Sender:
         self._endpoints = endpoints
         self._tls = tls
 
-    def __call__(self, target: Target, event_id: str, alert: Alert, at: datetime) -> None:
-        """Send one alert. Raises `DeliveryError`."""
+    def __call__(self, target: Target, event_id: str, news: deliveries.News, at: datetime) -> None:
+        """Send one message. Raises `DeliveryError`."""
         if target.channel == "webhook":
-            post(self._endpoints[target], self._secret, event_id, webhook_body(alert, at), at, tls=self._tls)
+            body = webhook_body(news, at) if isinstance(news, Alert) else retrain_body(news, at)
+            post(self._endpoints[target], self._secret, event_id, body, at, tls=self._tls)
         else:
-            _apprise(target, alert)
+            _apprise(target, news)
 
 
-def _apprise(target: Target, alert: Alert) -> None:
+def _apprise(target: Target, news: deliveries.News) -> None:
     from apprise import Apprise, AppriseAsset
 
     logging.getLogger("apprise").setLevel(logging.ERROR)
@@ -96,9 +127,10 @@ def _apprise(target: Target, alert: Alert) -> None:
     )
     if not client.add(target.url):
         raise DeliveryError("Apprise does not know this kind of URL", final=True)
-    title, text = message(alert)
+    severity = news.severity if isinstance(news, Alert) else "warning"
+    title, text = message(news) if isinstance(news, Alert) else retrain_message(news)
     if not client.notify(
-        title=title, body=text, notify_type={"info": "info", "warning": "warning"}.get(alert.severity, "failure")
+        title=title, body=text, notify_type={"info": "info", "warning": "warning"}.get(severity, "failure")
     ):
         raise DeliveryError("Apprise could not deliver it")
 
@@ -125,7 +157,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     try:
         run_control_agent(
             NAME,
-            ALERTS,
+            (ALERTS, RETRAIN_REQUESTS),
             AlertNotifier(targets),
             settings,
             kafka,

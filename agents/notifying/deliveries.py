@@ -6,12 +6,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from agents.database.engine import Sessions
-from agents.notifying.logic import GIVE_UP_AFTER, Target, due, pause_s
+from agents.notifying.logic import GIVE_UP_AFTER, Target, Wanted, due, pause_s
 from agents.notifying.tables import DeliveryRow
 from agents.notifying.webhook import DeliveryError
 from schemas.codec import decode, encode
@@ -23,24 +24,33 @@ POLL_S = 0.25
 KEEP = timedelta(days=30)
 _BATCH = 100
 
-Send = Callable[[Target, str, Alert, datetime], None]
-"""Sends one alert (with its event id) to a target; raises `DeliveryError` or anything else where it did not arrive."""
+RETRAIN: Final = "retrain"
+
+News = Alert | Wanted
+Send = Callable[[Target, str, News, datetime], None]
+"""Sends one message (with its event id) to a target; raises `DeliveryError` or else where it did not arrive."""
 
 log = logging.getLogger("driftline.notifying")
 
 
-def plan(session: Session, targets: Iterable[Target], event_id: str, alert: Alert, now: datetime) -> None:
+def plan(session: Session, targets: Iterable[Target], event_id: str, news: News, now: datetime) -> None:
     """Add a delivery for each target, in the caller's transaction."""
-    text = encode(alert).decode()
+    text = encode(news).decode()
+    # Messages of one incident go out in order; a request for a successor waits for no alert.
+    if isinstance(news, Wanted):
+        kind, about = RETRAIN, f"{RETRAIN}-{news.request.request_id}"[:64]
+    else:
+        kind, about = "alert", news.incident_id
     for target in targets:
         session.add(
             DeliveryRow(
                 event_id=event_id,
-                incident_id=alert.incident_id,
+                incident_id=about,
                 target=target.id,
                 label=target.label,
                 channel=target.channel,
                 alert=text,
+                kind=kind,
                 created_at=now,
                 next_at=now,
             )
@@ -134,7 +144,9 @@ class Courier:
     def _attempt(self, row: DeliveryRow) -> None:
         error, final = "", False
         try:
-            self._send(self.target, row.event_id, decode(row.alert.encode(), Alert), self._clock())
+            text = row.alert.encode()
+            news: News = decode(text, Wanted) if row.kind == RETRAIN else decode(text, Alert)
+            self._send(self.target, row.event_id, news, self._clock())
         except DeliveryError as failure:
             error, final = str(failure), failure.final
         except Exception as failure:  # noqa: BLE001  whatever a channel raises: not delivered

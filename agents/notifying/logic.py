@@ -9,9 +9,11 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
+
 from agents.incident_lines import facts
 from schemas.codec import encode, iso
-from schemas.events import Alert
+from schemas.events import Alert, RetrainRequest
 
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 3600.0
@@ -42,6 +44,14 @@ class Target:
 
     def __repr__(self) -> str:
         return f"Target({self.label!r})"
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for a successor of a model that is trained elsewhere, with its newest version there and here."""
+
+    request: RetrainRequest
+    version: str | None
+    number: int | None
 
 
 class Waiting(Protocol):
@@ -90,6 +100,28 @@ def pause_s(attempts: int, event_id: str) -> float:
 def webhook_body(alert: Alert, at: datetime) -> str:
     """Standard Webhooks payload: type, timestamp, data."""
     return encode({"type": f"alert.{alert.status}", "timestamp": iso(at), "data": alert}).decode()
+
+
+def retrain_body(wanted: Wanted, at: datetime) -> str:
+    """As `webhook_body`, of a request for a successor to whoever trains the model."""
+    asked = msgspec.to_builtins(wanted.request)
+    kept = ("request_id", "model", "trigger", "reason", "incident_id", "requested_by")
+    data = {name: asked[name] for name in kept} | {
+        "as_of": iso(wanted.request.as_of),
+        "changed_at": iso(changed) if (changed := wanted.request.changed_at) is not None else None,
+        "version": wanted.version,
+        "version_number": wanted.number,
+    }
+    return encode({"type": "retrain.requested", "timestamp": iso(at), "data": data}).decode()
+
+
+def retrain_message(wanted: Wanted) -> tuple[str, str]:
+    """Title and text for people."""
+    request = wanted.request
+    of = f" (version {wanted.version})" if wanted.version else ""
+    text = f"{request.reason}\n\nAsked for at {iso(request.as_of)}, trigger {request.trigger}."
+    text += " The model is trained elsewhere: a new version answers this with its first prediction."
+    return f"[retrain] {request.model}{of}: a successor is asked for", text
 
 
 def message(alert: Alert) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from agents.registry.tables import ModelRow, VersionRow
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A registered model. `versions`: how many there are; `shadow`: who answers beside a champion on probation.
+    """A registered model. `versions`: how many there are.
 
     `monitored`: trained and served elsewhere; `learning`: its reference is still to be learnt.
     """
@@ -20,7 +20,6 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     champion: int | None
     challenger: int | None
-    shadow: int | None
     versions: int
     epoch: int
     registered_at: datetime
@@ -68,7 +67,6 @@ def model_info(row: ModelRow, versions: int) -> ModelInfo:
         task=row.task,
         champion=row.champion,
         challenger=row.challenger,
-        shadow=row.shadow,
         versions=versions,
         epoch=row.epoch,
         registered_at=row.registered_at,

@@ -24,7 +24,6 @@ from schemas.errors import ConflictError, NotFoundError, TransitionError
 from schemas.events import ModelRegistered, ObserveVersion, VersionObserved
 from schemas.specification import parse
 from schemas.topics import MOST_EXTERNAL_VERSIONS
-from streams.reference import unlearnt_reference
 
 FIRST_SEEN = "seen in predictions"
 
@@ -262,6 +261,9 @@ def _add(  # noqa: PLR0917 - all of one version
     reason: str,
 ) -> int:
     """A version with the model's specification; without a reference it is counted, and judged by nothing yet."""
+    # The control plane starts without numpy where no model is only watched.
+    from streams.reference import unlearnt_reference
+
     session, row = change.session, change.row
     taken: Sequence[int] = session.scalars(select(VersionRow.version).where(VersionRow.model == row.name)).all()
     number = number_for(external, taken)

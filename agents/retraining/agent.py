@@ -12,16 +12,18 @@ from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.control import Background, run_control_agent
 from agents.database.engine import make_engine, session_factory
+from agents.registry import watched
 from agents.registry.service import Registry
-from agents.retraining import jobs
+from agents.registry.views import VersionInfo
+from agents.retraining import jobs, learning
 from agents.retraining.logic import outcome, refusal
 from agents.retraining.runner import Runner
 from agents.retraining.watch import ProbationWatch
 from agents.runtime import mark_ready
 from schemas.codec import decode, to_ms
 from schemas.errors import DecodeError, NotFoundError
-from schemas.events import AnyRegistryEvent, RetrainRequest
-from schemas.topics import GROUND_TRUTH, PREDICTIONS, REGISTRY_EVENTS, RETRAIN_REQUESTS
+from schemas.events import AnyObservation, AnyRegistryEvent, PaneClosed, RetrainRequest, VersionObserved
+from schemas.topics import GROUND_TRUTH, OBSERVATIONS, PREDICTIONS, REGISTRY_EVENTS, RETRAIN_REQUESTS
 from streams.kafka.admin import end_offsets
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Record
@@ -39,6 +41,8 @@ class Handler:
     def __call__(self, session: Session, record: Record) -> None:
         if record.topic == REGISTRY_EVENTS:
             self._registry_event(session, record)
+        elif record.topic == OBSERVATIONS:
+            self._observation(session, record)
         else:
             self._request(session, decode(record.value or b"", RetrainRequest))
 
@@ -53,6 +57,9 @@ class Handler:
             spec = self._registry.specification(session, request.model)
         except NotFoundError as error:
             raise DecodeError(str(error), reason="unknown-model") from error
+        if watched.is_watched(session, request.model):
+            self._elsewhere(session, request, champion)
+            return
         why = refusal(
             request,
             spec,
@@ -64,6 +71,16 @@ class Handler:
         run_id = jobs.accept(session, request, skipped=why)
         log.info("run %s of %s (%s): %s", run_id, request.model, request.trigger, why or "queued")
 
+    def _elsewhere(self, session: Session, request: RetrainRequest, newest: VersionInfo | None) -> None:
+        """Nobody trains here: the notifying agent tells who does, and the next version that appears is the answer."""
+        earlier = jobs.asked_elsewhere(session, request.model)
+        why = None if earlier is None else f"request {earlier[:8]} of this model has not been answered by a new version"
+        run_id = jobs.accept(session, request, skipped=why, elsewhere=True)
+        log.info("run %s of %s (%s): %s", run_id, request.model, request.trigger, why or "asked for elsewhere")
+        # The answer may have been seen before what it answers was read.
+        if why is None and newest is not None and newest.reason == watched.FIRST_SEEN:
+            jobs.answered(session, request.model, newest.version, f"version {newest.external} appeared", at=newest.at)
+
     def _registry_event(self, session: Session, record: Record) -> None:
         try:
             event: AnyRegistryEvent = decode(record.value or b"", AnyRegistryEvent)  # type: ignore[arg-type]
@@ -71,9 +88,30 @@ class Handler:
             # Ours to write, so nobody's dead letter: the registry's own history is in its database.
             log.warning("registry-events %d/%d: %s", record.partition, record.offset, error)
             return
+        if isinstance(event, VersionObserved):
+            self._appeared(session, event)
+            return
         found = outcome(event)
         if found is not None and jobs.decided(session, event.model, *found):
             log.info("%s version %d: %s", event.model, *found)
+
+    def _observation(self, session: Session, record: Record) -> None:
+        """Event time moved on: the reference of a watched model may be due to be learnt."""
+        try:
+            event: AnyObservation = decode(record.value or b"", AnyObservation)  # type: ignore[arg-type]
+        except DecodeError:
+            return  # alerting dead-letters it
+        if isinstance(event, PaneClosed) and watched.is_watched(session, event.model):
+            run_id = learning.due(self._registry, session, event)
+            if run_id is not None:
+                log.info("run %s of %s: its reference is learnt", run_id, event.model)
+
+    def _appeared(self, session: Session, event: VersionObserved) -> None:
+        """A new version of a watched model answers what was asked; another reference of a known one does not."""
+        if event.reason == watched.FIRST_SEEN and jobs.answered(
+            session, event.model, event.version, f"version {event.external} appeared", at=event.at
+        ):
+            log.info("%s version %d (%s) is the answer", event.model, event.version, event.external)
 
 
 def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
@@ -85,7 +123,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     try:
         run_control_agent(
             jobs.AGENT,
-            (RETRAIN_REQUESTS, REGISTRY_EVENTS),
+            (RETRAIN_REQUESTS, REGISTRY_EVENTS, OBSERVATIONS),
             Handler(registry),
             settings,
             kafka,

@@ -24,7 +24,8 @@ from agents.registry.service import Registry
 from agents.retraining import jobs
 from agents.retraining.choice import EVERYTHING, Choice, Span, choose
 from agents.retraining.data import load_registered, manifest, training_table, widened
-from agents.retraining.logic import too_few
+from agents.retraining.learning import learn
+from agents.retraining.logic import REFERENCE, too_few
 from agents.retraining.packing import restore_project
 from agents.retraining.project import Project
 from agents.retraining.register import find_champion
@@ -66,6 +67,11 @@ def execute_run(settings: Settings, run_id: str, owner: str) -> None:
     engine = make_engine(settings.database)
     sessions = session_factory(engine)
     try:
+        with session_factory(engine, read_only=True)() as session:
+            trigger = jobs.held(session, run_id, owner).trigger
+        if trigger == REFERENCE:
+            learn(settings, sessions, run_id, owner)
+            return
         _execute(settings, sessions, run_id, owner)
     except _Skipped as reason:
         with sessions.begin() as session:

@@ -26,6 +26,8 @@ from schemas.topics import TRAINING_EVENTS
 AGENT = "retraining"
 MAX_ATTEMPTS = 3
 RETRY_S = 2.0
+ASKED = "asked"
+"""Status of a run that somebody else makes: of a model that is only watched."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +91,16 @@ def last_automatic_ms(session: Session, model: str) -> int | None:
     )
 
 
-def accept(session: Session, request: RetrainRequest, *, skipped: str | None = None) -> str:
-    """Write the run of a request: queued, or skipped with a reason; returns its id."""
+def asked_elsewhere(session: Session, model: str) -> str | None:
+    """Id of the request to whoever trains the model elsewhere that no new version has answered yet."""
+    return session.scalar(select(RunRow.run_id).where(RunRow.model == model, RunRow.status == ASKED))
+
+
+def accept(session: Session, request: RetrainRequest, *, skipped: str | None = None, elsewhere: bool = False) -> str:
+    """Write the run of a request: queued, or skipped with a reason; returns its id.
+
+    `elsewhere`: nothing is queued, the run waits for a new version that somebody else trains.
+    """
     now = datetime.now(UTC)
     row = RunRow(
         run_id=run_id_of(request.request_id),
@@ -103,9 +113,9 @@ def accept(session: Session, request: RetrainRequest, *, skipped: str | None = N
         project=request.project,
         as_of_ms=to_ms(request.as_of),
         change_ms=None if request.changed_at is None else to_ms(request.changed_at),
-        status="queued" if skipped is None else "skipped",
+        status="skipped" if skipped is not None else ASKED if elsewhere else "queued",
         attempts=0,
-        outcome=skipped or "",
+        outcome=skipped or ("asked for where the model is trained" if elsewhere else ""),
         created_at=now,
         finished_at=None if skipped is None else now,
     )
@@ -254,6 +264,49 @@ def decided(session: Session, model: str, version: int, decision: Decision) -> b
     )
     _tell(session, row, event)
     return True
+
+
+def answered(session: Session, model: str, version: int, why: str, *, at: datetime) -> bool:
+    """A new version of a model that is trained elsewhere appeared: the run that waited for it ends; whether one did.
+
+    `at`: event time of its first prediction. There is no order between topics: what was there before the request is
+    no answer to it, whenever it is heard of.
+    """
+    row = session.scalar(select(RunRow).where(RunRow.model == model, RunRow.status == ASKED))
+    if row is None or to_ms(at) <= row.as_of_ms:
+        return False
+    row.version, row.rows, row.decision = version, 0, "promoted"
+    _end(row, "finished", why)
+    event = RunFinished(
+        event_id=derived_id(row.run_id, "finished"),
+        model=model,
+        run_id=row.run_id,
+        at=utc(row.as_of_ms),
+        version=version,
+        rows=0,
+        decision="promoted",
+        reason=why,
+    )
+    _tell(session, row, event)
+    return True
+
+
+def learnt(session: Session, run_id: str, owner: str, *, version: int | None, rows: int, why: str) -> None:
+    """A run that learnt a reference ends. Raises `ConflictError`."""
+    row = held(session, run_id, owner)
+    row.version, row.rows, row.decision = version, rows, "initial"
+    _end(row, "finished", why)
+    event = RunFinished(
+        event_id=derived_id(row.run_id, "finished"),
+        model=row.model,
+        run_id=row.run_id,
+        at=utc(row.as_of_ms),
+        version=version,
+        rows=rows,
+        decision="initial",
+        reason=why,
+    )
+    _tell(session, row, event)
 
 
 def undecided(session: Session, before: datetime) -> list[str]:

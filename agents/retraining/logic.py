@@ -14,7 +14,9 @@ from schemas.events import (
 )
 from schemas.specification import AUTO, Specification
 
-BY_HAND = frozenset({"manual", "registration", "code", "data"})
+REFERENCE = "reference"
+"""Trigger of a run that learns the reference of a watched model."""
+BY_HAND = frozenset({"manual", "registration", "code", "data", REFERENCE})
 """Triggers of people and of what they changed: no cool-down, and they do not start one."""
 
 

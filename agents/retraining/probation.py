@@ -4,11 +4,10 @@ After a promotion the previous champion goes on answering every request in shado
 over the same predictions and labels. Window by window the difference of their metrics is free of what both share (the
 day, its traffic, its weather): that is what is tested. Windows do not overlap, so none counts twice.
 
-How much such a difference moves is known before the first window: the gate measured it on the holdout, from row to row
-(its interval) and from window to window, where two models differ on one day's weather as they do not on another's; the
-larger counts. A few windows alone would say it badly, so both are joined in one estimate of variance, and Student's t
-does the rest. Looks after every window, and segments beside the whole, share one chance of a false alarm,
-`FALSE_ALARM`: a version that is as good as the one before is sent back that rarely over its whole probation.
+How much such a difference moves by chance is known before the first window: the gate measured it on the holdout. A few
+windows alone would say it badly, so both are joined in one estimate of variance, and Student's t does the rest. Looks
+after every window, and segments beside the whole, share one chance of a false alarm, `FALSE_ALARM`: a version that is
+as good as the one before is sent back that rarely over its whole probation.
 
 References
 ----------
@@ -37,7 +36,7 @@ from schemas.windows import TimeWindow, parse_window
 FALSE_ALARM: Final = 0.05
 """Chance of sending back a version that is exactly as good, over its whole probation (beyond the tolerance: rarer)."""
 PRIOR_FREEDOM: Final = 4.0
-"""How many windows the gate's estimate is worth where it rests on rows alone; else as many as it has seen, less one."""
+"""How many windows the gate's estimate of chance is worth."""
 LEAST_LABELLED: Final = 30
 UNEQUAL: Final = 0.02
 """Windows whose labelled counts differ by more hold different rows (the one of the swap): they are not compared."""
@@ -49,9 +48,8 @@ _NORMAL_95: Final = 1.6448536269514722
 class Subject(msgspec.Struct, kw_only=True):
     """One thing that is compared: a metric, overall or of a segment (``name=value``).
 
-    `variance` is what one row adds to the variance of the difference, by the gate, an estimate with `freedom` degrees;
-    0: not known. `tolerance` may be lost; `chance` is spent at each look. The sums are over windows, weighted by
-    labelled rows.
+    `variance` is what one row adds to the variance of the difference, by the gate; 0: not known. `tolerance` may be
+    lost; `chance` is spent at each look. The sums are over windows, weighted by labelled rows.
     """
 
     metric: str
@@ -59,7 +57,6 @@ class Subject(msgspec.Struct, kw_only=True):
     tolerance: float
     chance: float
     variance: float = 0.0
-    freedom: float = 0.0
     windows: int = 0
     rows: int = 0
     harm: float = 0.0
@@ -81,7 +78,7 @@ class Subject(msgspec.Struct, kw_only=True):
 
     def test(self) -> Test | None:
         """How far this version is worse; None before that can be said."""
-        known = self.freedom
+        known = PRIOR_FREEDOM if self.variance > 0 else 0.0
         freedom = known + self.windows - 1
         if not self.windows or freedom <= 0:
             return None
@@ -284,27 +281,33 @@ def _subjects(spec: Specification, report: Mapping[str, Any], looks: int) -> lis
     chance = FALSE_ALARM / looks
     primary = spec.metrics.primary
     half = chance / 2 if others else chance
+    found = [
+        Subject(
+            metric=primary,
+            segment="",
+            tolerance=tolerance.overall,
+            chance=half,
+            variance=_variance(report.get("primary")),
+        )
+    ]
     share = chance / 2 / max(others, 1)
-    found = [_subject(primary, "", tolerance.overall, half, report.get("primary"))]
     if costly:
-        found.append(_subject("cost", "", 0.0, share, report.get("cost")))
-    found += [_subject(primary, key, tolerance.segment, share, numbers) for key, numbers in sorted(segments.items())]
+        found.append(
+            Subject(metric="cost", segment="", tolerance=0.0, chance=share, variance=_variance(report.get("cost")))
+        )
+    found += [
+        Subject(metric=primary, segment=key, tolerance=tolerance.segment, chance=share, variance=_variance(numbers))
+        for key, numbers in sorted(segments.items())
+    ]
     return found
 
 
-def _subject(metric: str, segment: str, tolerance: float, chance: float, numbers: Mapping[str, Any] | None) -> Subject:
-    """What is compared, with what the gate's comparison says of chance."""
-    subject = Subject(metric=metric, segment=segment, tolerance=tolerance, chance=chance)
+def _variance(numbers: Mapping[str, Any] | None) -> float:
+    """What one row adds to the variance of the difference: from the 90 % interval of the gate."""
     if not numbers or not {"low", "high", "n"} <= set(numbers):
-        return subject
+        return 0.0
     error = (float(numbers["high"]) - float(numbers["low"])) / (2 * _NORMAL_95)
-    subject.variance, subject.freedom = error * error * float(numbers["n"]), PRIOR_FREEDOM
-    if numbers.get("spread") is not None:
-        subject.variance = max(subject.variance, float(numbers["spread"]))
-        subject.freedom = float(numbers["windows"]) - 1
-    if subject.variance <= 0:
-        subject.freedom = 0.0
-    return subject
+    return error * error * float(numbers["n"])
 
 
 def _end_of(key: str) -> int:

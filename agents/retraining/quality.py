@@ -28,9 +28,6 @@ RESAMPLES: Final = 400
 SLOW_RESAMPLES: Final = 100
 LEAST_BLOCKS: Final = 10
 CONFIDENCE: Final = 0.90
-LEAST_IN_WINDOW: Final = 30
-LEAST_WINDOWS: Final = 3
-MOST_WINDOWS: Final = 30
 
 
 def metric_of(spec: Specification, name: str, labels: Any, scored: Scored) -> float | None:
@@ -59,11 +56,7 @@ def gain(name: str, candidate: float, champion: float) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A metric of both models on the same rows. `gain` > 0: the candidate is better; `low`, `high`: 90 % interval.
-
-    `spread`: how much one row adds to the variance of a window's gain, by the differences between `windows` windows of
-    these rows (the shortest of the specification); None where too few are large enough.
-    """
+    """A metric of both models on the same rows. `gain` > 0: the candidate is better; `low`, `high`: 90 % interval."""
 
     metric: str
     candidate: float
@@ -73,15 +66,13 @@ class Comparison:
     high: float
     n: int
     blocks: int
-    spread: float | None = None
-    windows: int = 0
 
     def surely_below(self, bound: float, chance: float) -> bool:
         """Whether the gain lies below `bound` with at most `chance` of being wrong, going by the interval's width."""
         error = (self.high - self.low) / (2 * float(-special.ndtri((1.0 - CONFIDENCE) / 2)))
         return self.gain - float(special.ndtri(chance)) * error < bound
 
-    def report(self) -> dict[str, float | int | str | None]:
+    def report(self) -> dict[str, float | int | str]:
         """For the validation report."""
         return {
             "metric": self.metric,
@@ -92,8 +83,6 @@ class Comparison:
             "high": round(self.high, 6),
             "n": self.n,
             "blocks": self.blocks,
-            "spread": None if self.spread is None else round(self.spread, 6),
-            "windows": self.windows,
         }
 
 
@@ -149,44 +138,7 @@ def compare(
     tail = (1.0 - CONFIDENCE) / 2
     point = gain(name, one, other)
     low, high = np.quantile(gains, [tail, 1.0 - tail]) if gains else (point, point)
-    spread, windows = _between(spec, name, labels, candidate, champion, block=block, point=point)
-    return Comparison(name, one, other, point, float(low), float(high), len(labels), count, spread, windows)
-
-
-def _between(
-    spec: Specification,
-    name: str,
-    labels: NDArray[Any],
-    candidate: Scored,
-    champion: Scored,
-    *,
-    block: NDArray[np.int64],
-    point: float,
-) -> tuple[float | None, int]:
-    """How the gain differs from window to window: its variance times a window's rows, and over how many windows.
-
-    Notes
-    -----
-    What resampled rows cannot tell: two models differ on one day's weather as they do not on another's.
-    """
-    length = min((window.length_ms for window in spec.time_windows.values()), default=spec.pane_ms)
-    # Blocks are numbered without gaps; windows of whole panes are near enough.
-    window = block // max(length // spec.pane_ms, 1)
-    numbers, sizes = np.unique(window, return_counts=True)
-    gains, rows = [], []
-    for number, size in list(zip(numbers.tolist(), sizes.tolist(), strict=True))[-MOST_WINDOWS:]:
-        if size < LEAST_IN_WINDOW:
-            continue
-        chosen = window == number
-        pair = [metric_of(spec, name, labels[chosen], scored.at(chosen)) for scored in (candidate, champion)]
-        if pair[0] is not None and pair[1] is not None:
-            gains.append(gain(name, pair[0], pair[1]) - point)
-            rows.append(size)
-    if len(gains) < LEAST_WINDOWS:
-        return None, len(gains)
-    weights, values = np.array(rows, dtype=np.float64), np.array(gains)
-    mean = float(weights @ values / weights.sum())
-    return float(weights @ (values - mean) ** 2) / (len(gains) - 1), len(gains)
+    return Comparison(name, one, other, point, float(low), float(high), len(labels), count)
 
 
 Weighted = Callable[[Scored, Floats], float | None]

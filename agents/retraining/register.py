@@ -92,7 +92,7 @@ def register_project(
     project = load_project(directory)
     spec = project.spec
     if kafka is not None:
-        _check_retention(kafka, spec)
+        check_retention(kafka, spec)
     engine = make_engine(settings.database)
     upgrade(engine)
     sessions = session_factory(engine)
@@ -272,7 +272,7 @@ def _record_run(session: Session, submission: Submission, version: int, decision
         enqueue(session, "registry", TRAINING_EVENTS, model, event, event.event_id, at)
 
 
-def _check_retention(kafka: KafkaConfig, spec: Specification) -> None:
+def check_retention(kafka: KafkaConfig, spec: Specification) -> None:
     from streams.kafka.admin import check_retention
 
     check_retention(kafka, spec.max_label_delay_ms + spec.revision_horizon_ms + RETENTION_MARGIN_MS)

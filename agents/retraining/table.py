@@ -43,18 +43,18 @@ def read_table(path: Path, spec: Specification, *, also: Mapping[str, FeatureKin
     return normalise(frame, spec, where=str(path))
 
 
-def read_frame(path: Path, spec: Specification) -> pd.DataFrame:
-    """Read a Parquet or CSV file as it is; in CSV, ids and categories stay text.
+def read_frame(path: Path, spec: Specification, *, option: str = "--data") -> pd.DataFrame:
+    """Read a Parquet or CSV file as it is, ids and categories as text.
 
     Raises
     ------
     TrainingError
-        The file cannot be read.
+        There is no such file, its kind is not accepted, or it cannot be read.
     """
     import pandas as pd
 
     if not path.is_file():
-        raise TrainingError("no such file", where=str(path), remedy="name a Parquet or CSV file with --data")
+        raise TrainingError("no such file", where=str(path), remedy=f"name a Parquet or CSV file with {option}")
     text = [spec.data.id, *(name for name, kind in spec.features.items() if kind == "categorical")]
     try:
         if path.suffix in {".parquet", ".pq"}:

@@ -59,6 +59,8 @@ class VersionTable:
 
     def apply_state(self, state: ModelState) -> bool:
         """Take in a model's state; whether anything changed."""
+        if state.monitored:
+            return False  # served elsewhere: there is no artifact to load
         known = self._models.get(state.model)
         versions = {version.version: version for version in state.versions}
         if known is None:

@@ -8,9 +8,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agents.notifying.logic import LONGEST_PAUSE_S, Target, due, message, pause_s, webhook_body
+from agents.notifying.logic import (
+    LONGEST_PAUSE_S,
+    Target,
+    Wanted,
+    due,
+    message,
+    pause_s,
+    retrain_body,
+    retrain_message,
+    webhook_body,
+)
 from schemas.codec import utc
-from schemas.events import Alert
+from schemas.events import Alert, RetrainRequest
 from tests.unit.agents.alerting.test_fleet import Fleet, missing
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -100,3 +110,29 @@ def test_a_message_names_causes_and_whom_an_incident_of_many_models_hits() -> No
     assert "a v1: data-quality, warning, value 0.9" in text
     own = next(alert for alert in fleet.alerts if alert.model == "a")
     assert "blast radius" not in message(own)[1]
+
+
+def test_a_request_for_a_successor_says_which_version_is_to_be_followed() -> None:
+    request = RetrainRequest(
+        request_id="r1", model="churn", trigger="quality", reason="accuracy fell", as_of=utc(0), incident_id="i1"
+    )
+    wanted = Wanted(request=request, version="2024-11-rc2", number=2)
+    assert json.loads(retrain_body(wanted, NOW)) == {
+        "type": "retrain.requested",
+        "timestamp": "2026-01-01T00:00:00Z",
+        "data": {
+            "request_id": "r1",
+            "model": "churn",
+            "trigger": "quality",
+            "reason": "accuracy fell",
+            "incident_id": "i1",
+            "requested_by": "alerting",
+            "as_of": "1970-01-01T00:00:00Z",
+            "changed_at": None,
+            "version": "2024-11-rc2",
+            "version_number": 2,
+        },
+    }
+    title, text = retrain_message(wanted)
+    assert "churn (version 2024-11-rc2)" in title
+    assert "accuracy fell" in text

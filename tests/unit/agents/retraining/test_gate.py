@@ -147,18 +147,6 @@ def test_values_with_few_rows_are_judged_together() -> None:
     assert "in segment region=(others)" in verdict.reason
 
 
-def test_how_much_days_differ_is_told() -> None:
-    """Resampled rows do not see that a candidate is better on one day and worse on the next."""
-    even = WORLD.judge(WORLD.model(0.6, seed=1), WORLD.model(0.6, seed=2), SPECIFICATION).report["primary"]
-    moody = WORLD.model(np.where(WORLD.blocks % 2 == 0, 0.2, 1.2), seed=1)
-    uneven = WORLD.judge(moody, WORLD.model(0.6, seed=2), SPECIFICATION).report["primary"]
-    assert even["windows"] == uneven["windows"] == 14
-    assert uneven["spread"] > 4 * even["spread"] > 0
-    short = World(60)
-    few = short.judge(short.model(0.6), short.model(0.5), SPECIFICATION).report["primary"]
-    assert (few["spread"], few["windows"]) == (None, 0)
-
-
 def test_lower_is_better_is_understood() -> None:
     spec = _tolerant(primary="brier")
     assert WORLD.judge(GOOD, WORSE, spec).passed
