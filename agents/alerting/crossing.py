@@ -104,6 +104,7 @@ def crossing_of(observation: Observation) -> Crossing:
 
 def _notes(evidence: Mapping[str, Any]) -> dict[str, float | str]:
     """The numbers behind an observation that explanations may name; and the season, which is a name."""
+    # As numbers of one kind: a book that was stored and read again has to say the same.
     found: dict[str, float | str] = {
         name: float(value)
         for name, value in evidence.items()

@@ -11,7 +11,7 @@ from agents.backtest.answers import Answers
 from agents.backtest.hindsight import Hindsight
 from agents.backtest.history import History
 from agents.backtest.learning import Run
-from agents.backtest.measures import Judged, by_segment, series, series_window, summary
+from agents.backtest.measures import MOST_SEGMENTS, Judged, by_segment, series, series_window, summary
 from agents.backtest.replay import Retraining, World
 from schemas.codec import iso, to_ms, utc
 from schemas.events import Alert
@@ -58,10 +58,10 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
     always = live.answers if outcome.always is None else outcome.always
     ways = {"live": live.answers, "frozen": outcome.frozen.answers}
     judged = Judged.of(history, outcome.first, live.end_ms, [*ways.values(), always])
-    window = series_window(spec)
+    start_ms = int(history.times_ms[outcome.first])
+    window = series_window(spec, live.end_ms - start_ms)
     found = list(series(judged, ways, window))
     incidents = live.monitor.incidents()
-    start_ms = int(history.times_ms[outcome.first])
     ends = [to_ms(pane.observed_at) for pane in live.monitor.panes]
     hindsight = Hindsight(spec, outcome.reference, window, found, ends, start_ms, live.end_ms)
     alarms, verdicts = hindsight.estimate(incidents, who="live")
@@ -79,7 +79,7 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
         "settings": dict(outcome.options.settings),
         "events": len(live.answers.answered(outcome.first, len(history))),
         "labelled": len(judged.rows),
-        "incidents": [_incident(a, v) for a, v in zip(incidents, verdicts, strict=True)],
+        "incidents": _incidents(live, incidents, verdicts),
         "retrainings": _retrainings(outcome),
         "skipped": [
             {"at": iso(utc(one.at_ms)), "trigger": one.trigger, "reason": one.run.reason} for one in live.skipped
@@ -94,7 +94,7 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
         "segments": by_segment(judged, ways),
         "alarms": alarms,
         "frozen": {
-            "incidents": [_incident(a, v) for a, v in zip(frozen_incidents, frozen_verdicts, strict=True)],
+            "incidents": _incidents(outcome.frozen, frozen_incidents, frozen_verdicts),
             "alarms": frozen_alarms,
         },
         "observations": _counted(live),
@@ -104,12 +104,23 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
             {"version": version, "count": len(refused.rows), "reason": refused.reason}
             for version, refused in sorted(live.refused.items())
         ],
-        "remarks": history.remarks,
+        "remarks": history.remarks + _not_shown(judged),
         "seconds": round(outcome.seconds, 2),
     }
 
 
-def _incident(alert: Alert, verdict: str) -> dict[str, Any]:
+def _not_shown(judged: Judged) -> list[str]:
+    more = len(judged.segments) - MOST_SEGMENTS
+    return [f"{more} segments with fewer rows have no metrics of their own"] if more > 0 else []
+
+
+def _incidents(world: World, incidents: Sequence[Alert], verdicts: Sequence[str]) -> list[dict[str, Any]]:
+    told = (world.monitor.told_of(alert.incident_id) for alert in incidents)
+    return [_incident(*found) for found in zip(incidents, told, verdicts, strict=True)]
+
+
+def _incident(alert: Alert, told: Alert, verdict: str) -> dict[str, Any]:
+    """An incident: where it stands by its last alert, what it was by the last one with crossings."""
     return {
         "incident_id": alert.incident_id,
         "version": alert.version,
@@ -120,9 +131,10 @@ def _incident(alert: Alert, verdict: str) -> dict[str, Any]:
         "closed_at": iso(alert.closed_at) if alert.closed_at is not None else None,
         "severity": alert.severity,
         "title": alert.title,
-        "explanation": alert.explanation,
+        "explanation": told.explanation,
+        "closing": alert.explanation if alert.status == "closed" else "",
         "hindsight": verdict,
-        "evidence": alert.evidence,
+        "evidence": told.evidence,
     }
 
 

@@ -2,11 +2,12 @@
 
 All labels are known by then, so that it can be said when quality was lost: in a window (one after the other, as long
 as the longest of the specification) in which a judged metric of what answered, overall or in a segment, was worse than
-the reference of the first version by more than chance (a one-sided 95 % bound of the window's own sampling error) and
-by more than a point (2 % for metrics without a scale of 0–1). An incident of quality, calibration or drift is *false*
-where no such window overlaps with its time, from a window and the longest label delay before it opened until it
-closed. Incidents about the data themselves (missing values, coverage, delays, new segments) are not judged: they are
-right where the data were wrong, and quality does not say so.
+the reference of the first version by more than chance explains (a one-sided 95 % bound over all metrics and segments
+of the window, from sampling and from how much the reference's own days differ) and by more than a point (2 % for
+metrics without a scale of 0–1). An incident of quality, calibration or drift is *false* where no such window overlaps
+with its time, from a window and the longest label delay before it opened until it closed. Incidents about the data
+themselves (missing values, coverage, delays, new segments) are not judged: they are right where the data were wrong,
+and quality does not say so.
 
 The windows of loss are no absolute truth: a season that is harder to predict counts as a loss, as it does for users.
 """
@@ -30,7 +31,8 @@ from schemas.windows import TimeWindow
 from streams.calibration import BOUNDED, LEAST_LOSS, LEAST_RELATIVE_LOSS
 
 DAY_MS: Final = 86_400_000
-ONE_SIDED: Final = 1.6448536269514722
+CHANCE: Final = 0.05
+"""Of a window that is called lost though nothing was."""
 MONTH_DAYS: Final = 30.0
 
 
@@ -49,21 +51,30 @@ def lost_windows(
 ) -> list[tuple[int, int, str, str]]:
     """(start, end, metric, segment) of every window in which a metric was lost."""
     found = []
+    tests = len(spec.judged) * (1 + len(reference.segment_metrics))
+    bound = -float(special.ndtri(CHANCE / max(tests, 1)))
     for row in series:
         segment = segment_key(row["segment"])
+        panes = max((_ms(row["window_end"]) - _ms(row["window_start"])) // spec.pane_ms, 1)
         levels = reference.segment_metrics.get(segment, {}) if segment else reference.metrics
         for name in spec.judged:
             value, level = row[who].get(name), levels.get(name)
-            if value is not None and level is not None and _lost(name, value, level, row["n"]):
+            if (
+                value is not None
+                and level is not None
+                and _lost(name, value, level, n=row["n"], panes=panes, bound=bound)
+            ):
                 found.append((_ms(row["window_start"]), _ms(row["window_end"]), name, segment))
     return found
 
 
-def _lost(name: str, value: float, level: MetricReference, n: int) -> bool:
+def _lost(name: str, value: float, level: MetricReference, *, n: int, panes: int, bound: float) -> bool:
     by = loss(name, value) - loss(name, level.value)
-    chance = level.scale * np.sqrt(1.0 / max(n, 1) + (1.0 / level.n if level.n else 0.0))
+    sampling = level.scale**2 * (1.0 / max(n, 1) + (1.0 / level.n if level.n else 0.0))
+    days = level.spread**2 * (1.0 / panes + (1.0 / level.panes if level.panes else 0.0))
+    chance = np.sqrt(sampling + days)
     least = LEAST_LOSS if split(name)[0] in BOUNDED else LEAST_RELATIVE_LOSS * abs(level.value)
-    return bool(by > max(ONE_SIDED * chance, least))
+    return bool(by > max(bound * chance, least))
 
 
 def losses(windows: Sequence[tuple[int, int, str, str]]) -> list[Loss]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +16,15 @@ from agents.backtest.answers import NONE, Answers
 from agents.backtest.history import History
 from agents.retraining.quality import metrics_of
 from schemas.codec import iso, segment_of, utc
+from schemas.durations import format_duration
 from schemas.specification import Specification
 from schemas.windows import TimeWindow
 from streams.panes import class_key
 
 Metrics = dict[str, float | None]
+MOST_WINDOWS = 500
+MOST_SEGMENTS = 50
+"""Segments with metrics of their own, those with the most rows; what is left out is named in the remarks."""
 LEAST_ROWS = 20
 """Windows with fewer labelled rows of a segment have no metrics of it."""
 
@@ -68,6 +74,15 @@ class Judged:
         )
         return cls(history, rows, labels, classes)
 
+    @cached_property
+    def segments(self) -> list[str]:
+        """All segments, those with the most rows first."""
+        rows: Counter[str] = Counter()
+        for keys in self.history.segment_keys.values():
+            rows.update(keys[self.rows].tolist())
+        del rows[""]
+        return sorted(rows, key=lambda key: (-rows[key], key))
+
     def metrics(self, answers: Answers, chosen: NDArray[np.int64] | None = None) -> Metrics:
         """Metrics over all rows, or over some of them (positions in `rows`)."""
         rows = self.rows if chosen is None else self.rows[chosen]
@@ -77,11 +92,15 @@ class Judged:
         return {name: None if value is None else round(value, 6) for name, value in found.items()}
 
 
-def series_window(spec: Specification) -> TimeWindow:
-    """The window of the series: the longest time window, one after the other; a day where there is none."""
+def series_window(spec: Specification, span_ms: int) -> TimeWindow:
+    """The window of the series: the longest time window, one after the other; a day where there is none.
+
+    Over a long stretch as many in one that no more than `MOST_WINDOWS` come of it.
+    """
     windows = sorted(spec.time_windows.values(), key=lambda window: window.length_ms)
     longest = windows[-1] if windows else TimeWindow("1d", spec.pane_ms)
-    return TimeWindow(longest.name, longest.length_ms, longest.length_ms, longest.offset_ms % longest.length_ms)
+    length = longest.length_ms * -(-span_ms // (longest.length_ms * MOST_WINDOWS))
+    return TimeWindow(format_duration(length), length, length, longest.offset_ms % length)
 
 
 def series(judged: Judged, by_name: Mapping[str, Answers], window: TimeWindow) -> Iterator[dict[str, Any]]:
@@ -109,11 +128,12 @@ def _segments(judged: Judged, first: int, last: int) -> Iterator[tuple[str, NDAr
     """Overall, then every segment that has enough rows; positions in `judged.rows`."""
     everything = np.arange(first, last)
     yield "", everything
+    shown = set(judged.segments[:MOST_SEGMENTS])
     for keys in judged.history.segment_keys.values():
         mine = keys[judged.rows[first:last]]
-        for key in sorted(set(mine.tolist())):
+        for key in sorted(shown.intersection(mine.tolist())):
             chosen = everything[mine == key]
-            if key and len(chosen) >= LEAST_ROWS:
+            if len(chosen) >= LEAST_ROWS:
                 yield key, chosen
 
 

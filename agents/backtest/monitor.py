@@ -177,3 +177,8 @@ class Monitor:
         """The last alert of each incident, in the order of opening."""
         last = {alert.incident_id: alert for alert in self.alerts}
         return sorted(last.values(), key=lambda alert: (alert.opened_at, alert.incident_id))
+
+    def told_of(self, incident_id: str) -> Alert:
+        """The last alert of an incident that had something to tell: when it closes, its crossings are over."""
+        mine = [alert for alert in self.alerts if alert.incident_id == incident_id]
+        return next((alert for alert in reversed(mine) if alert.evidence.get("observations")), mine[-1])

@@ -53,6 +53,7 @@ def render(found: Mapping[str, Any]) -> str:
 {found["alarms"]["days"]:g} days ({escape(str(found["alarms"]["budget"]))}); {found["alarms"]["not_judged"]} incidents
 are about the data themselves and cannot be judged by quality.</p>
 {_rules(rules)}
+{_shuffled(found["alarms"].get("shuffled"))}
 <h2>Retrainings</h2>
 {html_table(["at", "trigger", "rows", "decision", "version", "reason"],
             [[r["at"], r["trigger"], r["rows"], r["decision"], r["version"], r["reason"]]
@@ -152,6 +153,17 @@ def _rules(rules: Sequence[Mapping[str, Any]]) -> str:
             ]
             for rule in rules
         ],
+    )
+
+
+def _shuffled(mixed: Mapping[str, Any] | None) -> str:
+    if mixed is None:
+        return ""
+    low, high = mixed["interval_per_30d"]
+    return (
+        f"<p>With the panes in another order, where nothing changes: {mixed['per_30d']:.2f} incidents of quality and "
+        f"drift per 30 days (95 % interval {low:.2f} – {high:.2f}) in {mixed['shuffles']} histories; "
+        f"{mixed['tolerated_per_30d']:g} are tolerated.</p>"
     )
 
 

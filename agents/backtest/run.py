@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.artifacts import ArtifactStore
+from agents.backtest import shuffled
 from agents.backtest.answers import Answers
 from agents.backtest.document import Outcome, document_of
 from agents.backtest.history import History, read_history
@@ -23,7 +24,7 @@ from agents.retraining.project import Project, load_project
 from agents.retraining.step_cache import StepCache
 from agents.retraining.threads import limited_threads
 from schemas.codec import iso, utc
-from schemas.errors import TrainingError
+from schemas.errors import SpecificationError, TrainingError
 from schemas.specification import FILE_NAME, Specification, load
 from streams.native.choice import JoinCore
 from streams.panes import PanePlan
@@ -49,8 +50,10 @@ class BacktestOptions:
         Keys of the specification to set otherwise.
     compare : sequence of sequences of (key, value)
         Variants to run beside, each with further keys set otherwise.
+    shuffles : int
+        Histories with the panes in another order, to count alarms that nothing caused.
     seed : int
-        Given to steps that ask for it.
+        Given to steps that ask for it; shuffles begin with it, too.
     core : {"auto", "native", "reference"}
     now_ms : int
         The present: event times beyond it are mistakes.
@@ -62,6 +65,7 @@ class BacktestOptions:
     frozen: bool = False
     settings: Sequence[Setting] = ()
     compare: Sequence[Sequence[Setting]] = ()
+    shuffles: int = 0
     seed: int = SEED
     core: JoinCore = "auto"
     now_ms: int
@@ -87,6 +91,16 @@ def run_backtest(options: BacktestOptions, say: Say = lambda text: None) -> dict
     """
     outcome = replay(options, say)
     found = document_of(outcome)
+    if options.shuffles:
+        say(f"Shuffling the panes {options.shuffles} times …")
+        found["alarms"]["shuffled"] = shuffled.estimate(
+            outcome.history,
+            outcome.frozen.answers,
+            outcome.first,
+            shuffles=options.shuffles,
+            seed=options.seed,
+            core=options.core,
+        )
     if options.compare:
         found["variants"] = [_variant(options, settings, outcome, say) for settings in options.compare]
     return found
@@ -96,7 +110,9 @@ def _variant(options: BacktestOptions, settings: Sequence[Setting], base: Outcom
     """The same history under other rules, in short."""
     name = ", ".join(f"{key}={value}" for key, value in settings)
     say(f"With {name}:")
-    outcome = replay(replace(options, settings=[*options.settings, *settings], compare=()), say, base.history)
+    outcome = replay(
+        replace(options, settings=[*options.settings, *settings], compare=(), shuffles=0), say, base.history
+    )
     found = document_of(outcome)
     kept = ("incidents", "retrainings", "skipped", "summary", "alarms")
     return {"set": dict(settings), **{key: found[key] for key in kept}}
@@ -165,7 +181,13 @@ def _trained(options: BacktestOptions, learning: Learning, replaying: Replay, sa
 
 
 def _text(project: Path) -> str:
-    load(project)  # says what is wrong, with the file's name
+    spec = load(project)  # says what is wrong, with the file's name
+    if spec.model.per is not None or "{" in spec.model.name:
+        raise SpecificationError(
+            "one project for many models is not replayed at once",
+            where=f"{project / FILE_NAME} [model.per]",
+            remedy="write one project a model, and give it that model's rows",
+        )
     return (project / FILE_NAME).read_text(encoding="utf-8")
 
 

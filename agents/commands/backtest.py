@@ -28,6 +28,12 @@ def backtest(  # noqa: PLR0917
             "--compare", help="Replay once more with these keys set otherwise (k=v, several after ';'); repeatable."
         ),
     ] = None,
+    shuffles: Annotated[
+        int,
+        typer.Option(
+            "--shuffles", min=0, help="Count false alarms on so many histories with the panes in another order."
+        ),
+    ] = 0,
     report: Annotated[Path | None, typer.Option("--report", help="Write an HTML report to this file.")] = None,
     seed: Annotated[int, typer.Option(help="Given to steps of the pipeline that ask for one.")] = 0,
     as_json: Json = False,
@@ -36,6 +42,8 @@ def backtest(  # noqa: PLR0917
 
     A file with a column `prediction` (and `probability`, `version`) is watched without training.
     """
+    import contextlib
+    import sys
     import time
 
     from agents.backtest.overrides import parse_setting
@@ -49,10 +57,13 @@ def backtest(  # noqa: PLR0917
         frozen=frozen,
         settings=[parse_setting(text) for text in settings or ()],
         compare=[[parse_setting(part) for part in text.split(";") if part.strip()] for text in compare or ()],
+        shuffles=shuffles,
         seed=seed,
         now_ms=int(time.time() * 1000),
     )
-    found = run_backtest(options, note)
+    # What steps of the pipeline print is no part of the document.
+    with contextlib.redirect_stdout(sys.stderr):
+        found = run_backtest(options, note)
     if report is not None:
         from agents.backtest.report import render
 
@@ -100,6 +111,11 @@ def _say(found: dict[str, Any]) -> None:
         [(r["rule"], r["alarms"], r["false"], f"{r['false_per_30d']:.2f} ({_interval(r['interval_per_30d'])})",
           f"{r['losses_found']} of {r['losses']}", r["median_delay_days"]) for r in found["alarms"]["rules"]],
     )  # fmt: skip
+    if (mixed := found["alarms"].get("shuffled")) is not None:
+        say(
+            f"panes in another order: {mixed['per_30d']:.2f} incidents per 30 d "
+            f"({_interval(mixed['interval_per_30d'])}), {mixed['tolerated_per_30d']:g} tolerated"
+        )
     for variant in found.get("variants", ()):
         said = ", ".join(f"{key}={value}" for key, value in variant["set"].items())
         rule = variant["alarms"]["rules"][0]

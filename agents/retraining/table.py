@@ -56,6 +56,7 @@ def read_frame(path: Path, spec: Specification, *, option: str = "--data") -> pd
     if not path.is_file():
         raise TrainingError("no such file", where=str(path), remedy=f"name a Parquet or CSV file with {option}")
     text = [spec.data.id, *(name for name, kind in spec.features.items() if kind == "categorical")]
+    text += [name for name in spec.data.segments if name not in spec.features]
     try:
         if path.suffix in {".parquet", ".pq"}:
             return pd.read_parquet(path)

@@ -35,6 +35,7 @@ def answered(table: pd.DataFrame, slope: float = 2.0) -> pd.DataFrame:
 def options(folder: Path, table: pd.DataFrame, *, name: str = "history.parquet", **more: Any) -> BacktestOptions:
     """Options of a backtest of the toy project over `table`."""
     spec = more.pop("spec", SPEC)
+    folder.mkdir(exist_ok=True)
     project = write_project(folder / "project", spec=spec)
     data = folder / name
     if data.suffix == ".parquet":

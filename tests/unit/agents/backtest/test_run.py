@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from agents.backtest.report import render
 from agents.backtest.run import replay, run_backtest
+from agents.backtest.shuffled import shuffle
 from agents.cli import app
 from schemas.codec import to_ms
+from schemas.errors import TrainingError
 from tests.unit.agents.backtest.stories import DAYS, TRAIN_DAYS, answered, options, turned
+from tests.unit.agents.retraining.projects import PIPELINE, write_project
 from tests.unit.agents.retraining.tables import DAY_MS, START_MS, toy_table
 
 QUICK = [
@@ -82,11 +86,56 @@ def test_what_is_decided_does_not_know_what_comes(tmp_path: Path, story: dict[st
     assert compared == [whole[row["window_start"]] for row in compared]
 
 
-def test_the_same_history_gives_the_same_document(tmp_path: Path, story: dict[str, Any]) -> None:
-    again = run_backtest(options(tmp_path, turned().sample(frac=1.0, random_state=3), settings=QUICK))
-    for document in (again, story):
-        document.pop("seconds", None)
-    assert again == story
+def test_the_same_history_gives_the_same_document(tmp_path: Path) -> None:
+    """However the rows of the file stand."""
+    table = turned(34)
+    one, other = (
+        run_backtest(options(tmp_path / name, rows, frozen=True))
+        for name, rows in (("one", table), ("other", table.sample(frac=1.0, random_state=3)))
+    )
+    for found in (one, other):
+        del found["seconds"]
+    assert one == other
+
+
+def test_with_people_who_approve_nobody_is_promoted(tmp_path: Path) -> None:
+    found = run_backtest(options(tmp_path, turned(37), settings=[*QUICK, ("approval.mode", "manual")]))
+    decisions = [run["decision"] for run in found["retrainings"]]
+    assert decisions[0] == "initial"
+    assert "awaiting-approval" in decisions
+    assert "promoted" not in decisions
+    assert found["summary"]["live"] == found["summary"]["frozen"]
+    assert found["summary"]["always_promote"]["roc_auc"] > found["summary"]["frozen"]["roc_auc"]
+
+
+def test_a_successor_that_harms_is_brought_back_by_probation(tmp_path: Path) -> None:
+    """The world turns round, a successor learns it, and the world turns back while it is on probation."""
+    parts = [(0, 20, 2.0), (20, 14, -2.0), (34, 16, 2.0)]
+    table = pd.concat([toy_table(days, 150, first_day=day, slope=slope) for day, days, slope in parts])
+    found = run_backtest(options(tmp_path, table, settings=[*QUICK, ("retraining.probation", "6d")]))
+    decisions = [(run["decision"], run["trigger"], run["version"]) for run in found["retrainings"]]
+    back = [run for run in decisions if run[0] == "rolled-back"]
+    assert back
+    assert back[0][1] == "probation"
+    at = next(run["at"] for run in found["retrainings"] if run["decision"] == "rolled-back")
+    swap = next(swap for swap in found["swaps"] if swap["at"] == at)
+    assert swap["version"] < back[0][2]
+    assert "probation of 6d" in next(r["reason"] for r in found["retrainings"] if r["decision"] == "rolled-back")
+    assert found["events"] == (50 - TRAIN_DAYS) * 150
+    assert found["accounting"]["predictions"] > found["events"]  # the champion before answered in shadow
+
+
+def test_what_steps_print_stays_out_of_the_document(tmp_path: Path) -> None:
+    asked = options(tmp_path, toy_table(17, 60))
+    noisy = PIPELINE.replace(
+        "def train(prepare, spec, seed):\n", 'def train(prepare, spec, seed):\n    print("hello")\n'
+    )
+    assert noisy != PIPELINE
+    write_project(asked.project, pipeline=noisy)
+    arguments = ["backtest", str(asked.project), "--data", str(asked.data), "--train-until", "2024-01-15", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["model"] == "toy"
 
 
 def test_frozen_trains_once_and_asks_in_vain(tmp_path: Path) -> None:
@@ -131,6 +180,35 @@ def test_other_rules_over_the_same_history(tmp_path: Path) -> None:
     assert variant["set"] == {"alarms.budget": "10/1d", "metrics.windows": ["1d", "3d"]}
     assert variant["alarms"]["budget"] == "10/1d"
     assert variant["alarms"]["tolerated"] > 100 * found["alarms"]["tolerated"]
+
+
+def test_shuffled_panes_hold_the_same_rows_and_no_trend(tmp_path: Path) -> None:
+    asked = options(tmp_path, answered(turned(60, 40)), shuffles=2)
+    outcome = replay(asked)
+    mixed, until = shuffle(outcome.history, outcome.frozen.answers, outcome.first, seed=1)
+    history = outcome.history
+    assert sorted(mixed.ids) == sorted(history.ids[outcome.first :])
+    assert (mixed.times_ms[1:] >= mixed.times_ms[:-1]).all()
+    where = {prediction_id: row for row, prediction_id in enumerate(history.ids)}
+    for row in range(0, len(mixed), 97):
+        old = where[mixed.ids[row]]
+        moved = int(mixed.times_ms[row] - history.times_ms[old])
+        assert moved % DAY_MS == 0
+        assert mixed.label_ms[row] - mixed.times_ms[row] == history.label_ms[old] - history.times_ms[old]
+        assert mixed.labels[row] == history.labels[old]
+        assert mixed.features[row] == history.features[old]
+        assert mixed.recorded is not None
+        assert mixed.recorded.predictions[row] == outcome.frozen.answers.predictions[old]
+    assert mixed.times_ms[0] < until < mixed.times_ms[-1]
+    found = run_backtest(asked)["alarms"]["shuffled"]
+    assert len(found["incidents"]) == 2
+    assert found["tolerated_per_30d"] == 1.0
+    assert found["interval_per_30d"][0] <= found["per_30d"] <= found["interval_per_30d"][1]
+
+
+def test_too_few_panes_to_shuffle_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="shuffling needs"):
+        run_backtest(options(tmp_path, answered(toy_table(17, 60)), shuffles=1))
 
 
 def test_the_command_prints_one_document_and_writes_a_report(tmp_path: Path) -> None:
