@@ -64,6 +64,8 @@ SKEW: Final = 2.0
 """Skewness, towards bad, of what makes single panes differ and of one event's loss: that of an exponential."""
 EXCESS: Final = 6.0
 """Their excess kurtosis: with such tails, panes tell their spread as well as a quarter as many normal ones would."""
+TAME: Final = 2.0
+"""Standard errors up to which a pane's loss counts as it is."""
 SPARSE: Final = 3.0
 """By how much more PSI scatters than a chi-squared variable, in values a bin over events."""
 LEAST_LOSS: Final = 0.01
@@ -204,16 +206,20 @@ def quality_bound(name: str, level: MetricReference, *, n: int, panes: int, p: f
     tail = p / 2 if both else p
     z = float(-special.ndtri(tail))
     skewed = (z * z - 1) / 6 * SKEW
-    squared = level.memory * level.memory
-    known = level.panes * (1 - squared) / (1 + squared) / (1 + EXCESS / 2) + PRIOR_PANES
     # Each with its own tail, so that more events or a larger budget never move a threshold outwards.
-    far = (_student(tail, known) + skewed / math.sqrt(independent)) * math.sqrt(between)
+    far = (_student(tail, _known_panes(level)) + skewed / math.sqrt(independent)) * math.sqrt(between)
     near = (z + skewed / math.sqrt(max(n, 1))) * math.sqrt(chance)
     error = math.sqrt(between + chance)
     least = LEAST_LOSS if split(name)[0] in BOUNDED else LEAST_RELATIVE_LOSS * (level.scale if both else abs(reference))
     distance = max(math.hypot(far, near), least)
     upper = both or better(name) == "lower"
     return Bound(reference, reference + distance if upper else reference - distance, error, upper, both)
+
+
+def _known_panes(level: MetricReference) -> float:
+    """How many normal, independent panes would tell the spread as well."""
+    squared = level.memory * level.memory
+    return level.panes * (1 - squared) / (1 + squared) / (1 + EXCESS / 2) + PRIOR_PANES
 
 
 def explicit_bound(reference: float, threshold: float, *, upper: bool, both: bool = False) -> Bound:
@@ -381,6 +387,31 @@ def unusable_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: 
     # The smallest count that is less likely than p under the usual rate.
     count = math.floor(float(special.bdtrik(1 - p, n, usual))) + 1
     return Bound(rate, min(max(count / n, rate + LEAST_UNUSABLE), 1.0), error, True)
+
+
+def tame(z: float, value: float, bound_at: Callable[[float], Bound]) -> float:
+    """A pane's standardised loss as sums may take it: where it is large, the normal number that is as unlikely.
+
+    Parameters
+    ----------
+    z : float
+        Loss in standard errors.
+    value : float
+        The metric itself.
+    bound_at : callable
+        Bounds of a single pane at any chance.
+
+    Notes
+    -----
+    Days that differ have longer tails than a normal distribution: one odd day of eight standard errors must not count
+    as eight.
+    """
+    if z <= TAME:
+        return z
+    chance = float(special.ndtr(-TAME))
+    if not bound_at(chance).crossed(value):
+        return TAME
+    return min(z, float(-special.ndtri(least_p(bound_at, value, chance))))
 
 
 def cusum_p(total: float, panes: int, allowance: float, unsure: float) -> float:

@@ -415,9 +415,9 @@ class Detectors:
         # The reference is a sample: what it may be off by, pane after pane, must not add up to an alarm.
         allowance = _ALLOWANCE + 2 * unsure / own
         limit = cal.cusum_limit(self.allowance.sequential, allowance)
-        crossed = page_test(
-            self.page, sign * (value - reference) / own, allowance=allowance, limit=limit, pane_start_ms=pane.start_ms
-        )
+        at = _at(name, level, n=n, panes=1, noise=0.0)
+        step = cal.tame(sign * (value - reference) / own, value, at)
+        crossed = page_test(self.page, step, allowance=allowance, limit=limit, pane_start_ms=pane.start_ms)
         span = Window("cusum", self.page.since_ms, pane.end_ms)
         bound = cal.Bound(reference, reference + sign * allowance * own, own, sign > 0)
         evidence: dict[str, Any] = {
@@ -429,9 +429,8 @@ class Detectors:
         }
         if crossed:
             panes = (pane.end_ms - self.page.since_ms) // self.plan.pane_ms
-            evidence["p_value"] = min(
-                cal.cusum_p(self.page.total, panes, allowance, unsure / own), self.allowance.sequential
-            )
+            p_value = cal.cusum_p(self.page.total, panes, allowance, unsure / own)
+            evidence["p_value"] = min(p_value, self.allowance.sequential)
         finding = Finding(
             span.start_ms, span.end_ms, value, reference, bound.threshold, n,
             cal.quality_severity(name, bound, value), crossed, self.page.total <= limit / 2, evidence,

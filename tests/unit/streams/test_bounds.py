@@ -111,6 +111,20 @@ def test_a_cumulative_sum_is_as_likely_as_its_limit_says() -> None:
     assert cal.cusum_p(50.0, panes=100, allowance=0.5, unsure=0.5) > 0.01
 
 
+@given(st.floats(-3.0, 20.0), LEVELS)
+def test_a_large_loss_counts_as_what_is_as_unlikely(z: float, level: MetricReference) -> None:
+    """Never for more than it is, never for less than where taming begins, and more for a larger loss."""
+
+    def at(p: float) -> cal.Bound:
+        return cal.quality_bound("brier", level, n=400, panes=1, p=p)
+
+    own = at(1e-3).error
+    reference_ = at(1e-3).reference
+    tamed = [cal.tame(each, reference_ + each * own, at) for each in (z, z + 1)]
+    assert tamed[0] == z if z <= cal.TAME else cal.TAME <= tamed[0] <= z
+    assert tamed[1] >= tamed[0] - 1e-3
+
+
 # --------------------------------------------------------------------------------------- people's own thresholds
 
 
