@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.commands import bench_hot_path
+from agents.commands import bench_detection, bench_hot_path
 from agents.commands.output import Commands, Json, add, document, note, report, table
 
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds of all contenders, alternating.")]
@@ -119,6 +119,8 @@ BENCHES: dict[str, Callable[..., None]] = {
     "workers": bench_hot_path.workers,
     "latency": bench_hot_path.latency,
     "alert-latency": bench_hot_path.alert_latency,
+    "detection": bench_detection.detection,
+    "drift": bench_detection.drift,
 }
 """By name, in the order in which `driftline bench all` runs them."""
 
@@ -148,7 +150,7 @@ class _Benches(Commands):
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(cls=_Benches, no_args_is_help=True, help="Measure the hot path, next to its peers.")
+    group = typer.Typer(cls=_Benches, no_args_is_help=True, help="Measure speed and alarms, next to peers.")
     for name, command in {**BENCHES, "all": everything}.items():
         add(group, name, command, panel="Benchmarks")
     app.add_typer(group, name="bench", rich_help_panel="Try it")

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.harness import UnavailableError
-from benchmarks.peers.base import Job, fingerprint
+from benchmarks.environments import PROGRAMS, python_of, version_in
+from benchmarks.peers.base import Job
 from benchmarks.processes import Child
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
-
-PROGRAMS = Path(__file__).parent / "programs"
-REQUIREMENTS = PROGRAMS / "quix-requirements.txt"
-_INSTALL_S = 900
 
 
 class QuixStreams:
@@ -42,18 +36,8 @@ class QuixStreams:
         UnavailableError
             The packages cannot be had.
         """
-        tag = f"{sys.version_info.major}{sys.version_info.minor}-{fingerprint(REQUIREMENTS)}"
-        home = (cache / f"quix-streams-{tag}").resolve()
-        self._python = str(home / "bin" / "python")
-        if not (home / "complete").exists():
-            shutil.rmtree(home, ignore_errors=True)
-            for command in (
-                [sys.executable, "-m", "venv", str(home)],
-                [self._python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(REQUIREMENTS)],
-            ):
-                _run(command)
-            (home / "complete").touch()
-        return _run([self._python, "-c", "from importlib.metadata import version; print(version('quixstreams'))"])
+        self._python = python_of(cache, "quix-streams")
+        return version_in(self._python, "quixstreams")
 
     def start(self, job: Job) -> Child:
         """The process, not started yet."""
@@ -94,14 +78,3 @@ def _child(python: str, program: str, job: Job) -> Child:
     file.write_text(json.dumps(settings), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "DRIFTLINE_"))}
     return Child([python, str(PROGRAMS / program), str(file)], job.folder / "peer.log", environment=environment)
-
-
-def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"{' '.join(command[:4])} … did not finish within {_INSTALL_S} s") from error
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise UnavailableError(f"{' '.join(command[1:4])} … failed: {' '.join(said)[:400]}")
-    return done.stdout.strip()

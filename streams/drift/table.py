@@ -173,8 +173,17 @@ class Measured:
 
     @cached_property
     def ks(self) -> Floats:
-        """Kolmogorov-Smirnov distance at the bin edges, shape (subjects,); means something for numbers."""
-        return np.asarray(self._gap.max(axis=1))
+        """Kolmogorov-Smirnov distance, shape (subjects,); means something for numbers.
+
+        The largest gap at the bin edges and at both ends of the reference: beyond them it has nothing, the window what
+        was counted as out of range.
+        """
+        largest = self._gap.max(axis=1)
+        rows = self.table.features
+        if len(rows):
+            beyond = self.rest[:, 2:4].max(axis=1) / np.maximum(self.n[rows], 1.0)
+            largest[rows] = np.maximum(largest[rows], beyond)
+        return np.asarray(largest)
 
     @cached_property
     def ks_p(self) -> Floats:

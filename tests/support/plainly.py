@@ -60,6 +60,8 @@ def statistics(subject: Subject, counts: Counts, window: Counts) -> dict[str, fl
             out["chi2_p"] = chi_squared_p(counts, subject.reference)
         else:
             distance = kolmogorov_smirnov(counts, subject.reference)
+            if subject.slots is not None:
+                distance = max(distance, int(window[subject.slots.low]) / n, int(window[subject.slots.high]) / n)
             out["ks"] = distance
             out["ks_p"] = kolmogorov_smirnov_p(distance, n, subject.reference_n)
             out["wasserstein"] = wasserstein(counts, subject.reference, subject.centres, subject.scale)

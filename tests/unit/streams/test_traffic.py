@@ -1,0 +1,72 @@
+"""Counting columns is counting row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.panes import PanePlan
+from streams.traffic import traffic_counters
+from tests.support.plans import plan, prediction
+
+NUMBERS = st.one_of(
+    st.none(), st.floats(allow_nan=True, allow_infinity=True), st.integers(-500, 900), st.just("text"), st.booleans()
+)
+TEXTS = st.one_of(st.none(), st.sampled_from(["JFK", "LGA", "EWR", ""]), st.just(float("nan")), st.integers(0, 2))
+SCORES = st.one_of(st.none(), st.floats(0.0, 1.0))
+ROWS = st.lists(st.tuples(NUMBERS, TEXTS, SCORES, st.integers(0, 2), st.integers(0, 1)), min_size=1, max_size=20)
+
+
+def _by_row(of: PanePlan, rows: list[tuple[object, ...]]) -> np.ndarray:
+    total = np.zeros((2, of.size), np.int64)
+    for distance, origin, score, guess, group in rows:
+        given_ = prediction(value=guess, probability=score, distance=distance, origin=origin)  # type: ignore[arg-type]
+        for position, count in of.traffic(given_).items():
+            total[group, position] += count  # type: ignore[index]
+    return total
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_columns_count_as_rows_do(rows: list[tuple[object, ...]]) -> None:
+    of = plan("binary")
+    distance, origin, score, guess, group = (list(column) for column in zip(*rows, strict=True))
+    counted = traffic_counters(
+        of,
+        {"distance": np.array(distance, dtype=object), "origin": np.array(origin, dtype=object)},
+        predictions=np.array(guess),
+        scores=np.array([np.nan if one is None else one for one in score]),
+        groups=np.array(group),
+        group_count=2,
+    )
+    np.testing.assert_array_equal(counted, _by_row(of, rows))
+
+
+def test_good_numbers_take_the_short_way_to_the_same_counts() -> None:
+    of = plan("binary")
+    numbers = np.random.default_rng(0).normal(200.0, 200.0, 500)
+    numbers[0] = 1e12  # beyond the clip
+    rows = [(float(x), "JFK", 0.5, 1, 0) for x in numbers]
+    counted = traffic_counters(
+        of,
+        {"distance": numbers, "origin": np.array(["JFK"] * 500)},
+        predictions=np.ones(500, int),
+        scores=np.full(500, 0.5),
+    )
+    np.testing.assert_array_equal(counted[0], _by_row(of, rows)[0])
+
+
+def test_blocks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = plan("binary")
+    columns = {"distance": np.arange(100.0) * 5, "origin": np.array(["JFK", "XXX"] * 50)}
+    given_ = {"predictions": np.arange(100) % 2, "scores": np.linspace(0, 1, 100), "groups": np.arange(100) % 3}
+    whole = traffic_counters(of, columns, group_count=3, **given_)
+    monkeypatch.setattr("streams.traffic._BLOCK", 7)
+    np.testing.assert_array_equal(traffic_counters(of, columns, group_count=3, **given_), whole)
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="different lengths"):
+        traffic_counters(plan(), {"distance": np.zeros(3), "origin": np.zeros(2)})
