@@ -300,7 +300,7 @@ def run(
 
     Notes
     -----
-    About 0.1 s of one core a model at 90 days: 18,000 models take half an hour, 1,000 two minutes.
+    About 0.25 s of one core a model at 90 days: 1,000 models take four minutes, 18,000 more than an hour.
     """
     fleet = Fleet(models=models, days=days, seed=seed, world=world or World(), **over)
     simulated = max(round(models * share_of_models), 1)
@@ -375,7 +375,7 @@ def part(*, seeds: int = 1, note: Note = lambda text: None, **ignored: Any) -> d
     Parameters
     ----------
     seeds : int
-        A thirtieth of the fleet is simulated for each: 600 models, about two minutes of one core.
+        A thirtieth of the fleet is simulated for each: 600 models, about three minutes of one core.
     """
     del ignored
     fraction = min(seeds / 30, 1.0)
