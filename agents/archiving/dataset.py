@@ -38,7 +38,7 @@ known AS (
            l."partition", l."offset"
     FROM ground_truth AS l JOIN predicted AS p USING (prediction_id)
     WHERE l.problem IS NULL AND (l.event_time_ms IS NULL OR l.event_time_ms <= $as_of_ms)
-      AND (l.event_time_ms IS NULL OR l.event_time_ms + $horizon_ms > p.event_time_ms)
+      AND (l.event_time_ms IS NULL OR l.event_time_ms + $horizon_ms >= p.event_time_ms)
       AND (l.withdrawn OR {accepted})
 ),
 begun AS (

@@ -225,14 +225,15 @@ def test_models_are_watched_with_nothing_but_their_topics(kafka: KafkaConfig, tm
         assert system.watch("fraud", tmp_path / "fraud", window="3d")["reference"] is None
         stack.enter_context(agents(system))
 
-        worker = system.installation.worker().ready()
+        worker = system.installation.worker()
+        stack.callback(lambda: worker.stop())  # noqa: PLW0108 - the one that is there then
+        worker.ready()
         for day in range(4):
             system.serve(day, ("churn", "2024-11-rc1"), ("fraud", 7))
             if day == 1:
                 # In the middle of it all, with a version that has just appeared.
                 worker.kill()
                 worker = system.installation.worker()
-        stack.callback(worker.stop)
         # Two days after the last one its labels are complete.
         system.beat(6)
         system.until(lambda: {day for version, day in system.closed("churn") if version == 1} >= {0, 1, 2, 3})

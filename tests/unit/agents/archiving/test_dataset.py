@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
@@ -117,8 +117,8 @@ LABELS = [
     ("a label after a tombstone counts again", [(50, 1, 9), (None, None, 0), (60, 0, 0)], 0),
     ("a tombstone before any label does nothing", [(None, None, 0), (60, 0, 0)], 0),
     ("not known yet", [(50, 1, 0), (400, 0, 1)], 1),
-    ("much older than its prediction", [(-HORIZON, 1, 0)], None),
-    ("a little older than its prediction", [(1 - HORIZON, 1, 0)], 1),
+    ("much older than its prediction", [(-HORIZON - 1, 1, 0)], None),
+    ("as old as it may be", [(-HORIZON, 1, 0)], 1),
     ("a correction counts from the prediction at least", [(1 - HORIZON, 1, 0), (HORIZON, 0, 0)], 0),
     ("none", [], None),
 ]
@@ -256,6 +256,7 @@ FACTS = st.lists(
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(FACTS, min_size=1, max_size=25))
+@example([[(BASE - HORIZON, 0, 0)], [(BASE - HORIZON - 1, 0, 0)], [(BASE + DELAY, 0, 0)], [(BASE + DELAY + 1, 0, 0)]])
 def test_the_sql_join_takes_the_label_that_the_streaming_join_takes(archive: Archive, cases: list[Any]) -> None:
     plan = make_plan("binary", delay=f"{DELAY}ms", horizon=f"{HORIZON}ms", windows=("50ms",))
     worker = Worker(View({("m", 1): plan}))
