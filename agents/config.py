@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         default=2, ge=1, le=64, description="partitions that one worker joins at the same time (native join)"
     )
     state_memory_mib: int = Field(
-        default=576,
+        default=544,
         ge=1,
         description="memory of one worker for its pending predictions; more are on disk (native join)",
     )

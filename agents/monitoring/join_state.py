@@ -80,7 +80,7 @@ class JoinStates:
         identity: Identity,
         limits: JoinLimits,
         joins: type[JoinPartition] = JoinPartition,
-        memory_bytes: int = 576 * 1024 * 1024,
+        memory_bytes: int = 544 * 1024 * 1024,
     ) -> None:
         self._kafka = kafka
         self._registry = registry
