@@ -6,9 +6,9 @@ what the join accounts for and what the metrics count is compared with what was 
 
 A row's value is the time from the kill to the successor's first commit: partitions assigned, state restored, one batch
 joined. `group_wait_s` of it is the process starting and taking the dead member's place in the group; `restore_s` is the
-rest. `caught_up_s` is the time from the kill until everything sent before it is committed. The
-replay rate is what the log had to be read again for over `restore_s`; `rebuilt_s` adds up what the worker's log names for
-its partitions, several of which are rebuilt at a time.
+rest. `caught_up_s` is the time from the kill until everything sent before it is committed. The replay rate is what the
+log had to be read again for over `restore_s`; `rebuilt_s` adds up what the worker's log names for its partitions,
+several of which are rebuilt at a time.
 
 Expected time: 10 M takes about 5 minutes where the join does 200 k events/s, 1 M one.
 """
