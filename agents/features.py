@@ -74,11 +74,12 @@ def _numbers(values: Any) -> Any:
                 raise ValueError("not numbers")
             out = array.astype("float64")
         except (TypeError, ValueError):
-            out = np.array([_number(value) for value in values], dtype="float64")
+            out = np.array([number_of(value) for value in values], dtype="float64")
     return np.where(np.isfinite(out), out, np.nan)
 
 
-def _number(value: Any) -> float:
+def number_of(value: Any) -> float:
+    """A value as a number; NaN where it is none. Text that looks like one is none."""
     if isinstance(value, str | bytes):
         return math.nan
     try:

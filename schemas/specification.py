@@ -123,6 +123,11 @@ class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.model.task
 
     @property
+    def is_fleet(self) -> bool:
+        """Whether it stands for many models."""
+        return self.model.per is not None or "{" in self.model.name
+
+    @property
     def max_label_delay_ms(self) -> int:
         return parse_duration(self.data.max_label_delay)
 

@@ -449,15 +449,10 @@ class Detectors:
             self._bank = Bank(self.plan.spec.alarms.sequential, p, self.history)
         fresh = self._bank.update(z)
         self.jumps = {**self.jumps, **{detector: (jump.before, jump.after) for detector, jump in fresh.items()}}
-        sign = 1.0 if bound.upper else -1.0
         for detector, jump in sorted(self.jumps.items()):
-            before, after = (bound.reference + sign * bound.error * of for of in jump)
-            middle = (before + after) / 2
-            severity = cal.quality_severity(name, cal.Bound(before, middle, bound.error, bound.upper), after)
-            finding = Finding(
-                pane.start_ms, pane.end_ms, value, before, middle, n, severity, detector in fresh, z < sum(jump) / 2,
-                {"statistic": detector, "p": p, "before": round(before, 6), "after": round(after, 6)},
-            )  # fmt: skip
+            finding = self._jumped(
+                detector, jump, pane, name, z=z, bound=bound, value=value, n=n, new=detector in fresh
+            )
             key = Key("quality", name, "", detector)
             yield from self._look(key, finding, now_ms)
             if key not in self.watches.open:
@@ -476,25 +471,39 @@ class Detectors:
             self.jump = (change.before, change.after)
         if self.jump is None:
             return
-        sign = 1.0 if bound.upper else -1.0
-        before, after = (bound.reference + sign * bound.error * z_then for z_then in self.jump)
-        middle = (before + after) / 2
-        was = cal.Bound(before, middle, bound.error, bound.upper)
-        evidence = {
-            "statistic": "adwin",
-            "p": self.allowance.sequential,
-            "before": round(before, 6),
-            "after": round(after, 6),
-        }
-        finding = Finding(
-            pane.start_ms, pane.end_ms, value, before, middle, n, cal.quality_severity(name, was, after), worse,
-            z < sum(self.jump) / 2,
-            evidence,
-        )  # fmt: skip
+        finding = self._jumped("adwin", self.jump, pane, name, z=z, bound=bound, value=value, n=n, new=worse)
         key = Key("quality", name, "", "adwin")
         yield from self._look(key, finding, now_ms)
         if key not in self.watches.open:
             self.jump = None
+
+    def _jumped(
+        self,
+        detector: str,
+        jump: tuple[float, float],
+        pane: Window,
+        name: str,
+        *,
+        z: float,
+        bound: cal.Bound,
+        value: float,
+        n: int,
+        new: bool,
+    ) -> Finding:
+        """A change of the standardised loss as one of the metric; over once the loss is back on the better half."""
+        sign = 1.0 if bound.upper else -1.0
+        before, after = (bound.reference + sign * bound.error * of for of in jump)
+        middle = (before + after) / 2
+        severity = cal.quality_severity(name, cal.Bound(before, middle, bound.error, bound.upper), after)
+        evidence = {
+            "statistic": detector,
+            "p": self.allowance.sequential,
+            "before": round(before, 6),
+            "after": round(after, 6),
+        }
+        return Finding(
+            pane.start_ms, pane.end_ms, value, before, middle, n, severity, new, z < sum(jump) / 2, evidence
+        )  # fmt: skip
 
     # ----------------------------------------------------------------------------------------------- drift
 
@@ -553,7 +562,7 @@ class Detectors:
 
     def verdicts(self, measured: Measured, window: Window) -> list[bool | None]:
         """Whether the deciding distance of each subject lies beyond its bound; None of too few values."""
-        near = self._drifting(measured, window)
+        near = self._beyond(measured, window)
         return [
             None if n < cal.MINIMUM_TRAFFIC else row in near and self._distance(measured, row, window).crossed
             for row, n in enumerate(measured.n.tolist())
@@ -581,14 +590,16 @@ class Detectors:
 
     def _drifting(self, measured: Measured, window: Window) -> set[int]:
         """Rows whose drift may be beyond its bound, or is an open observation."""
-        near = self._beyond(measured, window)
-        for row in self._open_rows(measured.table, window, drift=True):
-            if measured.n[row] >= cal.MINIMUM_TRAFFIC:
-                near.add(row)
-        return near
+        still_open = self._open_rows(measured.table, window, drift=True)
+        return self._beyond(measured, window) | {row for row in still_open if measured.n[row] >= cal.MINIMUM_TRAFFIC}
 
     def _beyond(self, measured: Measured, window: Window) -> set[int]:
-        """Rows whose distance is farther from the usual than any bound is near to it."""
+        """Rows whose distance is farther from the usual than any bound is near to it; computed once a window."""
+        if measured.beyond is None:
+            measured.beyond = self._far(measured, window)
+        return measured.beyond
+
+    def _far(self, measured: Measured, window: Window) -> set[int]:
         table = measured.table
         if not table.subjects:
             return set()

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.backtest.leftout import LeftOut
+from agents.features import number_of
+from agents.retraining.table import check_columns
 from schemas.errors import TrainingError
 from schemas.events import Scalar
 from schemas.specification import Specification
@@ -39,21 +41,12 @@ def require_columns(frame: pd.DataFrame, spec: Specification, *, where: str) -> 
     ------
     TrainingError
     """
-    data = spec.data
-    needed = [data.id, data.event_time, data.label, *([data.label_time] if data.label_time else [])]
-    needed = list(dict.fromkeys([*needed, *spec.features, *data.segments]))
     double = [str(name) for name in frame.columns[frame.columns.duplicated()]]
     if double:
         raise TrainingError(
             f"the table has the column {', '.join(double)} more than once", where=where, remedy="keep one of each name"
         )
-    missing = [name for name in needed if name not in frame.columns]
-    if missing:
-        raise TrainingError(
-            f"the table lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}",
-            where=where,
-            remedy=f"it has: {', '.join(map(str, frame.columns[:40]))}; names come from driftline.toml",
-        )
+    check_columns(frame, spec, where)
     if frame.empty:
         raise TrainingError("the table has no rows", where=where, remedy="name a file that holds the history")
 
@@ -169,7 +162,7 @@ def numbers_of(column: Column, *, typed: bool) -> tuple[NDArray[np.float64], NDA
         other = np.zeros(len(numbers), dtype=bool)
     elif typed:
         values = column.tolist()
-        numbers = np.array([_number(value) for value in values], dtype=np.float64)
+        numbers = np.array([number_of(value) for value in values], dtype=np.float64)
         other = np.isnan(numbers) & ~np.array([_absent(value) for value in values], dtype=bool)
     else:
         numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
@@ -177,15 +170,6 @@ def numbers_of(column: Column, *, typed: bool) -> tuple[NDArray[np.float64], NDA
         other = np.isnan(numbers) & ~blank
     infinite = np.isinf(numbers)
     return np.where(infinite, np.nan, numbers), other, infinite
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, str | bytes):
-        return math.nan
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
 
 
 def _absent(value: Any) -> bool:

@@ -182,7 +182,7 @@ def _trained(options: BacktestOptions, learning: Learning, replaying: Replay, sa
 
 def _text(project: Path) -> str:
     spec = load(project)  # says what is wrong, with the file's name
-    if spec.model.per is not None or "{" in spec.model.name:
+    if spec.is_fleet:
         raise SpecificationError(
             "one project for many models is not replayed at once",
             where=f"{project / FILE_NAME} [model.per]",

@@ -10,16 +10,13 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from agents.monitoring.aggregate_snapshots import Snapshot, SnapshotSource, pack_held, pack_snapshot
-from schemas.codec import cloudevent_headers, derived_id, encode, segment_key, to_ms
+from agents.monitoring.outputs import event_output
 from schemas.errors import DecodeError, StateError
-from schemas.events import DriftMetric, Observation, PaneClosed, QualityMetric
-from schemas.topics import DRIFT_METRICS, JOINED_DELTAS, OBSERVATIONS, QUALITY_METRICS
-from streams.aggregate import AggregateEvent, AggregatePartition, PlanOf
+from schemas.topics import JOINED_DELTAS
+from streams.aggregate import AggregatePartition, PlanOf
 from streams.kafka.positions import Positions, TopicPartition
 from streams.kafka.records import Output, Record
 
@@ -198,7 +195,7 @@ class AggregateHandler:
                 if events is None:
                     turn.remove(slot)
                     continue
-                outputs += [_output(event) for event in events]
+                outputs += [event_output(event) for event in events]
                 if time.monotonic() >= deadline:
                     return outputs
         return outputs
@@ -220,7 +217,7 @@ class AggregateHandler:
                     turn.remove(number)
                     continue
                 slot.provisional_sent = True
-                outputs += [_output(metric) for metric in metrics]
+                outputs += [event_output(metric) for metric in metrics]
                 if time.monotonic() >= deadline:
                     self._turn = list(self._slots).index(number) + 1
                     return outputs
@@ -274,28 +271,3 @@ class AggregateHandler:
             if slot.provisional_sent:
                 slot.live.touch()
             slot.provisional_sent = False
-
-
-def _output(event: AggregateEvent) -> Output:
-    topic, event_id, at = _addressed(event)
-    headers: list[tuple[str, bytes | None]] = [*cloudevent_headers(event, event_id=event_id, source=SOURCE, at=at)]
-    return Output(topic, encode(event), event.model.encode(), headers)
-
-
-def _addressed(event: AggregateEvent) -> tuple[str, str, Any]:
-    """Topic, derived id and event time of an event."""
-    if isinstance(event, Observation):
-        return OBSERVATIONS, event.observation_id, event.observed_at
-    if isinstance(event, PaneClosed):
-        return OBSERVATIONS, derived_id("pane-closed", event.model, to_ms(event.pane_end)), event.observed_at
-    subject = segment_key(event.segment)
-    topic = QUALITY_METRICS
-    if isinstance(event, DriftMetric):
-        topic, subject = DRIFT_METRICS, event.subject
-    end = to_ms(event.window_end)
-    parts: list[object] = [topic, event.model, event.version, subject, event.window, end, event.state, event.revision]
-    if isinstance(event, QualityMetric) and event.estimated:
-        parts.append("estimated")
-    elif event.state == "provisional" and isinstance(event, QualityMetric):
-        parts += [event.n, msgspec.json.encode(event.metrics)]
-    return topic, derived_id(*parts), event.window_end

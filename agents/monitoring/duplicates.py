@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from schemas.codec import cloudevent_headers, derived_id, encode, utc
+from agents.monitoring.outputs import event_output
+from schemas.codec import derived_id, utc
 from schemas.events import JournalRecord, Observation, Status
-from schemas.topics import OBSERVATIONS
 from streams.join import totals as t
 from streams.kafka.records import Output, Record
 
@@ -21,7 +21,6 @@ MOST_RATE: Final = 0.05
 """A producer that sends at least once repeats some; beyond this share it repeats by mistake."""
 CALM_RATE: Final = 0.02
 _SAMPLES: Final = 64
-_SOURCE: Final = "/driftline/monitoring"
 
 
 class _Named(msgspec.Struct):
@@ -139,7 +138,4 @@ def _said(of: tuple[str, int], rate: _Rate, watermark_ms: int) -> Output:
         observed_at=at,
         evidence={"statistic": SUBJECT, "partition": rate.partition},
     )
-    headers: list[tuple[str, bytes | None]] = [
-        *cloudevent_headers(observation, event_id=event_id, source=_SOURCE, at=at)
-    ]
-    return Output(OBSERVATIONS, encode(observation), model.encode(), headers)
+    return event_output(observation)

@@ -6,16 +6,15 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from schemas.codec import cloudevent_headers, derived_id, encode, utc
+from agents.monitoring.outputs import event_output
+from schemas.codec import derived_id, utc
 from schemas.events import Observation
-from schemas.topics import OBSERVATIONS
 from streams.join.partitioning import partition_of
 from streams.kafka.records import Output, Record
 
 SUBJECT: Final = "partitioner"
 SETTING: Final = "partitioner=murmur2_random"
 _SAMPLES_A_BATCH: Final = 16
-_SOURCE: Final = "/driftline/monitoring"
 
 _log = logging.getLogger("driftline.monitoring")
 
@@ -89,8 +88,5 @@ class KeyCheck:
                     f"{SETTING} in the producer (librdkafka's default is CRC32).",
                 },
             )
-            headers: list[tuple[str, bytes | None]] = [
-                *cloudevent_headers(observation, event_id=event_id, source=_SOURCE, at=at)
-            ]
-            outputs.append(Output(OBSERVATIONS, encode(observation), model.encode(), headers))
+            outputs.append(event_output(observation))
         return outputs

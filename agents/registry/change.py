@@ -14,7 +14,8 @@ from agents.registry.logic import check_step, trimmed
 from agents.registry.tables import ModelRow, VersionRow
 from schemas.codec import derived_id
 from schemas.errors import ConflictError, NotFoundError, TransitionError
-from schemas.events import Decision, ModelPromoted, ModelState, RegistryEvent, VersionState
+from schemas.events import Decision, ModelPromoted, ModelRegistered, ModelState, RegistryEvent, VersionState
+from schemas.specification import Specification
 from schemas.topics import REGISTRY_STATE
 
 E = TypeVar("E", bound=RegistryEvent)
@@ -43,6 +44,25 @@ def find_version(session: Session, model: str, version: int) -> VersionRow:
             f"no version {version} of {model}", where="registry", remedy=f"`driftline versions {model}` lists them"
         )
     return row
+
+
+def begin_model(session: Session, ledger: Ledger, row: ModelRow, at: datetime | None) -> None:
+    """Store a model that is new, and tell it."""
+    session.add(row)
+    session.flush()
+    change = Change(session, ledger, row)
+    change.emit(ModelRegistered, row.actor, at, task=row.task, monitored=row.monitored)
+    change.publish_state()
+
+
+def refuse_other_task(row: ModelRow, spec: Specification) -> None:
+    """Refuse a specification of another task than the model's. Raises `ConflictError`."""
+    if row.task != spec.task:
+        raise ConflictError(
+            f"is registered as {row.task}, the specification says {spec.task}",
+            where=f"model {spec.name}",
+            remedy="choose another [model] name: all versions of a model have one task",
+        )
 
 
 def refuse_watched(row: ModelRow, what: str) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
-from agents.registry.change import Change, refuse_watched
+from agents.registry.change import Change, begin_model, refuse_other_task, refuse_watched
 from agents.registry.ledger import Ledger
 from agents.registry.logic import check_step
 from agents.registry.questions import Questions
@@ -26,7 +26,6 @@ from schemas.errors import ConflictError, NotFoundError, TransitionError
 from schemas.events import (
     ApprovalRequested,
     Decision,
-    ModelRegistered,
     ModelRolledBack,
     ProbationEnded,
     SubmitCandidate,
@@ -91,20 +90,10 @@ class Registry(Questions):
                 actor=actor,
                 registered_at=ledger.now,
             )
-            session.add(row)
-            session.flush()
-            change = Change(session, ledger, row)
-            change.emit(ModelRegistered, actor, at, task=spec.task)
-            change.publish_state()
-        elif row.monitored:
-            refuse_watched(row, "registered with a pipeline")
-        elif row.task != spec.task:
-            raise ConflictError(
-                f"is registered as {row.task}, the specification says {spec.task}",
-                where=f"model {spec.name}",
-                remedy="choose another [model] name: all versions of a model have one task",
-            )
+            begin_model(session, ledger, row, at)
         else:
+            refuse_watched(row, "registered with a pipeline")
+            refuse_other_task(row, spec)
             row.specification = sha
         return spec.name
 

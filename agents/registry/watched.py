@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from agents.registry.change import Change, find_model
+from agents.registry.change import Change, begin_model, find_model, refuse_other_task
 from agents.registry.ledger import Ledger
 from agents.registry.logic import number_for
 from agents.registry.service import Registry
@@ -21,7 +21,7 @@ from agents.registry.tables import ModelRow, VersionRow
 from schemas.codec import encode
 from schemas.durations import parse_duration
 from schemas.errors import ConflictError, NotFoundError, TransitionError
-from schemas.events import ModelRegistered, ObserveVersion, VersionObserved
+from schemas.events import ObserveVersion, VersionObserved
 from schemas.specification import parse
 from schemas.topics import MOST_EXTERNAL_VERSIONS
 
@@ -86,11 +86,7 @@ def register(
             reference=reference,
             reference_window=window,
         )
-        session.add(row)
-        session.flush()
-        change = Change(session, ledger, row)
-        change.emit(ModelRegistered, actor, at, task=spec.task, monitored=True)
-        change.publish_state()
+        begin_model(session, ledger, row, at)
         return []
     if not row.monitored:
         raise ConflictError(
@@ -98,12 +94,7 @@ def register(
             where=f"model {spec.name}",
             remedy="choose another [model] name for the one that is only watched",
         )
-    if row.task != spec.task:
-        raise ConflictError(
-            f"is registered as {row.task}, the specification says {spec.task}",
-            where=f"model {spec.name}",
-            remedy="choose another [model] name: all versions of a model have one task",
-        )
+    refuse_other_task(row, spec)
     change = Change(session, ledger, row)
     row.specification = sha
     if window is not None:

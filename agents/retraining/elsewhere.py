@@ -145,7 +145,7 @@ def _specification(directory: Path) -> tuple[str, Specification]:
             f"cannot be read: {error}", where=str(file), remedy="`driftline init DIR --monitor-only` writes a first one"
         ) from error
     spec = parse(text, file=str(file))
-    if spec.model.per is not None or "{" in spec.model.name:
+    if spec.is_fleet:
         raise ConfigurationError(
             "one project for many models is not available in this release",
             where=f"{file} [model.per]",

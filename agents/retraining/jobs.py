@@ -251,18 +251,7 @@ def decided(session: Session, model: str, version: int, decision: Decision) -> b
         return False
     row.decision = decision
     _end(row, "finished", row.outcome)
-    event = RunFinished(
-        event_id=derived_id(row.run_id, "finished"),
-        model=model,
-        run_id=row.run_id,
-        at=utc(row.as_of_ms),
-        version=version,
-        rows=row.rows or 0,
-        decision=decision,
-        reason=row.outcome,
-        report=row.report or {},
-    )
-    _tell(session, row, event)
+    _tell_finished(session, row, version, decision)
     return True
 
 
@@ -277,17 +266,7 @@ def answered(session: Session, model: str, version: int, why: str, *, at: dateti
         return False
     row.version, row.rows, row.decision = version, 0, "promoted"
     _end(row, "finished", why)
-    event = RunFinished(
-        event_id=derived_id(row.run_id, "finished"),
-        model=model,
-        run_id=row.run_id,
-        at=utc(row.as_of_ms),
-        version=version,
-        rows=0,
-        decision="promoted",
-        reason=why,
-    )
-    _tell(session, row, event)
+    _tell_finished(session, row, version, "promoted")
     return True
 
 
@@ -296,17 +275,7 @@ def learnt(session: Session, run_id: str, owner: str, *, version: int | None, ro
     row = held(session, run_id, owner)
     row.version, row.rows, row.decision = version, rows, "initial"
     _end(row, "finished", why)
-    event = RunFinished(
-        event_id=derived_id(row.run_id, "finished"),
-        model=row.model,
-        run_id=row.run_id,
-        at=utc(row.as_of_ms),
-        version=version,
-        rows=rows,
-        decision="initial",
-        reason=why,
-    )
-    _tell(session, row, event)
+    _tell_finished(session, row, version, "initial")
 
 
 def undecided(session: Session, before: datetime) -> list[str]:
@@ -339,6 +308,21 @@ def _fail(session: Session, row: RunRow, why: str) -> None:
 def _end(row: RunRow, status: str, why: str) -> None:
     row.status, row.outcome = status, why
     row.lease_owner, row.lease_until, row.finished_at = None, None, datetime.now(UTC)
+
+
+def _tell_finished(session: Session, row: RunRow, version: int | None, decision: Decision) -> None:
+    event = RunFinished(
+        event_id=derived_id(row.run_id, "finished"),
+        model=row.model,
+        run_id=row.run_id,
+        at=utc(row.as_of_ms),
+        version=version,
+        rows=row.rows or 0,
+        decision=decision,
+        reason=row.outcome,
+        report=row.report or {},
+    )
+    _tell(session, row, event)
 
 
 def _tell_skipped(session: Session, row: RunRow, why: str) -> None:

@@ -90,7 +90,7 @@ def load_project(directory: Path) -> Project:
     except UnicodeDecodeError as error:
         raise SpecificationError(f"not UTF-8: {error}", where=str(spec_file)) from error
     spec = parse(spec_text, file=str(spec_file))
-    if spec.model.per is not None or "{" in spec.model.name:
+    if spec.is_fleet:
         raise SpecificationError(
             "one project for many models is not available in this release",
             where=f"{spec_file} [model.per]",

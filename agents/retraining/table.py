@@ -72,6 +72,20 @@ def read_frame(path: Path, spec: Specification, *, option: str = "--data") -> pd
     )
 
 
+def check_columns(frame: pd.DataFrame, spec: Specification, where: str) -> None:
+    """Refuse a table that lacks columns of the specification. Raises `TrainingError`."""
+    data = spec.data
+    needed = [data.id, data.event_time, data.label, *([data.label_time] if data.label_time else [])]
+    needed = list(dict.fromkeys([*needed, *spec.features, *data.segments]))
+    missing = [name for name in needed if name not in frame.columns]
+    if missing:
+        raise TrainingError(
+            f"the table lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}",
+            where=where,
+            remedy=f"it has: {', '.join(map(str, frame.columns[:40]))}; names come from driftline.toml",
+        )
+
+
 def normalise(frame: pd.DataFrame, spec: Specification, *, where: str) -> pd.DataFrame:
     """Check a table and bring it into the form that pipelines are given.
 
@@ -84,15 +98,7 @@ def normalise(frame: pd.DataFrame, spec: Specification, *, where: str) -> pd.Dat
     import pandas as pd
 
     data = spec.data
-    needed = [data.id, data.event_time, data.label, *([data.label_time] if data.label_time else [])]
-    needed = list(dict.fromkeys([*needed, *spec.features, *data.segments]))
-    missing = [name for name in needed if name not in frame.columns]
-    if missing:
-        raise TrainingError(
-            f"the table lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}",
-            where=where,
-            remedy=f"it has: {', '.join(map(str, frame.columns[:40]))}; names come from driftline.toml",
-        )
+    check_columns(frame, spec, where)
     out = pd.DataFrame({data.id: _ids(frame[data.id], where)})
     out[data.event_time] = _times(frame[data.event_time], where, required=True)
     if data.label_time is not None:

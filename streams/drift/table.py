@@ -132,6 +132,8 @@ class Measured:
         self._window = window
         self.checks: dict[int, Check] = {}
         """Distances beside their bounds, by row, as far as they were asked for."""
+        self.beyond: set[int] | None = None
+        """Rows whose distance is farther from the usual than any bound is near to it, once they were asked for."""
         self.like: Likeness | None = None
         """What the calendar says of it (`streams.seasons`), once it was asked."""
 

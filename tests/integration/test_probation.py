@@ -6,13 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import faust
 import pandas as pd
 import pytest
 from sqlalchemy import select
@@ -52,15 +49,13 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
+from tests.support.agents import running
 from tests.support.wait import eventually
 from tests.unit.agents.retraining.projects import SPEC, write_project
 from tests.unit.agents.retraining.tables import DAY_MS, START_MS, toy_table
 
 PARTITIONS = 2
 SPECIFICATION = SPEC + 'probation = "2d"\n'
-
-# Faust loads its names at first use, which two threads must not do at once: here agents share a process.
-assert faust.App
 
 
 class System:
@@ -73,26 +68,8 @@ class System:
         self.failures: list[BaseException] = []
         self.sent = 0
 
-    @contextmanager
-    def running(self, *runs: Any) -> Iterator[None]:
-        stop = threading.Event()
-
-        def work(run: Any) -> None:
-            try:
-                run(self.settings, self.kafka, stop)
-            except BaseException as error:
-                self.failures.append(error)
-
-        threads = [threading.Thread(target=work, args=(run,)) for run in runs]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join(30)
-        assert not self.failures, self.failures
+    def running(self, *runs: Any) -> AbstractContextManager[None]:
+        return running(self.settings, self.kafka, self.failures, *runs)
 
     def until(self, done: Any, message: str) -> None:
         def checked() -> Any:

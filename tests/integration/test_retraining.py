@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import faust
 import pandas as pd
 import psutil
 import pytest
@@ -33,6 +30,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
+from tests.support.agents import running
 from tests.support.wait import eventually
 from tests.unit.agents.retraining.projects import PIPELINE, write_project
 from tests.unit.agents.retraining.tables import DAY_MS, START_MS, toy_table
@@ -42,10 +40,6 @@ SPOILED = PIPELINE.replace(
 )
 BROKEN = "def train(data):\n    rows = data\n    return rows['no such column']\n"
 SLOW = "import time\n" + PIPELINE.replace("    model = make_pipeline", "    time.sleep(60)\n    model = make_pipeline")
-
-
-# Faust loads its names at first use, which two threads must not do at once: here agents share a process.
-assert faust.App
 
 
 class System:
@@ -101,30 +95,6 @@ class System:
         return [json.loads(record.value or b"") for record in read_all(self.kafka, TRAINING_EVENTS, timeout_s=10)]
 
 
-@contextmanager
-def running(system: System, *runs: Any) -> Iterator[None]:
-    stop = threading.Event()
-    failures = system.failures
-
-    def work(run: Any) -> None:
-        try:
-            run(system.settings, system.kafka, stop)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(run,)) for run in runs]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
-    if failures:
-        raise failures[0]
-
-
 def send_traffic(kafka: KafkaConfig, table: pd.DataFrame, model: Any, version: int) -> None:
     """What serving and the systems of record would have sent."""
     scores = model.predict_proba(table[["x", "noise", "region"]])[:, 1]
@@ -156,7 +126,7 @@ def system(kafka: KafkaConfig, tmp_path: Path) -> Iterator[System]:
     registered = register_project(settings, kafka, project, tmp_path / "table.parquet", actor="tester")
     assert registered["decision"] == "initial"
     system = System(settings, kafka)
-    with running(system, archiving.run, registry_agent.run, retraining.run):
+    with running(settings, kafka, system.failures, archiving.run, registry_agent.run, retraining.run):
         yield system
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import faust
 import numpy as np
 import pandas as pd
 from standardwebhooks import Webhook
@@ -32,12 +29,10 @@ from schemas.topics import ALERTS, GROUND_TRUTH, PREDICTIONS, QUALITY_METRICS, R
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
+from tests.support.agents import running
 from tests.support.monitoring import Installation, Traffic
 from tests.support.receiver import Receiver, receiving
 from tests.support.wait import eventually
-
-# Faust loads its names at first use, which several threads must not do at once: here agents share a process.
-assert faust.App
 
 START = datetime(2024, 11, 1, tzinfo=UTC)
 A_DAY = 250
@@ -190,28 +185,9 @@ class Elsewhere:
         return eventually(check, timeout=timeout, message=lambda: f"{dict(self.installation.totals())}")
 
 
-@contextmanager
-def agents(system: Elsewhere) -> Iterator[None]:
-    stop = threading.Event()
-
-    def work(run: Any) -> None:
-        try:
-            run(system.settings, system.kafka, stop)
-        except BaseException as error:
-            system.failures.append(error)
-
+def agents(system: Elsewhere) -> AbstractContextManager[None]:
     runs = (registry_agent.run, archiving.run, alerting.run, retraining.run, notifying.run)
-    threads = [threading.Thread(target=work, args=(run,)) for run in runs]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
-    if system.failures:
-        raise system.failures[0]
+    return running(system.settings, system.kafka, system.failures, *runs)
 
 
 def test_models_are_watched_with_nothing_but_their_topics(kafka: KafkaConfig, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from agents.monitoring import aggregate_handler
 from agents.monitoring.aggregate_handler import AggregateHandler, AggregateOptions
 from agents.monitoring.aggregate_snapshots import (
     CHUNK_BYTES,
@@ -16,6 +15,7 @@ from agents.monitoring.aggregate_snapshots import (
     pack_snapshot,
     unpack_newest,
 )
+from agents.monitoring.outputs import event_output
 from schemas.codec import decode, utc
 from schemas.errors import StateError
 from schemas.events import AnyObservation, DeltaBatch, DeltaRecord, JoinedDelta, QualityMetric
@@ -110,7 +110,7 @@ def test_an_estimate_has_ids_of_its_own() -> None:
             metric = QualityMetric(
                 **window, state=state, revision=revision, n=1, coverage=1.0, metrics={}, estimated=estimated
             )
-            ids.add(dict(aggregate_handler._output(metric).headers)["ce_id"])
+            ids.add(dict(event_output(metric).headers)["ce_id"])
     assert len(ids) == 4
 
 
