@@ -28,7 +28,9 @@ META = ("_version", "_prediction", "_score")
 
 _JOIN = """
 WITH candidates AS (
-    SELECT *, row_number() OVER (PARTITION BY prediction_id ORDER BY version, "partition", "offset") AS nth
+    SELECT *, row_number() OVER (
+        PARTITION BY prediction_id ORDER BY coalesce(shadow, false), "partition", "offset"
+    ) AS nth
     FROM predictions
     WHERE problem IS NULL AND model = $model AND event_time_ms BETWEEN $from_ms AND $as_of_ms
 ),
@@ -139,7 +141,8 @@ def joined(
 
     Notes
     -----
-    Of several predictions of an id the first by version and offset counts. The first label must not be later than
+    Of several predictions of an id the first that answered somebody counts, as in the stream, where the first decides;
+    one that was made in shadow, for a probation, only where there is no other. The first label must not be later than
     max_label_delay (nor older than the prediction by revision_horizon), corrections not later than revision_horizon
     after it or after the prediction; the highest (revision, offset) counts.
 
@@ -196,17 +199,19 @@ def _view(connection: Any, files: LocalFiles | RemoteFiles, topic: str, paths: l
     if isinstance(files, LocalFiles) and paths:
         listed = f"[{', '.join(_quoted(str(files.root / path)) for path in paths)}]"
         try:
-            # Older releases wrote predictions without the names of versions, and quality without estimates.
+            # Older releases wrote fewer columns of predictions and of quality.
             union = "true" if topic in {PREDICTIONS, QUALITY_METRICS} else "false"
-            connection.execute(
-                f"CREATE VIEW {name} AS FROM read_parquet({listed}, hive_partitioning = false, union_by_name = {union})"
-            )
+            source = f"FROM read_parquet({listed}, hive_partitioning = false, union_by_name = {union})"
+            if topic in {PREDICTIONS, QUALITY_METRICS}:
+                connection.register(f"{name}_columns", SCHEMAS[topic].empty_table())
+                source = f"{source} UNION ALL BY NAME FROM {name}_columns"
+            connection.execute(f"CREATE VIEW {name} AS {source}")
         except duckdb.IOException as error:
             raise missing_file(str(files.root), error) from error
         return
     if paths and isinstance(files, RemoteFiles):
         try:
-            tables = [files.read(path) for path in paths]
+            tables = [SCHEMAS[topic].empty_table(), *(files.read(path) for path in paths)]
         except OSError as error:
             raise missing_file(topic, error) from error
         connection.register(name, pa.concat_tables(tables, promote_options="default"))

@@ -56,6 +56,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("features", pa.string()),
             *_RAW,
             ("external_version", pa.string()),
+            ("shadow", pa.bool_()),
         ]
     ),
     topics.GROUND_TRUTH: pa.schema(
@@ -103,7 +104,8 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 }
 """Schema of the files of each topic. Prediction, label, features … are JSON text; a segment of metrics is its key.
 
-`external_version` is a version's name where it is no number; files of older releases lack that column.
+`external_version` is a version's name where it is no number; `shadow`: it answered nobody, a former champion said it
+during a probation. Files of older releases lack these columns.
 """
 
 Row = dict[str, Any]
@@ -191,6 +193,7 @@ def _prediction(record: Record) -> Row:
         "probability": None if event.probability is None else _json(event.probability),
         "segment": None if event.segment is None else _json(event.segment),
         "features": _json(event.features),
+        "shadow": codec.is_shadow(record.headers),
     }
 
 

@@ -20,6 +20,7 @@ def demo(  # noqa: PLR0917
     ] = 0.0,
     manual: Annotated[bool, typer.Option("--manual", help="A person approves, by command or on the page.")] = False,
     clean: Annotated[bool, typer.Option("--clean", help="Without the disturbance and the spoiled candidate.")] = False,
+    probation: Annotated[str, typer.Option(help="Promoted versions are on probation for so long, as 7d.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the disturbance.")] = 2013,
     start: Annotated[str, typer.Option(help="First day of departure.")] = "2013-02-01",
     until: Annotated[str, typer.Option(help="Day after the last.")] = "2014-01-01",
@@ -57,6 +58,7 @@ def demo(  # noqa: PLR0917
         spoil=not clean,
         seed=seed,
         keep=keep,
+        probation=probation,
     )
     with View() as view:
         summary = run_demo(options, view)

@@ -33,6 +33,8 @@ class DemoOptions:
         Leave everything running at the end.
     report : Path
         Folder of `summary.json` and `report.html`.
+    probation : str
+        Duration that promoted versions are on probation for; empty: as the project says.
     """
 
     project: Path
@@ -48,3 +50,4 @@ class DemoOptions:
     keep: bool = False
     partitions: int = 4
     spoil: bool = True
+    probation: str = ""

@@ -152,11 +152,13 @@ class Demo:
         """A copy of the project, so that what is registered does not depend on the working tree."""
         target = self.settings.home / "project"
         shutil.copytree(self.options.project, target, ignore=shutil.ignore_patterns("__pycache__"))
+        file = target / "driftline.toml"
+        text = file.read_text(encoding="utf-8")
         if self.options.manual:
-            file = target / "driftline.toml"
-            file.write_text(
-                file.read_text(encoding="utf-8").replace('mode = "auto"', 'mode = "manual"'), encoding="utf-8"
-            )
+            text = text.replace('mode = "auto"', 'mode = "manual"')
+        if self.options.probation:
+            text = text.replace("[retraining]\n", f'[retraining]\nprobation = "{self.options.probation}"\n')
+        file.write_text(text, encoding="utf-8")
         return target
 
     def _register(self, project: Path, table: Path) -> dict[str, Any]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from agents.archiving import dataset
+from agents.archiving.logic import SCHEMAS
 from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow
+from schemas.codec import SHADOW, encode
 from schemas.errors import StateError
 from schemas.events import GroundTruth, Prediction
 from schemas.specification import Specification, parse
@@ -47,7 +50,7 @@ primary = "{primary}"
 """)
 
 
-def predicted(archive: Archive, key: str, at_ms: int, **over: Any) -> Record:
+def predicted(archive: Archive, key: str, at_ms: int, *, shadow: bool = False, **over: Any) -> Record:
     values: dict[str, Any] = {
         "model": "m",
         "version": 1,
@@ -57,7 +60,8 @@ def predicted(archive: Archive, key: str, at_ms: int, **over: Any) -> Record:
         "segment": {"origin": "EWR", "tier": "gold"},
     }
     value = Prediction(prediction_id=key, event_time_ms=at_ms, **{**values, **over})
-    return archive.log.record(PREDICTIONS, value, key=key.encode())
+    record = archive.log.record(PREDICTIONS, value, key=key.encode())
+    return record._replace(headers=[("ce_type", b"Prediction"), SHADOW] if shadow else None)
 
 
 def label(archive: Archive, key: str, at_ms: int | None, value: Any = 1, revision: int = 0) -> Record:
@@ -134,17 +138,45 @@ def test_which_label_counts(archive: Archive, labels: list[tuple[int | None, Any
     assert (row["arrival"] is None) == (expected is None)
 
 
-def test_one_row_a_prediction_the_first_by_version_and_offset(archive: Archive) -> None:
-    archive.write(
-        [
-            predicted(archive, "a", 10, version=2, probability=0.2),
-            predicted(archive, "a", 10, version=1, probability=0.3),
-            predicted(archive, "a", 10, version=1, probability=0.4),
-            predicted(archive, "a", 10, model="other", version=0, probability=0.5),
-        ]
-    )
+LIVE, SHADOWED = False, True
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(2, LIVE), (1, SHADOWED)], 2),
+        ([(1, SHADOWED), (2, LIVE)], 2),
+        ([(3, LIVE), (2, SHADOWED), (2, LIVE)], 3),  # sent again after a roll-back
+        ([(2, LIVE), (1, LIVE), (1, LIVE)], 2),
+        ([(1, SHADOWED)], 1),
+    ],
+)
+def test_one_row_a_prediction_the_first_that_answered_somebody(
+    archive: Archive, answers: list[tuple[int, bool]], expected: int
+) -> None:
+    records = [predicted(archive, "a", 10, model="other", version=0)]
+    records += [
+        predicted(archive, "a", 10, version=version, shadow=shadow, probability=version / 10)
+        for version, shadow in answers
+    ]
+    for part in (records[:2], records[2:]):
+        archive.write(part)
     (row,) = read(archive).to_pylist()
-    assert (row["_version"], row["_score"]) == (1, 0.3)
+    assert (row["_version"], row["_score"]) == (expected, expected / 10)
+
+
+def test_files_of_older_releases_know_no_shadow(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, and beside newer ones."""
+    older = SCHEMAS[PREDICTIONS].remove(SCHEMAS[PREDICTIONS].get_field_index("shadow"))
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.archiving.logic.SCHEMAS", {**SCHEMAS, PREDICTIONS: older})
+        archive.write([predicted(archive, "a", 10, version=1), predicted(archive, "b", 10, version=1)])
+    assert read(archive)["_version"].to_pylist() == [1, 1]
+    archive.write([predicted(archive, "c", 10, version=2), predicted(archive, "c", 10, version=1, shadow=True)])
+    assert read(archive)["_version"].to_pylist() == [1, 1, 2]
+    with archive.sessions() as session, dataset.connect(session, archive.url) as connection:
+        found = connection.execute("SELECT prediction_id, version, shadow FROM predictions ORDER BY ALL").fetchall()
+    assert found == [("a", 1, None), ("b", 1, None), ("c", 1, True), ("c", 2, False)]
 
 
 def test_rows_are_ordered_and_limited_by_event_time(archive: Archive) -> None:
@@ -278,3 +310,31 @@ def test_the_sql_join_takes_the_label_that_the_streaming_join_takes(archive: Arc
         archive.write(part)
     table = read(archive, of=plan.spec, classes=plan.classes)
     assert dict(zip(table["id"].to_pylist(), table["y"].to_pylist(), strict=True)) == streamed
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.permutations([1, 2, 3]), st.integers(0, 2), FACTS), min_size=1, max_size=12))
+def test_the_sql_join_takes_the_version_that_the_streaming_join_took_first(archive: Archive, cases: list[Any]) -> None:
+    """Beside each answer stand those made in shadow: one label joins them all, and the live one is learnt from."""
+    plan = make_plan("binary", delay=f"{DELAY}ms", horizon=f"{HORIZON}ms", windows=("50ms",))
+    worker = Worker(View({("m", version): plan for version in (1, 2, 3)}))
+    with archive.sessions.begin() as session:
+        session.execute(delete(ArchiveFileRow))
+        session.execute(delete(ArchivePositionRow))
+    for index, (versions, shadows, facts) in enumerate(cases):
+        key = f"p{index}"
+        for place, version in enumerate(versions[: 1 + shadows]):
+            value = encode(msgspec.structs.replace(make_prediction(key, BASE), version=version))
+            worker.send(PREDICTIONS, value, key.encode(), [SHADOW] if place else None)
+        for at_ms, value, revision in facts:
+            if at_ms is None:
+                worker.tombstone(key)
+            else:
+                worker.label(key, at_ms, value, revision)
+    worker.step()
+    first = {key: entry.predictions[0] for key, entry in worker.join._entries.items()}
+    streamed = {key: (prediction.version, prediction.label) for key, prediction in first.items()}
+    archive.write([*worker.log[PREDICTIONS], *worker.log[GROUND_TRUTH]])
+    table = read(archive, of=plan.spec, classes=plan.classes)
+    columns = (table[name].to_pylist() for name in ("id", "_version", "y"))
+    assert {key: (version, label) for key, version, label in zip(*columns, strict=True)} == streamed
