@@ -18,6 +18,7 @@ from agents.commands import (
     history,
     project,
     registry,
+    report,
     status,
     system,
     topics,
@@ -58,7 +59,11 @@ def _root(
     """Root of the commands; settings come from the environment and `.env` (`driftline config show`)."""
 
 
-for module in (demo, bench, system, status, topics, agent, project, registry, training, backtest, traffic, history):
+MODULES = (
+    *(demo, bench, system, status, report, topics, agent, project),
+    *(registry, training, backtest, traffic, history),
+)
+for module in MODULES:
     module.add_to(app)
 
 

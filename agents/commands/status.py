@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def status(as_json: Json = False) -> None:
-    """Agents, lag in records, accounting, models, open incidents and predictions that were skipped.
+    """Agents, lag in records, accounting, models, estimated quality, open incidents and skipped predictions.
 
     Exit code 0 only where every part of it could be told.
     """
@@ -58,7 +58,9 @@ def gather(settings: Settings, kafka: KafkaConfig) -> dict[str, Any]:
     """Everything `status` tells; parts that cannot be told are null and named under ``problems``."""
     from agents.gateway.address import page_address
     from agents.gateway.decisions import RegistryDecisions
+    from agents.gateway.estimates import EstimateRow, headline
     from agents.gateway.logic import incident_rows
+    from agents.gateway.recent import recent_estimates
     from agents.health import works
     from agents.monitoring.totals import newest_totals
     from agents.runtime import AGENTS
@@ -90,6 +92,15 @@ def gather(settings: Settings, kafka: KafkaConfig) -> dict[str, Any]:
         alerts = [codec.decode(r.value or b"", Alert) for r in read_all(kafka, topics.ALERTS)]
         return [alert for alert in incident_rows(alerts) if alert.status != "closed"]
 
+    def estimates() -> list[EstimateRow]:
+        board = recent_estimates(kafka)
+        for facts in models or []:
+            if facts.model in board.models:
+                board.models[facts.model].champion = facts.champion
+        found = (headline(board.models[name]) for name in sorted(board.models))
+        return [row for row in found if row is not None]
+
+    models = told("models", lambda: RegistryDecisions.of(settings).models())
     accounting = told("accounting", lambda: newest_totals(kafka))
     agents: dict[str, Any] = {}
     for name, agent in (system.agents if system else {}).items():
@@ -105,7 +116,8 @@ def gather(settings: Settings, kafka: KafkaConfig) -> dict[str, Any]:
         "lag": told("lag", lag),
         "accounting": accounting,
         "skipped_predictions": (accounting or {}).get("predictions.skipped", 0),
-        "models": told("models", lambda: RegistryDecisions.of(settings).models()),
+        "models": models,
+        "estimates": told("estimates", estimates),
         "open_incidents": told("incidents", incidents),
         "problems": problems,
     }
@@ -131,6 +143,11 @@ def _print(told: dict[str, Any]) -> None:
         [(m.model, m.task, m.champion, m.challenger, m.versions) for m in models],
         empty="no model is registered: `driftline register DIR --data FILE`",
     )
+    if told["estimates"]:
+        from agents.gateway.estimates import COLUMNS, table_rows
+
+        say("")
+        table(COLUMNS, table_rows(told["estimates"]), title="estimated before the labels")
     accounting = told["accounting"] or {}
     if accounting:
         say("")

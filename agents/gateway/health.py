@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agents.gateway.context import Context
+from agents.gateway.estimates import EstimateRow, estimate_rows
 from agents.gateway.logic import Board
 from agents.gateway.shared import SharedBoard
 from schemas.errors import DriftlineError
@@ -62,7 +63,7 @@ class BoardCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Metrics as of now."""
         with self._board.use() as board:
-            families = [*_quality(board), _incidents(board), *_accounting(board)]
+            families = [*_quality(board), *_estimates(board), _incidents(board), *_accounting(board)]
         rejected = CounterMetricFamily("driftline_gateway_undecodable_records", "records the gateway passed over")
         rejected.add_metric([], self._board.rejected)
         return iter([*families, rejected])
@@ -83,6 +84,31 @@ def _quality(board: Board) -> list[Metric]:
                 if value is not None:
                     quality.add_metric([*names, metric], value)
     return [quality, coverage]
+
+
+def _estimates(board: Board) -> list[Metric]:
+    """The newest estimate of every series: names of their own, so that nobody takes one for a measured value."""
+    labels = ["model", "version", "segment", "window", "metric"]
+    name = "driftline_estimated_quality"
+    value = GaugeMetricFamily(name, "metric of the newest window, estimated before its labels", labels=labels)
+    low = GaugeMetricFamily(f"{name}_low", "lower end of its 95 % interval", labels=labels)
+    high = GaugeMetricFamily(f"{name}_high", "upper end of its 95 % interval", labels=labels)
+    trust = GaugeMetricFamily(
+        "driftline_estimate_trust_ratio", "how well the estimates of a version held so far", labels=labels[:2]
+    )
+    for model in board.models.values():
+        trusted: dict[int, EstimateRow] = {}
+        for row in estimate_rows(model):
+            if row.version not in trusted or row.window_end > trusted[row.version].window_end:
+                trusted[row.version] = row
+            names = [row.model, str(row.version), row.segment, row.window, row.metric]
+            value.add_metric(names, row.value)
+            low.add_metric(names, row.low)
+            high.add_metric(names, row.high)
+        for version, newest in sorted(trusted.items()):
+            if newest.trust is not None:
+                trust.add_metric([model.model, str(version)], newest.trust)
+    return [value, low, high, trust]
 
 
 def _incidents(board: Board) -> Metric:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-from agents.gateway import formats
+from agents.gateway import estimates, formats
 from agents.gateway.logic import ModelBoard, drift_table, newest_value
 from schemas.events import Alert
 from streams.join import totals as t
@@ -152,7 +152,7 @@ def gate_figures(report: Mapping[str, Any]) -> tuple[int | None, float | None, f
 def tiles(
     board: ModelBoard, *, primary: str, window: str, totals: Mapping[str, int], open_incidents: Sequence[Alert] = ()
 ) -> list[Tile]:
-    """The figures at the top: quality now, coverage, incidents, champion, events."""
+    """The figures at the top: quality now and as estimated, coverage, incidents, champion, events."""
     found = newest_value(board, primary, window) if primary and window else None
     shown = []
     if found is None:
@@ -163,6 +163,10 @@ def tiles(
         note = f"{formats.window(window)}, version {version}, n {point.n:,}"
         shown.append(Tile(primary, formats.figure(point.values[primary]), note))
         shown.append(Tile("Labelled", f"{point.coverage:.1%}", "of the predictions of that window"))
+    guess = estimates.headline(board, primary)
+    if guess is not None:
+        note = f"before labels: {estimates.in_words(guess)}"
+        shown.append(Tile(f"{guess.metric}, estimated", formats.figure(guess.value), note))
     severities = {alert.severity for alert in open_incidents}
     tone: Tone = "bad" if "critical" in severities else "warn" if open_incidents else "good"
     note = open_incidents[0].title if open_incidents else f"{len(board.incidents)} so far"
@@ -270,6 +274,11 @@ def statistics(board: ModelBoard) -> list[str]:
         if point is not None:
             seen.update(dict.fromkeys(point.values))
     return list(seen)
+
+
+def at(ms: int | None) -> datetime | None:
+    """An instant of event time; None where there is none."""
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def _floats(values: object) -> list[float]:

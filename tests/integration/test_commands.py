@@ -22,6 +22,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import Tail, read_all
 from streams.kafka.records import Record, dead_letter
+from tests.support.gateway import MODEL, estimated, quality
 
 PARTITIONS = 2
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -270,6 +271,37 @@ def test_status_sums_the_newest_journal_of_every_partition(installation: KafkaCo
     assert code == 0
     assert "2 predictions name a model or version that is not registered" in out
     assert "driftline register" in out
+
+
+def test_estimates_are_shown_by_status_and_report_with_interval_and_trust(installation: KafkaConfig) -> None:
+    assert told("models") == {"models": []}
+    register(MODEL)
+    series = [
+        quality(1, 1, 0.7, segment={"origin": "JFK"}), estimated(1, 1, 0.72, realised=0.7),
+        quality(1, 1, 0.71), estimated(2, 1, 0.65), estimated(2, 1, 0.61, segment={"origin": "JFK"}, trust=None),
+        quality(2, 1, 0.6, window="1000n"),
+    ]  # fmt: skip
+    send(installation, topics.QUALITY_METRICS, *map(codec.encode, series), b"{no json", key=MODEL.encode())
+    [shown] = told("status")["estimates"]
+    assert (shown["model"], shown["metric"], shown["value"], shown["low"]) == (MODEL, "roc_auc", 0.65, 0.55)
+    assert (shown["trust"], shown["segment"], shown["realised"]) == (0.7, "", None)
+    found = told("report", MODEL)
+    assert [(row["segment"], row["metrics"]["roc_auc"]) for row in found["quality"]] == [
+        ("", 0.71),
+        ("origin=JFK", 0.7),
+    ]
+    assert [(row["segment"], row["value"], row["trust"]) for row in found["estimates"]] == [
+        ("", 0.65, 0.7), ("origin=JFK", 0.61, None),
+    ]  # fmt: skip
+    assert [row["window"] for row in told("report", MODEL, "--window", "1000n")["quality"]] == ["1000n"]
+    for command in (("status",), ("report", MODEL)):
+        _, out, _ = run(*command)
+        assert "0.5500 – 0.7500" in out
+        assert "0.70" in out
+    code, _, err = run("report", MODEL, "--window", "9d")
+    assert (code, "seen: 1d, 1000n" in err) == (2, True)
+    code, _, err = run("report", "nobody")
+    assert (code, "driftline models" in err) == (1, True)
 
 
 def test_retrain_asks_as_of_event_time_not_of_the_clock(installation: KafkaConfig) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from random import Random
 
+import msgspec
 import uvicorn
 
 from agents.gateway.app import create_app
@@ -21,6 +22,7 @@ from schemas.events import (
     Alert,
     CandidateStaged,
     DriftMetric,
+    Estimate,
     JournalRecord,
     ModelPromoted,
     ModelSwapped,
@@ -147,6 +149,30 @@ def quality(
     )
 
 
+def estimated(
+    day: int,
+    version: int,
+    value: float,
+    *,
+    window: str = "1d",
+    segment: Mapping[str, str] | None = None,
+    trust: float | None = 0.7,
+    realised: float | None = None,
+) -> QualityMetric:
+    """An estimate of `roc_auc`, 0.1 wide to either side; beside what came true where that is given."""
+    return msgspec.structs.replace(
+        quality(day, version, value, window=window, segment=segment, state="closed" if realised is None else "revised"),
+        metrics={"roc_auc": value},
+        estimated=True,
+        estimate=Estimate(
+            intervals={"roc_auc": (value - 0.1, value + 0.1)},
+            trust=trust,
+            realised=None if realised is None else {"roc_auc": realised},
+            labelled=None if realised is None else 700,
+        ),
+    )
+
+
 def fill(board: Board, registry: MemoryRegistry, *, days: int = 200, seed: int = 3) -> None:
     """A year in the life of a model: three versions, drift, incidents, runs."""
     rng = Random(seed)
@@ -161,6 +187,7 @@ def fill(board: Board, registry: MemoryRegistry, *, days: int = 200, seed: int =
             board.add_quality(quality(day, version, level + shift + rng.gauss(0, 0.011), segment=segment))
             board.add_quality(quality(day, version, level + shift + rng.gauss(0, 0.004), window="7d", segment=segment))
         board.add_quality(quality(day, version, level + rng.gauss(0, 0.007), window="1000n"))
+        board.add_quality(estimated(day, version, level, window="7d"))
         for subject, base in (
             ("feature:temp", 3.2),
             ("feature:hour", 0.01),

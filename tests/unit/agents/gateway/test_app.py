@@ -205,6 +205,11 @@ def test_prometheus_reads_the_metrics(page: Page) -> None:
     }  # fmt: skip
     assert sum(s.value for s in families["driftline_open_incidents"].samples) == 1
     assert all(0 <= s.value <= 1 for s in families["driftline_coverage_ratio"].samples)
+    estimates = {s.name: s for f in families.values() for s in f.samples if s.labels.get("version") == "1"}
+    low, value, high = (estimates[f"driftline_estimated_quality{end}"].value for end in ("_low", "", "_high"))
+    assert high - value == pytest.approx(value - low) == pytest.approx(0.1)
+    assert estimates["driftline_estimated_quality"].labels["metric"] == "roc_auc"
+    assert estimates["driftline_estimate_trust_ratio"].value == 0.7
     assert all("_id" not in label for f in families.values() for s in f.samples for label in s.labels)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -85,6 +86,9 @@ def test_tiles_of_a_filled_board() -> None:
     assert shown["Open incidents"].tone == "bad"
     assert shown["Predictions"].value == "160,000"
     assert shown["roc_auc"].note.startswith("last 7d, version 3")
+    assert re.fullmatch(
+        r"before labels: 0\.\d+ – 0\.\d+, trust 0\.70, last 7d, version 3, n 780", shown["roc_auc, estimated"].note
+    )
 
 
 def test_the_ledger_adds_up_or_says_by_how_much_it_does_not() -> None:
