@@ -245,7 +245,8 @@ class Observation(Wire, frozen=True, gc=False, kw_only=True, tag_field="type", t
 class PaneClosed(Wire, frozen=True, gc=False, kw_only=True, tag_field="type", tag="PaneClosed"):
     """The newest pane of a model closed for quality: event time has moved on. Drives schedules and cool-downs.
 
-    One a model and pane, on the topic `observations`. `labelled`: labelled predictions of the pane over all versions.
+    One a model and pane, on the topic `observations`. `labelled`: labelled predictions of the pane, once each
+    however many versions answered.
     """
 
     model: str

@@ -24,16 +24,18 @@ from schemas.events import (
     QualityMetric,
     WatermarkUpdate,
 )
+from streams.drift.volume import VolumeState, snapshot_of
 from streams.packed import decode_delta, deltas_of, encode_delta, merge_packed
 from streams.panes import PanePlan
 from streams.pending import EffectKey, Pending
 from streams.series import Series, SeriesState
+from streams.versions import Versions
 from streams.windows import Frame
 
 PlanOf = Callable[[str, int], PanePlan | None]
 AggregateEvent = QualityMetric | DriftMetric | Observation | PaneClosed
 
-SNAPSHOT_VERSION: Final = 4
+SNAPSHOT_VERSION: Final = 5
 NOTHING: Final = -1
 MOST_KEPT: Final = 64
 """With more live versions than this, detectors are built for each closing instead of kept."""
@@ -52,6 +54,8 @@ class ModelPanes:
     """Where something waits to be closed: the watermark up to which everything is."""
     inbox: list[tuple[int, bytes]] = field(default_factory=list)
     """Deltas that came since then, each with the watermark at which it came."""
+    volume: VolumeState = field(default_factory=VolumeState)
+    """What is usual of the model, whichever versions answer."""
 
     def next_boundary(self) -> int | None:
         return min((at for series in self.series.values() if (at := series.next_boundary()) is not None), default=None)
@@ -62,6 +66,7 @@ class _ModelState(msgspec.Struct, array_like=True):
     closed_until: int
     held: int | None = None
     inbox: list[tuple[int, bytes]] = []
+    volume: VolumeState = msgspec.field(default_factory=VolumeState)
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -276,19 +281,21 @@ class AggregatePartition:
                 if due.get(version) == boundary
             ]
             touched = [series.settle(plan, boundary) for series, plan in now]
-            swaps = {series.first_traffic for series in panes.series.values()}
+            versions = Versions(panes.series.values(), panes.volume)
             for (series, plan), corrected in zip(now, touched, strict=True):
-                closing = series.close(plan, boundary, corrected, swaps, keep=self._live <= MOST_KEPT)
+                closing = series.close(plan, boundary, corrected, versions, keep=self._live <= MOST_KEPT)
                 out += closing.quality
                 out += closing.drift
                 observations += closing.observations
                 closed.update(dict.fromkeys(closing.closed, series.frame.pane_ms))
+            versions.learn()
             out += observations
             out += self._superseded(panes, boundary)
             for end, length in sorted(closed.items()):
                 if end > panes.closed_until:
                     panes.closed_until = end
-                    out.append(_pane_closed(model, panes, end - length, end, boundary))
+                    labelled = versions.labelled(end - length, end)
+                    out.append(_pane_closed(model, end - length, end, boundary, labelled))
             for version in [version for version, series in panes.series.items() if series.over]:
                 over = panes.series.pop(version)
                 over.pending.drop()
@@ -427,6 +434,7 @@ class AggregatePartition:
                 panes.closed_until,
                 panes.held,
                 panes.inbox,
+                snapshot_of(panes.volume),
             )
             for model, panes in sorted(self.models.items())
         }
@@ -466,7 +474,9 @@ class AggregatePartition:
         return restored
 
     def _restore(self, model: str, state: _ModelState, frames: Sequence[Frame], pendings: Sequence[Pending]) -> None:
-        panes = self.models[model] = ModelPanes(closed_until=state.closed_until, inbox=list(state.inbox))
+        panes = self.models[model] = ModelPanes(
+            closed_until=state.closed_until, inbox=list(state.inbox), volume=state.volume
+        )
         for series, pending in zip(state.series, pendings, strict=True):
             panes.series[series.version] = Series.from_snapshot(model, series, frames[series.frame], pending)
             self._dirty[model, series.version] = None
@@ -487,17 +497,11 @@ def _state_of(panes: ModelPanes) -> tuple[_ModelState, list[Frame], list[Pending
     """State of a model, the frames that its series number, and what waits in each."""
     series = [panes.series[version] for version in sorted(panes.series)]
     states = [one.snapshot(number, pending=False) for number, one in enumerate(series)]
-    state = _ModelState(states, panes.closed_until, panes.held, list(panes.inbox))
+    state = _ModelState(states, panes.closed_until, panes.held, list(panes.inbox), snapshot_of(panes.volume))
     return state, [one.frame for one in series], [one.pending.copy() for one in series]
 
 
-def _pane_closed(model: str, panes: ModelPanes, start: int, end: int, boundary: int) -> PaneClosed:
-    labelled = sum(
-        series.labelled(pane)
-        for series in panes.series.values()
-        for pane in range(start, end, series.frame.pane_ms)
-        if start <= pane < end
-    )
+def _pane_closed(model: str, start: int, end: int, boundary: int, labelled: int) -> PaneClosed:
     return PaneClosed(
         model=model, pane_start=utc(start), pane_end=utc(end), observed_at=utc(boundary), labelled=max(labelled, 0)
     )

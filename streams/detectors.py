@@ -28,7 +28,7 @@ from streams.drift.sequential import AdaptiveWindow, PageState, page_test
 from streams.drift.shapes import Shapes, Usual
 from streams.drift.subjects import subjects
 from streams.drift.table import Measured, SubjectTable
-from streams.drift.volume import VolumeState, learn_volume, ordered, volume_bound, volume_severity
+from streams.drift.volume import volume_bound, volume_severity
 from streams.estimate.estimates import Estimated, Estimates, EstimateState
 from streams.estimate.trust import LOW
 from streams.metrics.compute import compute
@@ -38,6 +38,7 @@ from streams.metrics.view import View
 from streams.panes import PanePlan
 from streams.seasons import DAY_MS, season_name
 from streams.stable import StablePanes, learn_pane, refined_levels, stable_panes
+from streams.versions import Versions
 from streams.windows import Window
 
 Counts = NDArray[np.int64]
@@ -71,7 +72,6 @@ class DetectorState(msgspec.Struct, array_like=True):
     history: list[float]
     jump: tuple[float, float] | None
     since_ms: int = -1
-    volume: VolumeState = msgspec.field(default_factory=VolumeState)
     delays: list[tuple[float, float]] = []
     jumps: dict[str, tuple[float, float]] = {}
     stable: StablePanes = msgspec.field(default_factory=StablePanes)
@@ -170,7 +170,6 @@ class Detectors:
         self.allowance = self.equipment.allowance
         self.since_ms = -1
         """Start of the first window that was judged."""
-        self.volume_state = VolumeState()
         self.delays: list[tuple[float, float]] = []
         """Median and ninth decile of the label delay in the first stable panes, in seconds."""
         self.minimum_labelled = plan.spec.alarms.minimum_labelled
@@ -365,15 +364,16 @@ class Detectors:
         if len(self.delays) < STABLE_PANES and not any(key.kind == "label-delay" for key in self.watches.open):
             self.delays = [*self.delays, (now[0], now[1])]
 
-    def volume(self, pane: Window, predicted: int, now_ms: int) -> Iterator[Observation]:
+    def volume(self, pane: Window, versions: Versions, now_ms: int) -> Iterator[Observation]:
         """Once per pane that passed, with traffic or without: fewer predictions than the model's own usual.
 
-        Notes
-        -----
-        A pane that collapsed teaches nothing: it would be the usual of its weekday four weeks later.
+        Parameters
+        ----------
+        versions : Versions
+            Volume is the model's: what is usual does not change with a promotion, and shadows do not add to it.
         """
-        p = self.allowance.volume
-        bound_at = partial(volume_bound, self.volume_state, pane.start_ms, self.plan.pane_ms)
+        p, predicted = self.allowance.volume, versions.predicted(pane.start_ms, pane.end_ms)
+        bound_at = partial(volume_bound, versions.volume, pane.start_ms, self.plan.pane_ms)
         bound = bound_at(p)
         if bound is not None:
             yield from self._judge(
@@ -387,8 +387,7 @@ class Detectors:
                 now_ms=now_ms,
                 at=bound_at,
             )
-        if bound is None or not bound.crossed(predicted):
-            learn_volume(self.volume_state, pane.start_ms, self.plan.pane_ms, predicted)
+        versions.judged(pane.start_ms, collapsed=bound is not None and bound.crossed(predicted))
 
     # ------------------------------------------------------------------------------------------ sequential
 
@@ -817,7 +816,6 @@ class Detectors:
             history=list(self.history),
             jump=self.jump,
             since_ms=self.since_ms,
-            volume=msgspec.structs.replace(self.volume_state, phases=ordered(self.volume_state.phases)),
             delays=list(self.delays),
             jumps=dict(sorted(self.jumps.items())),
             stable=StablePanes(list(self.stable.panes), self.stable.refined),
@@ -835,7 +833,6 @@ class Detectors:
         detectors.history = list(state.history)
         detectors.jump = state.jump
         detectors.since_ms = state.since_ms
-        detectors.volume_state = state.volume
         detectors.delays = list(state.delays)
         detectors.jumps = dict(state.jumps)
         detectors.stable = state.stable

@@ -24,6 +24,7 @@ from streams.metrics.compute import compute
 from streams.packed import add_packed, pack_dense
 from streams.panes import PanePlan
 from streams.pending import Pending
+from streams.versions import Versions
 from streams.windows import PANE, Frame, Window, stepped_windows_ending, windows_ending, windows_open
 
 Counts = NDArray[np.int64]
@@ -149,11 +150,6 @@ class Series:
         """Whether nothing is kept and nothing waits: the series can be forgotten."""
         return self.frontier is not None and not self.panes and not self.pending
 
-    def labelled(self, pane_start: int) -> int:
-        """Settled labelled predictions of a pane."""
-        pane = self.panes.get("", {}).get(pane_start)
-        return 0 if pane is None else pane.labelled
-
     def settle(self, plan: PanePlan, boundary: int) -> set[Touched]:
         """Add the effects before `boundary` to their panes; which closed panes they touched."""
         frame = self.frame
@@ -193,7 +189,7 @@ class Series:
         return touched
 
     def close(
-        self, plan: PanePlan, boundary: int, touched: set[Touched], swaps: Collection[int] = (), *, keep: bool = True
+        self, plan: PanePlan, boundary: int, touched: set[Touched], versions: Versions, *, keep: bool = True
     ) -> Closing:
         """Close what `boundary` closes, after `settle`, and send again what was touched.
 
@@ -202,9 +198,8 @@ class Series:
         plan : PanePlan
         boundary : int
         touched : set of (segment, pane start)
-        swaps : collection of int
-            Starts of panes in which a version of the model came or went: one that holds a part of a day only says
-            nothing about the day, and is not judged by itself.
+        versions : Versions
+            Of the model, this one among them.
         keep : bool
             Keep the detectors for the next closing, which saves building them again; costs some 20 kB.
         """
@@ -212,8 +207,8 @@ class Series:
         if self._live is None or self._live.plan is not plan:
             self._live = self._built(plan)
         self._revise(self._live, touched, out)
-        self._close_quality(self._live, boundary, out, swaps)
-        self._close_traffic(self._live, boundary, out, swaps)
+        self._close_quality(self._live, boundary, out, versions.swaps)
+        self._close_traffic(self._live, boundary, out, versions)
         self.detectors = msgspec.msgpack.encode(self._live.snapshot())
         if not keep:
             self._live = None
@@ -364,16 +359,15 @@ class Series:
                     out.observations += detectors.labels(window, total, boundary, measured)
                     out.observations += self._by_segment(detectors, "label", window, boundary)
 
-    def _close_traffic(self, detectors: Detectors, boundary: int, out: Closing, swaps: Collection[int]) -> None:
-        pane_ms = self.frame.pane_ms
+    def _close_traffic(self, detectors: Detectors, boundary: int, out: Closing, versions: Versions) -> None:
+        pane_ms, swaps = self.frame.pane_ms, versions.swaps
         steadiest = self.frame.steadiest
         while self.closed_traffic < boundary:
             end = self.closed_traffic + pane_ms
             self.closed_traffic = end
             pane = Window(PANE, end - pane_ms, end)
-            # Where a later version answers, less for this one is what was wanted.
-            if not any(swap > self.first_traffic for swap in swaps) and self._judged(pane, 0, swaps):
-                out.observations += detectors.volume(pane, self._predicted(pane.start_ms), boundary)
+            if versions.watches_volume(self) and self._judged(pane, 0, swaps):
+                out.observations += detectors.volume(pane, versions, boundary)
             if not self._told_at(end):
                 continue
             windows = list(self._timed(end))

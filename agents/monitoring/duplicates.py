@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -25,7 +25,11 @@ _SAMPLES: Final = 64
 
 class _Named(msgspec.Struct):
     model: str
-    version: int
+    version: int | str
+
+
+NumberOf = Callable[[str, int | str], int | None]
+"""(model, version as sent) → its number; None: not registered."""
 
 
 class _Seen(NamedTuple):
@@ -52,7 +56,9 @@ class DuplicateCheck:
         self._seen: dict[int, _Seen] = {}
         self._next: dict[int, _Seen] = {}
 
-    def observe(self, journal: JournalRecord, arrived: Sequence[Record], watermark_ms: int) -> list[Output]:
+    def observe(
+        self, journal: JournalRecord, arrived: Sequence[Record], watermark_ms: int, number_of: NumberOf
+    ) -> list[Output]:
         """Observations that the batch of one partition gives rise to.
 
         Parameters
@@ -61,6 +67,8 @@ class DuplicateCheck:
             Of the batch.
         arrived : sequence of Record
             Its predictions.
+        number_of : callable
+            Versions of models that are served elsewhere have names of their own.
         """
         n, twice = journal.totals[t.PREDICTIONS], journal.totals[t.PREDICTIONS_DUPLICATE]
         seen = self._seen.get(journal.partition)
@@ -76,7 +84,7 @@ class DuplicateCheck:
         told = seen.told
         status: Status | None = None
         if rate > MOST_RATE and not told:
-            told, status = _models(arrived), "opened"
+            told, status = _models(arrived, number_of), "opened"
         elif rate < CALM_RATE and told:
             told, status = (), "closed"
         self._next[journal.partition] = _Seen(n, twice, n, twice, told)
@@ -95,7 +103,7 @@ class DuplicateCheck:
         self._next = {}
 
 
-def _models(arrived: Sequence[Record]) -> tuple[tuple[str, int], ...]:
+def _models(arrived: Sequence[Record], number_of: NumberOf) -> tuple[tuple[str, int], ...]:
     """Versions of a few of the newest predictions: those that make a quarter of them, at least the first."""
     found: Counter[tuple[str, int]] = Counter()
     for record in arrived[-_SAMPLES:]:
@@ -103,7 +111,9 @@ def _models(arrived: Sequence[Record]) -> tuple[tuple[str, int], ...]:
             named = msgspec.json.decode(record.value or b"", type=_Named)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue  # the join has said what it thinks of it
-        found[named.model, named.version] += 1
+        number = number_of(named.model, named.version)
+        if number is not None:
+            found[named.model, number] += 1
     ranked = sorted(found, key=lambda key: (-found[key], key))
     return tuple(key for at, key in enumerate(ranked) if at == 0 or found[key] * 4 >= found.total())
 

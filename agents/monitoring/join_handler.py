@@ -136,7 +136,8 @@ class JoinHandler:
                 watermarks.append(PartitionWatermark(partition, outcome.watermark_ms, outcome.idle))
             record = kept.join.journal(batch, view.epoch, self._partitions)
             journal.append(journal_output(record))
-            outputs += self._duplicates.observe(record, batch.records.get(PREDICTIONS, ()), outcome.watermark_ms)
+            arrived = batch.records.get(PREDICTIONS, ())
+            outputs += self._duplicates.observe(record, arrived, outcome.watermark_ms, view.number)
         if watermarks:
             value = encode_delta(WatermarkUpdate(watermarks))
             outputs += [Output(JOINED_DELTAS, value, None, [_PACKED], number) for number in range(self._partitions)]

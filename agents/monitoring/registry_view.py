@@ -465,6 +465,14 @@ class BatchView:
             raise VersionsMovedError
         return found
 
+    def number(self, model: str, version: int | str) -> int | None:
+        """Number of a version as predictions name it; None where it has none as of the epoch."""
+        if self._registry.watched(model):
+            return next(reversed(self._registry.numbers(model, str(version), self.epoch)), None)
+        return (
+            version if isinstance(version, int) and self._registry.registered_by(model, version, self.epoch) else None
+        )
+
     def _follow(self) -> None:
         """Move on to what is registered now."""
         before = self._at.epoch

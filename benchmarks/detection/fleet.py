@@ -25,8 +25,10 @@ from schemas.codec import utc
 from schemas.durations import parse_rate
 from schemas.events import DriftMetric, Observation, PaneClosed
 from schemas.specification import Specification
+from streams.drift.volume import VolumeState
 from streams.panes import PanePlan
 from streams.series import Pane, Series
+from streams.versions import Versions
 from streams.windows import Frame, Window
 
 Counts = NDArray[np.int64]
@@ -105,12 +107,13 @@ class CountedSeries(Series):
     counts : array of int64, shape (days, counters)
     """
 
-    __slots__ = ("_sums",)
+    __slots__ = ("_sums", "_volume")
 
     def __init__(self, plan: PanePlan, counts: Counts) -> None:
         super().__init__("m", 1, plan.layout, Frame.of(plan))
         self._sums = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), np.cumsum(counts, axis=0)])
         self.frontier = self.closed_traffic = self.closed_quality = 0
+        self._volume = VolumeState()
         self.first_traffic = -DAY_MS  # the version answered before: its first day is a whole one
 
     def live(self, plan: PanePlan, day: int) -> list[Observation]:
@@ -121,7 +124,10 @@ class CountedSeries(Series):
             b"", int(counts[frame.predicted]), int(counts[frame.labelled])
         )
         self.last_traffic = day * DAY_MS
-        return self.close(plan, (day + 1) * DAY_MS, set()).observations
+        versions = Versions([self], self._volume)
+        found = self.close(plan, (day + 1) * DAY_MS, set(), versions).observations
+        versions.learn()
+        return found
 
     def _sum(self, segment: str, window: Window) -> tuple[Counts, int]:
         first, last = max(window.start_ms // DAY_MS, 0), min(window.end_ms // DAY_MS, len(self._sums) - 1)

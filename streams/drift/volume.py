@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -29,12 +28,22 @@ _UNIT: Final = 1024
 
 
 class VolumeState(msgspec.Struct, array_like=True):
-    """What is usual: by time of the week the mean of log(1 + n) in fixed point and of how many weeks; the scatter."""
+    """What is usual: by time of the week the mean of log(1 + n) in fixed point and of how many weeks; the scatter.
+
+    `pane_ms`: length of the panes it was learnt from; `until_ms`: end of the newest of them.
+    """
 
     phases: dict[int, tuple[int, int]] = {}
     squares: float = 0.0
     panes: int = 0
     since_ms: int = -1
+    pane_ms: int = 0
+    until_ms: int = -1
+
+    def forget(self, pane_ms: int) -> None:
+        """Start anew with panes of another length."""
+        self.phases, self.squares, self.panes, self.since_ms = {}, 0.0, 0, -1
+        self.pane_ms, self.until_ms = pane_ms, -1
 
 
 def phase_of(start_ms: int, pane_ms: int) -> int:
@@ -109,6 +118,6 @@ def volume_severity(bound: Bound, value: float) -> Severity:
     return "critical" if lost >= 0.9 else "warning" if lost >= COLLAPSE else "info"
 
 
-def ordered(phases: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    """By time of the week: a snapshot must not depend on when the week began."""
-    return dict(sorted(phases.items()))
+def snapshot_of(state: VolumeState) -> VolumeState:
+    """A copy by time of the week: a snapshot must not depend on when the week began."""
+    return msgspec.structs.replace(state, phases=dict(sorted(state.phases.items())))

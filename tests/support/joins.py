@@ -108,6 +108,11 @@ class View:
     def numbers(self, model: str, version: int | str, event_time_ms: int) -> Sequence[int]:
         return self.names.get((model, str(version)), ())
 
+    def number(self, model: str, version: int | str) -> int | None:
+        if self.watched(model):
+            return next(reversed(self.numbers(model, version, 0)), None)
+        return version if isinstance(version, int) and (model, version) in self.plans else None
+
 
 @dataclass
 class Worker:

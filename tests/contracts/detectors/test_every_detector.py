@@ -136,8 +136,6 @@ def test_state_stays_small_however_long_it_runs(learnt: PanePlan) -> None:
             pass
         for _ in detectors.pane(window._replace(name="pane"), total, window.end_ms):
             pass
-        for _ in detectors.volume(window._replace(name="pane"), int(rng.poisson(CALM.rows)), window.end_ms):
-            pass
         sizes.append(len(msgspec.msgpack.encode(detectors.snapshot())))
     assert max(sizes) <= MOST_STATE_BYTES
     assert max(sizes[900:]) <= max(sizes[:900]) * 1.1

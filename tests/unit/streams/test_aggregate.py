@@ -371,6 +371,23 @@ def test_the_last_correction_finds_every_pane_of_its_windows() -> None:
     assert aggregate.models["m"].series[1].ignored == 0
 
 
+def test_labels_count_once_however_many_versions_answered() -> None:
+    p = plan()
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    # Day 2: the second version takes over at noon; from day 4 on a third answers in shadow, and goes on day 6.
+    answers = [{1: 30}, {1: 30}, {1: 12, 2: 18}, {2: 30}, {2: 30, 3: 20}, {2: 30, 3: 30}, {2: 30, 3: 5}, {2: 30}]
+    events: list[AggregateEvent] = []
+    for day, versions in enumerate(answers):
+        for version, n in versions.items():
+            aggregate.merge(deltas(p, _events(day, n), version=version))
+        events += aggregate.merge(watermark((day + 1) * DAY))
+    events += aggregate.merge(watermark(12 * DAY))
+    panes = [e for e in events if isinstance(e, PaneClosed)]
+    assert [(to_ms(e.pane_start) // DAY, e.labelled) for e in panes if to_ms(e.pane_start) < 8 * DAY] == [
+        (day, 30) for day in range(8)
+    ]
+
+
 def test_a_pane_is_told_closed_once_however_many_versions_close_it() -> None:
     plans = {1: plan(delay="3d"), 2: plan(delay="1d")}
     aggregate = AggregatePartition(1, lambda model, version: plans[version])
@@ -382,7 +399,7 @@ def test_a_pane_is_told_closed_once_however_many_versions_close_it() -> None:
     closed = [event for event in told if isinstance(event, PaneClosed)]
     assert [to_ms(event.pane_end) // DAY for event in closed] == [1, 2, 3, 4, 5]
     assert [to_ms(event.observed_at) // DAY for event in closed] == [2, 3, 4, 5, 6]
-    assert {event.labelled for event in closed} == {20}
+    assert {event.labelled for event in closed} == {10}
 
 
 def test_revisions_do_not_rewind_detectors() -> None:

@@ -28,8 +28,13 @@ def arrived(*models: str) -> list[Record]:
     return [Record(PREDICTIONS, 3, at, b"k", value, None, 0) for at, value in enumerate(values)]
 
 
+def number_of(model: str, version: int | str) -> int | None:
+    """`w` is served elsewhere, where its versions have names; what else is sent is not registered."""
+    return {"w": {"2024-05": 7}, "m": {1: 1}, "a": {1: 1}, "b": {1: 1}, "c": {1: 1}}.get(model, {}).get(version)
+
+
 def step(check: DuplicateCheck, predictions: int, duplicates: int, *models: str) -> list[Observation]:
-    out: list[Output] = check.observe(journal(predictions, duplicates), arrived(*(models or ("m",))), DAY)
+    out: list[Output] = check.observe(journal(predictions, duplicates), arrived(*(models or ("m",))), DAY, number_of)
     check.committed()
     assert {output.topic for output in out} <= {OBSERVATIONS}
     return [decode(output.value or b"", Observation) for output in out]
@@ -63,9 +68,9 @@ def test_a_rate_is_taken_of_enough_predictions() -> None:
 def test_what_an_aborted_batch_said_is_said_again() -> None:
     check = DuplicateCheck()
     step(check, 0, 0)
-    first = check.observe(journal(ENOUGH, 500), arrived("m"), DAY)
+    first = check.observe(journal(ENOUGH, 500), arrived("m"), DAY, number_of)
     check.aborted()
-    assert check.observe(journal(ENOUGH, 500), arrived("m"), DAY) == first
+    assert check.observe(journal(ENOUGH, 500), arrived("m"), DAY, number_of) == first
     assert len(first) == 1
 
 
@@ -76,4 +81,14 @@ def test_the_models_named_are_those_that_send_most() -> None:
     assert [o.model for o in found] == ["a", "b"]
     broken = DuplicateCheck()
     step(broken, 0, 0)
-    assert broken.observe(journal(0, ENOUGH), [Record(PREDICTIONS, 3, 0, b"k", b"\xff", None, 0)], DAY) == []
+    assert broken.observe(journal(0, ENOUGH), [Record(PREDICTIONS, 3, 0, b"k", b"\xff", None, 0)], DAY, number_of) == []
+
+
+def test_a_version_that_has_a_name_is_told_by_its_number() -> None:
+    check = DuplicateCheck()
+    step(check, 0, 0)
+    sent = [encode(msgspec.structs.replace(prediction(), model=model, version="2024-05")) for model in ("w", "x")]
+    records = [Record(PREDICTIONS, 3, at, b"k", value, None, 0) for at, value in enumerate(sent)]
+    (output,) = check.observe(journal(ENOUGH, 500), records, DAY, number_of)
+    found = decode(output.value or b"", Observation)
+    assert (found.model, found.version, found.status) == ("w", 7, "opened")

@@ -8,8 +8,10 @@ import numpy as np
 from schemas.events import Observation
 from schemas.specification import Specification
 from streams.detectors import Detectors
+from streams.drift.volume import VolumeState
 from streams.panes import PanePlan
 from streams.reference import compile_reference, unlearnt_reference
+from streams.versions import Versions
 from streams.windows import PANE, Window
 from tests.support.plans import prediction, specification
 
@@ -83,4 +85,4 @@ def test_a_version_without_a_reference_is_counted_only() -> None:
         assert [*detectors.labels(window, total, window.end_ms)] == []
         assert [*detectors.segments("prediction", window, {}, window.end_ms)] == []
         assert [*detectors.pane(window._replace(name=PANE), total, window.end_ms)] == []
-        assert [*detectors.volume(window._replace(name=PANE), 500, window.end_ms)] == []
+        assert [*detectors.volume(window._replace(name=PANE), Versions([], VolumeState()), window.end_ms)] == []

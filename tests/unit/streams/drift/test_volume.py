@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 import numpy as np
 import pytest
 
+from schemas.codec import to_ms
 from schemas.events import Observation
 from streams.aggregate import AggregatePartition
 from streams.drift.volume import VolumeState, learn_volume, phase_of, volume_bound, volume_severity
+from streams.panes import PanePlan
 from tests.support.replay import DAY, watermark
 from tests.support.simulate import World, day_of, learn, record_of, watching
 
@@ -121,3 +125,50 @@ def test_a_version_that_another_took_over_from_is_not_missed() -> None:
         events = aggregate.merge(watermark((day + 1) * DAY))
         found += [e for e in events if isinstance(e, Observation) and e.subject == "volume"]
     assert found == []
+
+
+def _volumes(learnt: PanePlan, days: Iterable[Iterable[tuple[int, int]]]) -> list[tuple[str, int, int]]:
+    """What is said of the volume of days on which versions answer so many: (status, version, day it was said)."""
+    rng = np.random.default_rng(7)
+    aggregate = AggregatePartition(1, lambda model, version: learnt)
+    found: list[Observation] = []
+    for day, answers in enumerate(days):
+        for version, rows in answers:
+            record = record_of(learnt, day_of(World(rows=rows), rng), day)
+            aggregate.merge(msgspec.structs.replace(record, version=version))
+        aggregate = AggregatePartition.from_snapshot(aggregate.snapshot(), lambda model, version: learnt)
+        events = aggregate.merge(watermark((day + 1) * DAY))
+        found += [e for e in events if isinstance(e, Observation) and e.subject == "volume"]
+    return [(o.status, o.version, to_ms(o.observed_at) // DAY - 1) for o in found if o.status != "updated"]
+
+
+@pytest.fixture(scope="module")
+def learnt() -> PanePlan:
+    return learn(watching(windows=("1d",)), World(), 14, np.random.default_rng(5))
+
+
+def test_a_version_knows_from_its_first_whole_day_on_what_is_usual_of_the_model(learnt: PanePlan) -> None:
+    days = [*([(1, 800)] for _ in range(14)), [(1, 400), (2, 400)], [(2, 800)], [(2, 80)], [(2, 800)]]
+    assert _volumes(learnt, days) == [("opened", 2, 16)]
+
+
+def test_shadows_neither_add_to_the_volume_nor_are_missed_when_they_go(learnt: PanePlan) -> None:
+    alone, both, back = [(1, 800)], [(1, 800), (2, 800)], [(1, 800)]
+    days = [*(alone for _ in range(14)), *(both for _ in range(5)), *(back for _ in range(5)), [(1, 80)]]
+    assert _volumes(learnt, days) == [("opened", 1, 24)]
+
+
+def test_a_champion_that_comes_back_is_watched_at_once(learnt: PanePlan) -> None:
+    days = [
+        *([(1, 800)] for _ in range(14)),
+        *([(2, 800)] for _ in range(9)),
+        [(2, 300), (1, 500)],
+        [(1, 800)],
+        [(1, 50)],
+    ]
+    assert _volumes(learnt, days) == [("opened", 1, 25)]
+
+
+def test_half_a_collapse_of_a_shadowed_model_is_one_of_every_version_that_answers(learnt: PanePlan) -> None:
+    days = [*([(1, 800)] for _ in range(14)), *([(1, 800), (2, 800)] for _ in range(3)), [(1, 70), (2, 70)]]
+    assert sorted(_volumes(learnt, days)) == [("opened", 1, 17), ("opened", 2, 17)]
