@@ -12,6 +12,7 @@ from typing import Any
 
 from schemas.specification import DataSection, FeatureKind, MetricsSection, ModelSection, Specification
 
+_MAX_WRITTEN_BYTES = 1_000_000
 _PLAIN: dict[str, object] = {"numeric": 0.0, "categorical": "a", "boolean": False}
 
 
@@ -23,12 +24,13 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (task["memory_bytes"], task["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_CPU, (task["cpu_s"], task["cpu_s"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_WRITTEN_BYTES, _MAX_WRITTEN_BYTES))
     # Imported below the limits, so that they hold for everything.
     from agents.artifacts import ArtifactStore, load_model
 
     try:
         store = ArtifactStore(task["url"], Path(task["keys"]) if task["keys"] else None)
-        model = load_model(store, task["sha"])
+        model = load_model(store, task["sha"], task["allowed"])
         if task["features"]:
             _smoke(model, task["features"], task["rows"])
     except MemoryError:

@@ -8,13 +8,12 @@ child process with limited memory and time first.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
+import signal
 import subprocess
 import sys
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,15 @@ import fsspec
 
 from agents.config import Settings
 from agents.signing import KeyRing
+from agents.skops_file import load_skops
 from schemas.errors import ArtifactError
 from schemas.events import Scalar
 
-MAX_UNPACKED_BYTES = 1_000_000_000
-MAX_RATIO = 200
+MAX_MODEL_BYTES = 1_000_000_000
+"""A model's file that is larger is not even read."""
 CHILD_MEMORY_BYTES = 4_000_000_000
 CHILD_CPU_S = 30
 CHILD_TIMEOUT_S = 60.0
-
-ALLOWED_TYPES = frozenset(
-    {
-        # Parts of scikit-learn's own estimators that skops does not list by itself.
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.calibration._SigmoidCalibration",
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn.tree._tree.Tree",
-        "numpy.dtype",
-        # HistGradientBoosting keeps `partial(check_array, …)` for its categorical columns; what a partial wraps is a
-        # type of its own in the file and must be on this list too.
-        "functools.partial",
-        "sklearn.utils.validation.check_array",
-    }
-)
 
 
 class ArtifactStore:
@@ -100,16 +85,23 @@ class ArtifactStore:
             self._write(f"{path}.{kind}.sig", self._ring.sign(_signed(sha, kind)))
         return sha
 
-    def get(self, sha: str) -> bytes:
+    def get(self, sha: str, *, max_bytes: int | None = None) -> bytes:
         """The bytes, checked against their hash.
+
+        Parameters
+        ----------
+        max_bytes : int, optional
+            What is larger is not read.
 
         Raises
         ------
         ArtifactError
-            Missing or altered.
+            Missing, altered or too large.
         """
         path = self.path(sha)
         try:
+            if max_bytes is not None and (size := int(self._fs.size(path) or 0)) > max_bytes:
+                raise ArtifactError(f"{size} bytes are more than the {max_bytes} that are accepted", where=path)
             # Monitoring reads tens of thousands of these: the way through fsspec takes three times as long.
             data: bytes = Path(path).read_bytes() if self._local else self._fs.cat_file(path)
         except FileNotFoundError as error:
@@ -154,52 +146,27 @@ def _signed(sha: str, kind: str) -> bytes:
     return f"driftline artifact v1\n{kind}\n{sha}\n".encode()
 
 
-def dump_model(estimator: object) -> bytes:
-    """An estimator as the bytes of a skops file."""
-    import skops.io
+def load_model(store: ArtifactStore, sha: str, allowed: Iterable[str] = ()) -> Any:
+    """Build the estimator of a model artifact: size, hash, signature and types are checked before.
 
-    data: bytes = skops.io.dumps(estimator)
-    return data
+    Parameters
+    ----------
+    allowed : iterable of str
+        Types that the specification allows beside `agents.skops_file.ALLOWED_TYPES`.
 
-
-def load_model(store: ArtifactStore, sha: str) -> Any:
-    """Build the estimator of a model artifact: hash, signature, size and types are checked before.
+    Returns
+    -------
+    estimator
+        scikit-learn's interface; an ONNX file answers through `agents.onnx_file.OnnxModel`.
 
     Raises
     ------
     ArtifactError
         Missing, altered, unsigned, oversize, or with types that are not on the allow-list. Nothing of it ran.
     """
-    import skops.io
-
-    data = store.get(sha)
+    data = store.get(sha, max_bytes=MAX_MODEL_BYTES)
     store.verify(sha, "model")
-    _check_size(data, store.path(sha))
-    try:
-        unknown = set(skops.io.get_untrusted_types(data=data))
-    except Exception as error:
-        raise ArtifactError(f"not a skops file: {error}", where=store.path(sha)) from error
-    if refused := sorted(unknown - ALLOWED_TYPES):
-        raise ArtifactError(
-            f"contains types that are not allowed: {', '.join(refused)}",
-            where=store.path(sha),
-            remedy="train with estimators and transformers of scikit-learn only",
-        )
-    try:
-        return skops.io.loads(data, trusted=sorted(unknown))
-    except Exception as error:
-        raise ArtifactError(f"cannot be loaded: {error}", where=store.path(sha)) from error
-
-
-def _check_size(data: bytes, where: str) -> None:
-    """Refuse archives that unpack to far more than they are, from their directory alone."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except zipfile.BadZipFile as error:
-        raise ArtifactError("not a skops file", where=where) from error
-    if unpacked > MAX_UNPACKED_BYTES or unpacked > MAX_RATIO * max(len(data), 10_000):
-        raise ArtifactError(f"{len(data)} bytes would unpack to {unpacked}", where=where)
+    return load_skops(data, store.path(sha), allowed)
 
 
 def check_in_child(
@@ -208,6 +175,7 @@ def check_in_child(
     *,
     features: Mapping[str, str] | None = None,
     rows: Sequence[Mapping[str, Scalar]] = (),
+    allowed: Iterable[str] = (),
     memory_bytes: int = CHILD_MEMORY_BYTES,
     cpu_s: int = CHILD_CPU_S,
     timeout_s: float = CHILD_TIMEOUT_S,
@@ -220,6 +188,8 @@ def check_in_child(
         Columns and kinds (``numeric``, ``categorical``, ``boolean``) of the specification; none: load only.
     rows : sequence of mapping, optional
         Rows of the smoke test; default one row of plain values.
+    allowed : iterable of str
+        As `load_model`.
 
     Raises
     ------
@@ -232,6 +202,7 @@ def check_in_child(
         "sha": sha,
         "features": dict(features or {}),
         "rows": [dict(row) for row in rows],
+        "allowed": sorted(allowed),
         "memory_bytes": memory_bytes,
         "cpu_s": cpu_s,
     }
@@ -247,5 +218,12 @@ def check_in_child(
         raise ArtifactError(f"the smoke test did not end within {timeout_s:g} s", where=store.path(sha)) from error
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = said[-1] if said else f"the child ended with code {done.returncode}"
+        reason = said[-1] if said and done.returncode > 0 else _ending(done.returncode, cpu_s)
         raise ArtifactError(f"refused by the smoke test: {reason}", where=store.path(sha))
+
+
+def _ending(code: int, cpu_s: int) -> str:
+    """How a child ended that could not say why."""
+    if -code in {signal.SIGXCPU, signal.SIGKILL}:
+        return f"the child was killed: more than {cpu_s} s of processor time, or out of memory"
+    return f"the child ended with code {code}" if code >= 0 else f"the child ended with signal {-code}"

@@ -19,6 +19,7 @@ from agents.commands import (
     project,
     registry,
     report,
+    signing,
     status,
     system,
     topics,
@@ -61,7 +62,8 @@ def _root(
 
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
-    *(registry, training, backtest, traffic, history),
+    *(registry, signing),
+    *(training, backtest, traffic, history),
 )
 for module in MODULES:
     module.add_to(app)

@@ -71,6 +71,82 @@ class KeyRing:
             raise ArtifactError("the signature is not of these bytes: the artifact was altered") from error
         return key_id
 
+    def own(self) -> str:
+        """Id of the key that signs here; made where there is none."""
+        return _key_id(self._private().public_key())
+
+    def trusted(self) -> dict[str, str]:
+        """File name by id of every trusted key."""
+        found: dict[str, str] = {}
+        for path, key in self._files():
+            found.setdefault(_key_id(key), path.name)
+        return found
+
+    def rotate(self) -> str:
+        """Sign with a new key from now on; returns its id. What older keys signed stays trusted.
+
+        Notes
+        -----
+        The old public key is kept as ``retired-ID.pub``; where the old private key is lost to others, distrust it and
+        register again what it signed.
+        """
+        old = self._private().public_key()
+        kept = self.folder / f"retired-{_key_id(old)}.pub"
+        _write_new(kept, old.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+        new = Ed25519PrivateKey.generate()
+        # The public key is there before the private one signs: nothing is ever signed by a key that is not trusted.
+        _replace(
+            self.folder / "own.pub", new.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        )
+        _replace(
+            self.folder / "private.pem", new.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600
+        )
+        return _key_id(new.public_key())
+
+    def trust(self, pem: bytes, name: str) -> str:
+        """Trust another installation's public key; returns its id.
+
+        Raises
+        ------
+        ArtifactError
+            No Ed25519 public key, or `name` is taken by another.
+        """
+        if not name.isidentifier() and not name.replace("-", "").isalnum():
+            raise ArtifactError(f"{name!r} cannot name a key", remedy="use letters, digits and '-'")
+        try:
+            key = load_pem_public_key(pem)
+        except ValueError as error:
+            raise ArtifactError("no public key in PEM", remedy="give the other installation's keys/own.pub") from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise ArtifactError("not an Ed25519 key", remedy="give the other installation's keys/own.pub")
+        path = self.folder / f"{name}.pub"
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_new(path, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+        if _key_id(dict(self._files())[path]) != _key_id(key):
+            raise ArtifactError("the file holds another key", where=str(self.folder), remedy="choose a name")
+        return _key_id(key)
+
+    def distrust(self, key_id: str) -> list[str]:
+        """Trust a key no longer; returns the files that were removed. What it signed is refused from now on.
+
+        Raises
+        ------
+        ArtifactError
+            It is not trusted, or it is the key that signs here.
+        """
+        if (self.folder / "private.pem").exists() and key_id == self.own():
+            raise ArtifactError("this key signs here", where=str(self.folder), remedy="rotate first")
+        found = [path for path, key in self._files() if _key_id(key) == key_id]
+        if not found:
+            raise ArtifactError(f"no trusted key has the id {key_id}", where=str(self.folder))
+        for path in found:
+            path.unlink()
+        return [path.name for path in found]
+
+    def public_pem(self) -> bytes:
+        """The public key that others need to trust what is signed here."""
+        return self._private().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
     def _private(self) -> Ed25519PrivateKey:
         path = self.folder / "private.pem"
         if not path.exists():
@@ -89,12 +165,15 @@ class KeyRing:
         _write_new(path, pem, 0o600)
 
     def _trusted(self) -> dict[str, Ed25519PublicKey]:
-        trusted: dict[str, Ed25519PublicKey] = {}
+        return {_key_id(key): key for _, key in self._files()}
+
+    def _files(self) -> list[tuple[Path, Ed25519PublicKey]]:
+        found = []
         for path in sorted(self.folder.glob("*.pub")):
             key = load_pem_public_key(path.read_bytes())
             if isinstance(key, Ed25519PublicKey):
-                trusted[_key_id(key)] = key
-        return trusted
+                found.append((path, key))
+        return found
 
 
 def _key_id(key: Ed25519PublicKey) -> str:
@@ -115,3 +194,10 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         pass
     finally:
         temporary.unlink()
+
+
+def _replace(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Put `data` in the place of `path`, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    _write_new(temporary, data, mode)
+    temporary.replace(path)

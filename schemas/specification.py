@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,9 @@ SequentialDetector = Literal["page-hinkley", "ddm", "hddm"]
 AUTO = "auto"
 """`training_window`: every run chooses its rows by validation."""
 TRIGGERS = ("quality", "drift", "schedule", "data", "code", "new-segment")
+NEVER_ALLOWED = sys.stdlib_module_names | {"agents", "streams", "schemas", "joblib", "dill", "cloudpickle"}
+"""Packages of which no model file may bring anything, whatever a specification allows."""
+_TYPE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
 
@@ -45,6 +49,9 @@ class ModelSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     per: str | None = None
     description: str = ""
     owner: str = ""
+    team: str = ""
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
+    allowed_types: list[str] = msgspec.field(default_factory=list)
 
 
 class DataSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -245,6 +252,17 @@ def _check_alarms(spec: Specification, file: str) -> None:
             )
 
 
+def _check_allowed(spec: Specification, file: str) -> None:
+    for name in spec.model.allowed_types:
+        if not _TYPE.match(name) or name.partition(".")[0] in NEVER_ALLOWED:
+            raise SpecificationError(
+                f"{name!r} cannot be allowed",
+                where=_where(file, "model.allowed_types"),
+                remedy='name one class or function, such as "lightgbm.sklearn.LGBMClassifier"; of the standard library '
+                "nothing that acts on the system",
+            )
+
+
 def _check(spec: Specification, file: str) -> None:
     if not _NAME.match(spec.model.name) and "{" not in spec.model.name:
         raise SpecificationError(
@@ -252,6 +270,7 @@ def _check(spec: Specification, file: str) -> None:
             where=_where(file, "model.name"),
             remedy="use letters, digits, '.', '_' and '-', at most 128",
         )
+    _check_allowed(spec, file)
     if not 0.0 < spec.model.threshold < 1.0:
         raise SpecificationError(
             f"{spec.model.threshold} is no threshold", where=_where(file, "model.threshold"), remedy="0 < threshold < 1"

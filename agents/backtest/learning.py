@@ -172,7 +172,7 @@ class Learning:
         version = Version(
             number=self._made,
             champion=Champion(self._made, artifact, self.spec, candidate.cutoff_ms),
-            estimator=load_model(self._artifacts, artifact),
+            estimator=load_model(self._artifacts, artifact, self.spec.model.allowed_types),
             plan=PanePlan(self.spec, candidate.reference()),
             report=verdict.report | ({} if choice is None else {"choice": choice.report}),
         )

@@ -177,7 +177,7 @@ class Demo:
         self.registry = Registry(sessions, store)
         with sessions() as session:
             version = self.registry.version(session, registered["model"], registered["version"])
-            return load_model(store, version.artifact)
+            return load_model(store, version.artifact, self.spec.model.allowed_types)
 
     def _say_how_to_approve(self) -> None:
         self.view.say(

@@ -110,7 +110,7 @@ def _dump(value: Any) -> tuple[str, bytes] | None:
                 return None
             return "parquet", buffer.getvalue()
         if isinstance(value, BaseEstimator):
-            from agents.artifacts import dump_model
+            from agents.skops_file import dump_model
 
             return "skops", dump_model(value)
         if value is None or isinstance(value, str | int | float | bool):
@@ -128,7 +128,7 @@ def _load(kind: str, body: bytes) -> Any:
     if kind == "skops":
         import skops.io
 
-        from agents.artifacts import ALLOWED_TYPES
+        from agents.skops_file import ALLOWED_TYPES
 
         unknown = set(skops.io.get_untrusted_types(data=body))
         if not unknown <= ALLOWED_TYPES:

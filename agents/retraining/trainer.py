@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.artifacts import dump_model
 from agents.retraining.environment import environment_hash
 from agents.retraining.holdout import cutoff_ms
 from agents.retraining.importance import permutation_importances
@@ -21,6 +20,7 @@ from agents.retraining.project import Project
 from agents.retraining.scoring import Scored, score
 from agents.retraining.step_cache import Store
 from agents.retraining.table import check_labels
+from agents.skops_file import dump_model
 from schemas.errors import TrainingError
 from schemas.reference import ReferenceStatistics
 from schemas.specification import Specification

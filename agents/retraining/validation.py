@@ -53,7 +53,7 @@ def validate(
         The champion cannot be asked about these rows.
     """
     artifact = artifacts.put(candidate.model_bytes, "model")
-    restored = load_model(artifacts, artifact)
+    restored = load_model(artifacts, artifact, candidate.spec.model.allowed_types)
     rows = candidate.held
     features = rows[candidate.spec.columns()]
     again = score(candidate.spec, restored, features)
@@ -82,7 +82,7 @@ def validate(
 
 def _load(artifacts: ArtifactStore, champion: Champion) -> Any:
     try:
-        return load_model(artifacts, champion.artifact)
+        return load_model(artifacts, champion.artifact, champion.spec.model.allowed_types)
     except ArtifactError as error:
         raise ArtifactError(
             f"the champion, version {champion.version}, cannot be compared with: {error.what}",

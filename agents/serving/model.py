@@ -104,10 +104,14 @@ def load(store: ArtifactStore, model: str, version: VersionState) -> ServedModel
         Missing, altered, unsigned, unsafe, or it does not predict.
     """
     where = f"{model} version {version.version}"
-    spec = parse(store.get(version.specification).decode(), file=f"{where}: driftline.toml")
-    check_in_child(store, version.artifact, features=spec.features)
+    text = store.get(version.specification)
+    # It may widen what the artifact may hold: it counts only where this installation signed it.
+    store.verify(version.specification, "specification")
+    spec = parse(text.decode(), file=f"{where}: driftline.toml")
+    allowed = spec.model.allowed_types
+    check_in_child(store, version.artifact, features=spec.features, allowed=allowed)
     try:
-        served = ServedModel(spec, load_model(store, version.artifact))
+        served = ServedModel(spec, load_model(store, version.artifact, allowed))
         served.predict([{name: _PLAIN[kind] for name, kind in spec.features.items()}] * 2)
     except DriftlineError:
         raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agents.artifacts import ArtifactStore, dump_model
+from agents.artifacts import ArtifactStore
+from agents.skops_file import dump_model
 from schemas.codec import encode
 from schemas.events import ModelState, VersionState
 from schemas.topics import REGISTRY_STATE

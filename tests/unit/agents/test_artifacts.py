@@ -18,9 +18,10 @@ from sklearn.base import BaseEstimator
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from agents.artifacts import ArtifactStore, check_in_child, dump_model, load_model
+from agents.artifacts import ArtifactStore, check_in_child, load_model
 from agents.config import load_settings
 from agents.signing import KeyRing
+from agents.skops_file import dump_model
 from schemas.errors import ArtifactError
 
 

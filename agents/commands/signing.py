@@ -1,0 +1,75 @@
+"""`driftline signing`: the Ed25519 keys that artifacts and bundles are signed and checked with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agents.commands.output import Command, Json, document, say, table
+
+if TYPE_CHECKING:
+    from agents.signing import KeyRing
+
+KeyId = Annotated[str, typer.Argument(help="Id of a key, as `driftline signing show` lists it.", show_default=False)]
+
+
+def show(as_json: Json = False) -> None:
+    """List the keys that are trusted here; the public one of this installation is what others need to trust it."""
+    ring = _ring()
+    own, trusted = ring.own(), ring.trusted()
+    if as_json:
+        document({"own": own, "trusted": trusted, "public": ring.public_pem().decode(), "folder": ring.folder})
+        return
+    table(["key", "file", "signs here"], [(key, file, "yes" if key == own else "") for key, file in trusted.items()])
+    say(f"\n{ring.folder / 'own.pub'}:\n{ring.public_pem().decode()}")
+
+
+def rotate(as_json: Json = False) -> None:
+    """Sign with a new key from now on. What the old key signed stays trusted until it is distrusted."""
+    ring = _ring()
+    old = ring.own()
+    new = ring.rotate()
+    if as_json:
+        document({"own": new, "retired": old})
+    else:
+        say(f"signing with {new}; {old} is still trusted")
+
+
+def trust(
+    file: Annotated[Path, typer.Argument(help="The other installation's own.pub.", show_default=False)],
+    *,
+    name: Annotated[str, typer.Option("--name", help="What to call it here; default: the file's name.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Trust what another installation signs: bundles of it can be imported."""
+    from schemas.errors import ConfigurationError
+
+    try:
+        pem = file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot be read: {error.strerror}", where=str(file)) from error
+    key = _ring().trust(pem, name or ("other" if file.stem == "own" else file.stem))
+    document({"trusted": key}) if as_json else say(f"{key} is trusted")
+
+
+def distrust(key: KeyId, *, as_json: Json = False) -> None:
+    """Trust a key no longer: whatever it signed is refused from now on, champions too."""
+    removed = _ring().distrust(key)
+    document({"distrusted": key, "removed": removed}) if as_json else say(f"removed {', '.join(removed)}")
+
+
+def _ring() -> KeyRing:
+    from agents.config import load_settings
+    from agents.signing import KeyRing
+
+    return KeyRing(load_settings().home.resolve() / "keys")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(no_args_is_help=True, help="The keys that artifacts and bundles are signed with.")
+    for function in (show, rotate, trust, distrust):
+        group.command(function.__name__, cls=Command)(function)
+    app.add_typer(group, name="signing", rich_help_panel="Models")
