@@ -17,6 +17,8 @@ import msgspec
 
 from schemas.durations import parse_count, parse_duration, parse_rate
 from schemas.errors import SpecificationError
+from schemas.inheritance import KEY as EXTENDS
+from schemas.inheritance import resolved_text
 from schemas.metrics import accepted, better, problem
 from schemas.windows import TimeWindow, check_windows, pane_of, parse_window
 
@@ -47,6 +49,8 @@ class ModelSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     positive: int | float | str | bool = 1
     threshold: float = 0.5
     per: str | None = None
+    member: dict[str, str] = msgspec.field(default_factory=dict)
+    """Of a model that was made of a fleet's specification: the column and its value."""
     description: str = ""
     owner: str = ""
     team: str = ""
@@ -263,8 +267,25 @@ def _check_allowed(spec: Specification, file: str) -> None:
             )
 
 
+def _check_fleet(spec: Specification, file: str) -> None:
+    """A fleet's name holds its column, once, and nothing else in braces."""
+    per, name = spec.model.per, spec.model.name
+    if per is None or name.count(f"{{{per}}}") != 1 or not _NAME.match(name.replace(f"{{{per}}}", "x")):
+        raise SpecificationError(
+            f"{name!r} cannot name the models of a fleet" if per else f"{name!r} names a column, and per names none",
+            where=_where(file, "model.name" if per else "model.per"),
+            remedy='write name = "bus-{route}" and per = "route": the name holds the column once, in braces',
+        )
+    if spec.model.member:
+        raise SpecificationError(
+            "is filled in for the models of a fleet", where=_where(file, "model.member"), remedy="leave it out"
+        )
+
+
 def _check(spec: Specification, file: str) -> None:
-    if not _NAME.match(spec.model.name) and "{" not in spec.model.name:
+    if spec.is_fleet:
+        _check_fleet(spec, file)
+    if not spec.is_fleet and not _NAME.match(spec.model.name):
         raise SpecificationError(
             f"{spec.model.name!r} cannot be a model name",
             where=_where(file, "model.name"),
@@ -372,6 +393,8 @@ def of_document(document: Mapping[str, Any], *, file: str = FILE_NAME) -> Specif
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         key = path.rstrip("`").lstrip(".")
+        if EXTENDS in document:
+            message, key = "what a specification extends is known only where its file lies", EXTENDS
         raise SpecificationError(message, where=_where(file, key), remedy=_accepted(key)) from error
     _check(spec, file)
     return spec
@@ -404,7 +427,7 @@ def _accepted(key: str) -> str:
 
 
 def load(path: Path) -> Specification:
-    """Read `driftline.toml` from a project folder or a file.
+    """Read `driftline.toml`, with what it extends, from a project folder or a file.
 
     Raises
     ------
@@ -412,10 +435,4 @@ def load(path: Path) -> Specification:
         Where the file is missing or wrong.
     """
     file = path / FILE_NAME if path.is_dir() else path
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecificationError(
-            f"cannot be read: {error}", where=str(file), remedy="`driftline init DIR` writes a first one"
-        ) from error
-    return parse(text, file=str(file))
+    return parse(resolved_text(file), file=str(file))

@@ -43,15 +43,26 @@ def register(
     version: Annotated[
         str, typer.Option("--version", help="With --reference: the one version (as called elsewhere) it is of.")
     ] = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="DIR holds projects: register each; --data is then a folder of tables.")
+    ] = False,
+    members: Annotated[
+        list[str] | None, typer.Option("--member", help="Of a project for many models: only this value of `per`.")
+    ] = None,
+    match: Annotated[str, typer.Option("--match", help="Of many models: those whose names match, as 'bus-1*'.")] = "*",
+    only_new: Annotated[bool, typer.Option("--only-new", help="Of many models: those not registered yet.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Of many models: train so many at a time.")] = 1,
     actor: Actor = "",
     as_json: Json = False,
 ) -> None:
     """Train a project's first (or next) version and register it; with approval mode "auto" it is promoted.
 
-    With --monitor-only nothing is trained: the model's versions appear with its first predictions. Works while the
-    system is down: what has to be told is told when the registry agent runs.
+    With --monitor-only nothing is trained: the model's versions appear with its first predictions. A specification with
+    `per` stands for many models, one for each value of that column. Works while the system is down: what has to be told
+    is told when the registry agent runs.
     """
     from agents.bootstrap import kafka_config
+    from agents.commands.registering import Many, register_many
     from agents.config import load_settings
     from agents.retraining.register import register_project
     from schemas.errors import BrokerUnreachableError
@@ -61,6 +72,23 @@ def register(
         kafka = kafka_config(settings)
     except BrokerUnreachableError:
         kafka = None
+    many = Many(every, tuple(members or ()), match, only_new, jobs)
+    if many.wanted(directory):
+        register_many(
+            settings,
+            kafka,
+            directory,
+            many,
+            data=data,
+            seasons=seasons,
+            monitor_only=monitor_only,
+            reference=reference,
+            window=reference_window,
+            version=version,
+            actor=actor or account(),
+            as_json=as_json,
+        )
+        return
     if monitor_only or reference is not None or reference_window or version:
         _watch(
             settings,

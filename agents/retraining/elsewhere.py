@@ -16,11 +16,14 @@ from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.registry import watched
 from agents.registry.service import Registry
+from agents.retraining.members import Member
 from agents.retraining.table import normalise, read_frame
 from agents.retraining.trainer import event_times_ms, plain_values
+from schemas import fleets
 from schemas.codec import encode, utc
 from schemas.durations import parse_duration
 from schemas.errors import ConfigurationError, TrainingError
+from schemas.inheritance import resolved_text
 from schemas.reference import ReferenceStatistics
 from schemas.specification import FILE_NAME, Specification, parse
 from streams.columns import missing_in
@@ -44,6 +47,7 @@ def register_watched(
     window: str | None,
     external: str | None,
     actor: str,
+    member: Member | None = None,
 ) -> dict[str, Any]:
     """Register a model that is only watched, or give one that is another specification or reference.
 
@@ -59,6 +63,8 @@ def register_watched(
         How long to learn the reference instead.
     external : str, optional
         The one version that `reference` is of.
+    member : Member, optional
+        Of a specification for many models: the one to register.
 
     Returns
     -------
@@ -90,7 +96,7 @@ def register_watched(
             raise ConfigurationError(
                 "a window is learnt for all versions", where="--version", remedy="use --version with --reference FILE"
             )
-    text, spec = _specification(directory)
+    text, spec = _specification(directory, member.value if member is not None else None)
     if kafka is not None:
         from agents.retraining.register import check_retention
 
@@ -101,7 +107,10 @@ def register_watched(
     registry = Registry(session_factory(engine), artifacts)
     sha, rows, labelled, at = None, 0, 0, None
     if reference is not None:
-        statistics, rows, labelled = reference_of_file(reference, spec)
+        given = read_frame(reference, spec, option="--reference") if member is None else member.rows
+        assert given is not None
+        where = str(reference) if member is None else f"{reference} ({member.value})"
+        statistics, rows, labelled = reference_of_frame(given, spec, where)
         sha = artifacts.put(encode(statistics), "reference")
         at = utc(statistics.end_ms) if statistics.end_ms else datetime.now(UTC)
     with registry.sessions.begin() as session:
@@ -136,20 +145,17 @@ def check_window(text: str) -> int:
     return span
 
 
-def _specification(directory: Path) -> tuple[str, Specification]:
+def _specification(directory: Path, member: str | None) -> tuple[str, Specification]:
     file = directory / FILE_NAME if directory.is_dir() else directory
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"cannot be read: {error}", where=str(file), remedy="`driftline init DIR --monitor-only` writes a first one"
-        ) from error
+    text = resolved_text(file)
     spec = parse(text, file=str(file))
+    if member is not None:
+        return fleets.member(text, member, file=str(file))
     if spec.is_fleet:
         raise ConfigurationError(
-            "one project for many models is not available in this release",
+            f"the specification stands for many models, one for each {spec.model.per}",
             where=f"{file} [model.per]",
-            remedy="write one specification a model",
+            remedy="their predictions name one model each: register them with `driftline register DIR --monitor-only`",
         )
     return text, spec
 
@@ -165,16 +171,20 @@ def reference_of_file(path: Path, spec: Specification) -> tuple[ReferenceStatist
     TrainingError
         A column is missing or of the wrong type. `where` names file and column.
     """
+    return reference_of_frame(read_frame(path, spec, option="--reference"), spec, str(path))
+
+
+def reference_of_frame(frame: pd.DataFrame, spec: Specification, where: str) -> tuple[ReferenceStatistics, int, int]:
+    """As `reference_of_file`, of rows at hand that errors call `where`."""
     import pandas as pd
 
-    frame = read_frame(path, spec, option="--reference")
     data = spec.data
     needed = list(dict.fromkeys([*spec.features, *data.segments, PREDICTION]))
     missing = [name for name in needed if name not in frame.columns]
     if missing:
         raise TrainingError(
             f"the reference lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}",
-            where=str(path),
+            where=where,
             remedy=f"it has: {', '.join(map(str, frame.columns[:40]))}; features are named as in {FILE_NAME}, "
             f"what the model said is {PREDICTION!r}",
         )
@@ -187,13 +197,13 @@ def reference_of_file(path: Path, spec: Specification) -> tuple[ReferenceStatist
         frame[data.label] = pd.Series([None] * len(frame), dtype=object)
     if data.label_time is not None and data.label_time not in frame.columns:
         frame[data.label_time] = frame[data.event_time]
-    table = normalise(frame, spec, where=str(path))
+    table = normalise(frame, spec, where=where)
     order = pd.Index(frame[data.id].astype("str")).get_indexer(pd.Index(table[data.id]))
     guesses = plain_values(frame[PREDICTION].iloc[order].reset_index(drop=True))
     scores = None
     if PROBABILITY in frame.columns:
-        scores = _probabilities(frame[PROBABILITY].iloc[order], f"{path} [{PROBABILITY}]")
-    statistics = compile_watched(spec, table, guesses, scores, where=str(path))
+        scores = _probabilities(frame[PROBABILITY].iloc[order], f"{where} [{PROBABILITY}]")
+    statistics = compile_watched(spec, table, guesses, scores, where=where)
     return statistics, len(table), int(table[data.label].notna().sum())
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from schemas import fleets
 from schemas.errors import ProjectError, SpecificationError
+from schemas.inheritance import resolved_text
 from schemas.specification import FILE_NAME, Specification, parse
 
 PIPELINE = "pipeline.py"
@@ -38,7 +40,7 @@ class Project:
         Its folder.
     spec : Specification
     spec_text : str
-        `driftline.toml` as written.
+        `driftline.toml` as written, or with what it extends and the model's name filled in.
     functions : mapping of str to callable
         Functions of `pipeline.py` by name, imported ones included.
     files : mapping of str to bytes
@@ -66,8 +68,15 @@ class Project:
             yield
 
 
-def load_project(directory: Path) -> Project:
+def load_project(directory: Path, *, member: str | None = None) -> Project:
     """Load and check the project in `directory`.
+
+    Parameters
+    ----------
+    directory : Path
+    member : str, optional
+        Of a project for many models: the value of its column. The project is then that model's, its specification
+        with the name filled in.
 
     Raises
     ------
@@ -85,17 +94,18 @@ def load_project(directory: Path) -> Project:
         raise SpecificationError(
             "the file is missing", where=str(spec_file), remedy="`driftline init DIR` writes a first one"
         )
-    try:
-        spec_text = files[FILE_NAME].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise SpecificationError(f"not UTF-8: {error}", where=str(spec_file)) from error
+    spec_text = resolved_text(spec_file)
     spec = parse(spec_text, file=str(spec_file))
-    if spec.is_fleet:
+    if member is not None:
+        spec_text, spec = fleets.member(spec_text, member, file=str(spec_file))
+    elif spec.is_fleet:
         raise SpecificationError(
-            "one project for many models is not available in this release",
+            f"the project stands for many models, one for each {spec.model.per}",
             where=f"{spec_file} [model.per]",
-            remedy="write one project a model",
+            remedy="`driftline register DIR --data FILE` makes them; name one of them afterwards",
         )
+    # The project as it is stored stands alone: without its defaults, and as one model.
+    files[FILE_NAME] = spec_text.encode()
     functions = _functions(root, files)
     from agents.retraining.pipeline import plan
 

@@ -16,11 +16,12 @@ from agents.database.outbox import enqueue
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
 from agents.retraining.data import load_registered, manifest, store_table, training_table, widened
+from agents.retraining.members import Member
 from agents.retraining.packing import store_project
 from agents.retraining.project import Project, load_project
 from agents.retraining.step_cache import StepCache
 from agents.retraining.submission import Submission, register_candidate
-from agents.retraining.table import read_table
+from agents.retraining.table import of_frame, read_table
 from agents.retraining.tables import RunRow
 from agents.retraining.threads import limited_threads
 from agents.retraining.trainer import event_times_ms, train
@@ -50,6 +51,7 @@ def register_project(
     actor: str,
     seed: int = SEED,
     seasons: Path | None = None,
+    member: Member | None = None,
 ) -> dict[str, Any]:
     """Train the project in `directory` and register the result as a version of its model.
 
@@ -70,6 +72,8 @@ def register_project(
     seasons : Path, optional
         Table like `data` that spans a year: what the calendar does is learnt from it, for successors too. Default: what
         the champion was given, else the table itself where it spans a year.
+    member : Member, optional
+        Of a project for many models: the one to register.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def register_project(
         Another version became champion meanwhile. Nothing is registered when anything is raised.
     """
     started_at, started = datetime.now(UTC), time.monotonic()
-    project = load_project(directory)
+    project = load_project(directory, member=member.value if member is not None else None)
     spec = project.spec
     if kafka is not None:
         check_retention(kafka, spec)
@@ -102,9 +106,11 @@ def register_project(
         champion_info, champion = find_champion(registry, session, spec.name)
         as_of_ms: int | None = None
         registered: pd.DataFrame | None = None
-        if data is not None:
-            table = read_table(data, spec, also=champion.spec.features if champion is not None else {})
-            registered = table
+        also = champion.spec.features if champion is not None else {}
+        if member is not None and member.rows is not None:
+            table = registered = of_frame(member.rows, spec, also=also, where=f"{data} ({member.value})")
+        elif data is not None:
+            table = registered = read_table(data, spec, also=also)
         else:
             as_of_ms = int(time.time() * 1000)
             table = _archived_table(settings, session, project, champion_info, as_of_ms)

@@ -36,15 +36,27 @@ def read_table(path: Path, spec: Specification, *, also: Mapping[str, FeatureKin
     TrainingError
         The file cannot be read, or the table is not usable (`normalise`).
     """
-    frame = read_frame(path, spec)
+    return of_frame(read_frame(path, spec), spec, also=also, where=str(path))
+
+
+def of_frame(
+    frame: pd.DataFrame, spec: Specification, *, where: str, also: Mapping[str, FeatureKind] | None = None
+) -> pd.DataFrame:
+    """Normalise a table, with features that are kept beside the specification's where it has them.
+
+    Raises
+    ------
+    TrainingError
+        As `normalise`.
+    """
     more = {name: kind for name, kind in (also or {}).items() if name in frame.columns and name not in spec.features}
     if more:
         spec = msgspec.structs.replace(spec, features={**spec.features, **more})
-    return normalise(frame, spec, where=str(path))
+    return normalise(frame, spec, where=where)
 
 
-def read_frame(path: Path, spec: Specification, *, option: str = "--data") -> pd.DataFrame:
-    """Read a Parquet or CSV file as it is, ids and categories as text.
+def read_frame(path: Path, spec: Specification, *, option: str = "--data", text: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a Parquet or CSV file as it is; ids, categories and what `text` names as text.
 
     Raises
     ------
@@ -55,14 +67,14 @@ def read_frame(path: Path, spec: Specification, *, option: str = "--data") -> pd
 
     if not path.is_file():
         raise TrainingError("no such file", where=str(path), remedy=f"name a Parquet or CSV file with {option}")
-    text = [spec.data.id, *(name for name, kind in spec.features.items() if kind == "categorical")]
-    text += [name for name in spec.data.segments if name not in spec.features]
+    texts = [*text, spec.data.id, *(name for name, kind in spec.features.items() if kind == "categorical")]
+    texts += [name for name in spec.data.segments if name not in spec.features]
     try:
         if path.suffix in {".parquet", ".pq"}:
             return pd.read_parquet(path)
         if path.suffix == ".csv" or path.name.endswith(".csv.gz"):
             # Ids and categories are text: "007" must not become 7.
-            return pd.read_csv(path, dtype=dict.fromkeys(text, "str"), low_memory=False)
+            return pd.read_csv(path, dtype=dict.fromkeys(texts, "str"), low_memory=False)
     except (OSError, ValueError) as error:
         raise TrainingError(f"the table cannot be read: {error}", where=str(path)) from error
     raise TrainingError(

@@ -69,10 +69,13 @@ def test_a_wrong_specification_names_the_key(tmp_path: Path) -> None:
     assert "driftline.toml [model.task]" in caught.value.where
 
 
-def test_many_models_of_one_project_are_refused_for_now(tmp_path: Path) -> None:
+def test_a_project_for_many_models_is_loaded_as_one_of_them(tmp_path: Path) -> None:
     write_project(tmp_path, spec=SPEC.replace('name = "toy"', 'name = "toy-{route}"\nper = "route"'))
-    with pytest.raises(SpecificationError, match="not available"):
+    with pytest.raises(SpecificationError, match="stands for many models"):
         load_project(tmp_path)
+    project = load_project(tmp_path, member="12")
+    assert project.spec.name == "toy-12"
+    assert project.files["driftline.toml"].decode() == project.spec_text
 
 
 def test_hashes_follow_contents_not_places(tmp_path: Path) -> None:
