@@ -12,6 +12,7 @@ import typer
 
 from agents.commands import (
     agent,
+    audit,
     backtest,
     bench,
     demo,
@@ -62,7 +63,7 @@ def _root(
 
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
-    *(registry, signing),
+    *(registry, audit, signing),
     *(training, backtest, traffic, history),
 )
 for module in MODULES:

@@ -23,6 +23,8 @@ from schemas.codec import Headers, encode, iso
 from schemas.events import Wire
 
 BATCH = 500
+AUDIT_HASH = "ce_audithash"
+"""Header (a CloudEvents extension attribute) with the hash of the audit row that an event of the registry is."""
 
 
 def _now() -> datetime:
@@ -51,6 +53,8 @@ class OutboxRow(Base):
     event_id: Mapped[str] = mapped_column(String(128))
     type: Mapped[str] = mapped_column(String(128))
     payload: Mapped[bytes] = mapped_column(LargeBinary)
+    audit_hash: Mapped[str | None] = mapped_column(String(64), default=None)
+    """Of an event of the registry: the hash of its audit row, sent as a header."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     published_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
 
@@ -76,7 +80,15 @@ class Sender(Protocol):
 
 
 def enqueue(  # noqa: PLR0917
-    session: Session, agent: str, topic: str, key: str, event: Wire, event_id: str, at: datetime
+    session: Session,
+    agent: str,
+    topic: str,
+    key: str,
+    event: Wire,
+    event_id: str,
+    at: datetime,
+    *,
+    audit_hash: str | None = None,
 ) -> None:
     """Add an event to the unit of work of `session`; it exists if and only if that commits.
 
@@ -90,6 +102,8 @@ def enqueue(  # noqa: PLR0917
         Derived from what the event is about (`schemas.codec.derived_id`).
     at : datetime
         Aware; becomes the attribute ``ce_time``.
+    audit_hash : str, optional
+        Becomes the header `AUDIT_HASH`.
     """
     session.execute(
         insert(OutboxRow).values(
@@ -99,6 +113,7 @@ def enqueue(  # noqa: PLR0917
             event_id=event_id,
             type=type(event).__name__,
             payload=encode(event),
+            audit_hash=audit_hash,
             created_at=at,
         )
     )
@@ -214,7 +229,7 @@ class OutboxRelay:
 
 
 def _headers(row: OutboxRow, agent: str) -> Headers:
-    return [
+    headers: Headers = [
         ("content-type", b"application/json"),
         ("ce_specversion", b"1.0"),
         ("ce_type", row.type.encode()),
@@ -222,3 +237,4 @@ def _headers(row: OutboxRow, agent: str) -> Headers:
         ("ce_source", f"/driftline/{agent}".encode()),
         ("ce_time", iso(row.created_at).encode()),
     ]
+    return headers if row.audit_hash is None else [*headers, (AUDIT_HASH, row.audit_hash.encode())]

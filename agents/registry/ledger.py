@@ -8,10 +8,8 @@ on both databases, and epochs grow in the order of commits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 
-import msgspec
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
@@ -76,7 +74,11 @@ class Ledger:
         audit.hash = row_hash(audit)
         self._session.add(audit)
         self._row.epoch, self._row.head, self._row.recorded_at = audit.epoch, audit.hash, self.now
-        enqueue(self._session, AGENT, REGISTRY_EVENTS, event.model, event, event.event_id, event.at)
+        # Every head leaves the database with its event: whoever rewrites the chain later cannot rewrite the topic.
+        enqueue(
+            *(self._session, AGENT, REGISTRY_EVENTS, event.model, event, event.event_id, event.at),
+            audit_hash=audit.hash,
+        )
 
 
 def _locked(session: Session) -> LedgerRow | None:
@@ -98,41 +100,3 @@ def row_hash(row: AuditRow) -> str:
             "event": row.event,
         },
     )
-
-
-class AuditVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a verification found: how many rows hold, and the first problem in words."""
-
-    rows: int
-    head: str
-    problem: str | None = None
-
-
-def verify_audit(session: Session, *, page: int = 1_000) -> AuditVerdict:
-    """Walk the whole chain: any edited, removed, inserted or reordered row is found.
-
-    Notes
-    -----
-    Whoever can write the database can also forge a new chain from some row on; the head that was published earlier
-    (epoch and hash) is what such a forgery cannot match.
-    """
-    previous, epoch = GENESIS, 0
-    for row in _audit_rows(session, page):
-        if row.epoch != epoch + 1:
-            return AuditVerdict(rows=epoch, head=previous, problem=f"row {epoch + 1} is missing")
-        if row.previous_hash != previous:
-            return AuditVerdict(rows=epoch, head=previous, problem=f"row {row.epoch} does not follow row {epoch}")
-        if row_hash(row) != row.hash:
-            return AuditVerdict(rows=epoch, head=previous, problem=f"row {row.epoch} was edited")
-        previous, epoch = row.hash, row.epoch
-    ledger = session.get(LedgerRow, 1)
-    head, last = (ledger.head, ledger.epoch) if ledger is not None else (GENESIS, 0)
-    if (epoch, previous) != (last, head):
-        problem = f"the newest rows are missing: the chain ends at {epoch}, the ledger is at {last}"
-        return AuditVerdict(rows=epoch, head=previous, problem=problem)
-    return AuditVerdict(rows=epoch, head=previous)
-
-
-def _audit_rows(session: Session, page: int) -> Iterator[AuditRow]:
-    statement = select(AuditRow).order_by(AuditRow.epoch)
-    yield from session.scalars(statement, execution_options={"yield_per": page})

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from agents.config import load_settings
 from agents.database.migrate import upgrade
 from agents.registry.agent import run
+from agents.registry.tables import AuditRow, LedgerRow
 from agents.runtime import is_ready
 from schemas.codec import decode, encode
 from schemas.events import (
@@ -131,3 +133,42 @@ def test_what_others_commit_is_published_within_a_tenth_of_a_second(agent: Regis
     finally:
         tail.close()
     assert sorted(delays)[len(delays) // 2] <= 0.1, delays
+
+
+def audit(kafka: KafkaConfig, home: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    from typer.testing import CliRunner
+
+    from agents.cli import app
+
+    for name, value in (
+        ("DRIFTLINE_HOME", str(home)),
+        ("DRIFTLINE_PREFIX", kafka.prefix),
+        ("KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap_servers),
+    ):
+        monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(app, ["audit", *arguments])
+    return result.exit_code, result.stdout
+
+
+def test_the_audit_is_compared_with_the_topic(
+    agent: RegistryWorld, kafka: KafkaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.model()
+    agent.candidate()
+    eventually(lambda: len(events(kafka)) == len(agent.events()), timeout=30)
+    code, said = audit(kafka, tmp_path, monkeypatch, "verify", "--published")
+    assert (code, f"{len(agent.events())} published events say the same" in said) == (0, True)
+    # Somebody who may write the database takes the last decision back, and the head with it.
+    with agent.sessions.begin() as session:
+        last = session.get_one(AuditRow, len(agent.events()))
+        session.execute(update(LedgerRow).values(epoch=last.epoch - 1, head=last.previous_hash))
+        session.delete(last)
+    assert audit(kafka, tmp_path, monkeypatch, "verify", "--unpublished")[0] == 0
+    code, said = audit(kafka, tmp_path, monkeypatch, "verify")
+    assert (code, "was published and is missing" in said) == (1, True)
+    # An export is checked by itself.
+    assert audit(kafka, tmp_path, monkeypatch, "export", "--output", str(tmp_path / "audit.jsonl"))[0] == 0
+    assert audit(kafka, tmp_path, monkeypatch, "verify", "--file", str(tmp_path / "audit.jsonl"))[0] == 0
+    text = (tmp_path / "audit.jsonl").read_text()
+    (tmp_path / "audit.jsonl").write_text(text.replace('"actor":"ann"', '"actor":"bob"', 1))
+    assert audit(kafka, tmp_path, monkeypatch, "verify", "--file", str(tmp_path / "audit.jsonl"))[0] == 1

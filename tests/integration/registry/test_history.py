@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from agents.database.migrate import upgrade
-from agents.registry.ledger import verify_audit
+from agents.registry.audit import verify_audit
 from schemas.errors import ConflictError, TransitionError
 from tests.support.databases import EmbeddedPostgres
 from tests.support.registries import RegistryWorld

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from agents.database import migrate
 from agents.database.engine import make_engine
 from agents.registry import watched
-from agents.registry.ledger import verify_audit
+from agents.registry.audit import verify_audit
 from schemas import topics
 from schemas.codec import decode
 from schemas.errors import ConflictError, NotFoundError, TransitionError
