@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from agents.alerting.crossing import Crossing
+from agents.alerting.crossing import FEATURE, Crossing
 from schemas.events import Alert, Kind, RetrainRequest, Severity
+
+INPUTS = "inputs"
+"""Group of what is wrong with features: unusable values, and skew between training and serving."""
 
 
 class Incident(msgspec.Struct, kw_only=True):
@@ -37,6 +40,16 @@ class Incident(msgspec.Struct, kw_only=True):
     fleet: str = ""
     told: bool = True
     back_ms: int | None = None
+
+    def faults(self, version: int) -> bool:
+        """Whether it is one of faults of features of that version."""
+        return self.group == INPUTS and self.version == version
+
+    def features(self) -> set[str]:
+        """Features that it is about; the one that named it stays one of them."""
+        found = {crossing.feature for crossing in self.members.values()} - {None}
+        named = {self.subject.removeprefix(FEATURE)} if self.subject.startswith(FEATURE) else set()
+        return {name for name in found | named if name is not None}
 
 
 @dataclass

@@ -1,9 +1,10 @@
 """What alerting decides: crossings become incidents and requests for a successor. Pure; time is event time.
 
 An `AlertBook` holds what is open for one model. Crossings of one version, group and segment are one incident (quality,
-estimated quality and calibration are one group, coverage and label delay another); segments join the overall incident
-while it is open; drift, unusable values and skew of features join an open quality incident as its causes. Drift alone
-is an incident only when the features that moved matter to the model, and never when the calendar explains it. An
+estimated quality and calibration are one group, coverage and label delay another, unusable values and skew of features
+a third); segments join the overall incident while it is open; drift, unusable values and skew of features join an open
+quality incident as its causes. Drift alone is an incident only when the features that moved matter to the model, and
+never when the calendar explains it; drift and faults of the same feature are one incident, whichever came first. An
 incident closes after it was quiet for `HOLD_PANES` panes, and the same trouble within the cool-down after that reopens
 it instead of raising a new one. What many models have in common is one incident for all of them
 (`agents.alerting.fleet`): the book goes on deciding, and is silent.
@@ -20,6 +21,7 @@ from agents.alerting.budget import is_quiet
 from agents.alerting.causes import MOST_CAUSES, ranked, worst_segments
 from agents.alerting.crossing import (
     DRIFT_KINDS,
+    FEATURE,
     INPUT_KINDS,
     QUALITY_KINDS,
     Crossing,
@@ -27,15 +29,17 @@ from agents.alerting.crossing import (
     crossing_of,
     rank,
 )
-from agents.alerting.incident import Effects, Incident
+from agents.alerting.incident import INPUTS, Effects, Incident
 from agents.alerting.triggers import Ground, RetrainState, answered, asked, change_point, due
 from agents.alerting.weight import (
     CALM,
     drift_kind,
     drift_matters,
+    features_of,
     importance_moved,
     is_cause,
     is_input_fault,
+    is_serious,
     lasting_windows,
     lead_of,
     names,
@@ -49,7 +53,8 @@ from schemas.specification import Specification
 HOLD_PANES = 2
 """Panes without a crossing before an incident closes."""
 GROUPS: dict[str, str] = {**dict.fromkeys(QUALITY_KINDS, "quality"), "label-delay": "coverage"}
-"""Kinds that are one trouble; all others stand for themselves."""
+"""Kinds that are one trouble; what is wrong with features is another (`INPUTS`), all others stand for themselves."""
+SAME = "It is about the same features"
 _DAY_MS = 86_400_000
 
 
@@ -89,7 +94,12 @@ class AlertBook(msgspec.Struct, kw_only=True):
     @classmethod
     def from_snapshot(cls, data: bytes) -> AlertBook:
         """The book that `snapshot` wrote."""
-        return msgspec.json.decode(data, type=cls)
+        book = msgspec.json.decode(data, type=cls)
+        for incident in book.incidents.values():
+            # Earlier releases kept unusable values and skew of features apart.
+            if incident.group in INPUT_KINDS and incident.subject.startswith(FEATURE):
+                incident.group = INPUTS
+        return book
 
     # ------------------------------------------------------------------------------------------ what comes in
 
@@ -251,13 +261,19 @@ class AlertBook(msgspec.Struct, kw_only=True):
         effects = Effects()
         mine = sorted((c for c in self.crossings.values() if c.version == version), key=lambda c: (c.since_ms, c.key))
         faults = [c for c in mine if is_input_fault(c)]
-        effects.alerts += self._settle_groups([c for c in mine if c.kind in QUALITY_KINDS], mine, now, spec)
-        others = [c for c in mine if c.kind not in QUALITY_KINDS and c.kind not in DRIFT_KINDS]
+        effects.extend(self._settle_groups([c for c in mine if c.kind in QUALITY_KINDS], mine, now, spec))
+        others = [
+            c for c in mine if c.kind not in QUALITY_KINDS and c.kind not in DRIFT_KINDS and not is_input_fault(c)
+        ]
         quality = self._quality(version)
         if quality is not None:
-            others = [c for c in others if not is_input_fault(c)]
-            effects.alerts += self._take_over(quality, faults, now)
-        effects.alerts += self._settle_groups(others, mine, now, spec)
+            self._add_causes(quality, [c for c in faults if is_cause(c)])
+            for incident in self._open():
+                if incident.faults(version) and incident.members:
+                    self._fold(incident, quality, "Quality fell too", now, effects)
+        else:
+            effects.extend(self._settle_groups(self._alone(version, faults), mine, now, spec))
+        effects.extend(self._settle_groups(others, mine, now, spec))
         present = {c.key for c in mine}
         for incident in self._open():
             if incident.version == version and incident.group not in {"drift", "serving"}:
@@ -269,26 +285,31 @@ class AlertBook(msgspec.Struct, kw_only=True):
 
     def _settle_groups(
         self, crossings: Sequence[Crossing], mine: Sequence[Crossing], now: int, spec: Specification | None
-    ) -> list[tuple[str, Alert]]:
+    ) -> Effects:
+        effects = Effects()
         groups: dict[tuple[str, str], list[Crossing]] = {}
         for crossing in crossings:
-            groups.setdefault((GROUPS.get(crossing.kind, crossing.kind), crossing.segment), []).append(crossing)
+            group = INPUTS if is_input_fault(crossing) else GROUPS.get(crossing.kind, crossing.kind)
+            groups.setdefault((group, crossing.segment), []).append(crossing)
         # Overall comes before segments, so that they find the incident they belong to.
-        ordered = sorted(groups.items(), key=lambda item: (item[0][1] != "", item[0]))
-        found = (self._group(group, segment, each, mine, now=now, spec=spec) for (group, segment), each in ordered)
-        return [alert for alert in found if alert is not None]
+        for (group, segment), each in sorted(groups.items(), key=lambda item: (item[0][1] != "", item[0])):
+            told = self._group(group, segment, each, mine, now=now, spec=spec)
+            if told is not None:
+                effects.alerts.append(told)
+            whole = None if segment else self._find(group, "", each[0].version)
+            for other in self._open() if whole is not None else []:
+                if whole is not None and (other.group, other.version) == (group, whole.version) and other.segment:
+                    self._fold(other, whole, "The whole is affected", now, effects)
+        return effects
 
-    def _take_over(self, quality: Incident, faults: Sequence[Crossing], now: int) -> list[tuple[str, Alert]]:
-        """Quality fell: what is wrong with its features is its cause and no incident beside it."""
-        self._add_causes(quality, [c for c in faults if is_cause(c)])
-        alerts = []
-        for incident in self._open():
-            if incident.version != quality.version or incident.group not in INPUT_KINDS or not incident.members:
-                continue
-            if all(is_input_fault(c) for c in incident.members.values()):
-                incident.note = f"Quality fell too: this goes on in incident {quality.incident_id}."
-                alerts.append(self._close(incident, now))
-        return alerts
+    def _alone(self, version: int, faults: Sequence[Crossing]) -> list[Crossing]:
+        """Faults that are not part of the open incident of drift: of features that did not move, or told before it."""
+        drift = self._find("drift", "", version)
+        if drift is None:
+            return list(faults)
+        moved = drift.features()
+        untold = {c.key for c in self._untold(version, faults)}
+        return [c for c in faults if c.key not in untold or c.feature not in moved]
 
     @staticmethod
     def _add_causes(quality: Incident, causes: Sequence[Crossing]) -> None:
@@ -346,37 +367,78 @@ class AlertBook(msgspec.Struct, kw_only=True):
         return self._alert(incident, "updated") if worse or confirmed else None
 
     def _settle_drift(self, version: int, mine: Sequence[Crossing], now: int, spec: Specification | None) -> Effects:
-        """Drift alone: an incident only when it matters, and never beside one of quality."""
+        """Drift alone: an incident only when it matters, and never beside one of quality or of the same features."""
         effects = Effects()
         drifts = [c for c in mine if c.kind in DRIFT_KINDS and not c.seasonal]
-        features, lasting = len(spec.features) if spec is not None else 0, lasting_windows(spec)
         quality = self._quality(version)
         incident = self._find("drift", "", version)
         if quality is not None:
             self._add_causes(quality, [c for c in drifts if is_cause(c)])
             if incident is not None:
-                incident.note = f"Quality fell too: this goes on in incident {quality.incident_id}."
-                effects.alerts.append(self._close(incident, now))
+                self._fold(incident, quality, "Quality fell too", now, effects)
             return effects
-        if incident is None:
-            if not drift_matters(drifts, 1.0, features, lasting):
+        features, lasting = len(spec.features) if spec is not None else 0, lasting_windows(spec)
+        moved = features_of(c for c in drifts if is_serious(c) and not c.quiet)
+        faulty = next((i for i in self._open() if i.faults(version) and not i.segment and i.features() & moved), None)
+        if faulty is not None and incident is not None:
+            incident, faulty = self._one_of(incident, faulty, now, effects)
+        home = incident or faulty
+        going_on = home is not None and any(c.kind in DRIFT_KINDS for c in home.members.values())
+        matters = drift_matters(drifts, CALM if going_on else 1.0, features, lasting)
+        if home is None:
+            if not matters:
                 return effects
-            earlier = self._lately_closed("drift", "", version, now, spec)
-            if earlier is not None:
-                effects.alerts.append(self._reopen(earlier, drifts, []))
-                return effects
-            incident = self._new("drift", drifts, drift_kind(drifts), now)
-            effects.alerts.append(self._alert(incident, "opened"))
-            return effects
-        incident.members = {c.key: c for c in drifts}
-        if not drift_matters(drifts, CALM, features, lasting):
-            if incident.quiet_since_ms is None:
-                incident.quiet_since_ms = now
-            return effects
-        alert = self._join(incident, drifts, mine)
-        if alert is not None:
-            effects.alerts.append(alert)
+            effects.alerts.append(self._drift_opens(version, drifts, now, spec))
+            home = self._find("drift", "", version)
+            assert home is not None
+        else:
+            parts = [c for c in mine if is_input_fault(c) and c.key in home.members]
+            if incident is not None:
+                parts += [c for c in self._untold(version, mine) if c.feature in moved | home.features()]
+            effects.alerts += self._go_on(home, [*(drifts if matters else ()), *parts], mine, now)
+        for other in self._open():
+            if home.group == "drift" and other.faults(version) and other.segment and other.features() & home.features():
+                self._fold(other, home, SAME, now, effects)
         return effects
+
+    def _drift_opens(
+        self, version: int, drifts: Sequence[Crossing], now: int, spec: Specification | None
+    ) -> tuple[str, Alert]:
+        earlier = self._lately_closed("drift", "", version, now, spec)
+        if earlier is not None:
+            return self._reopen(earlier, drifts, [])
+        return self._alert(self._new("drift", drifts, drift_kind(drifts), now), "opened")
+
+    def _go_on(
+        self, home: Incident, members: Sequence[Crossing], mine: Sequence[Crossing], now: int
+    ) -> list[tuple[str, Alert]]:
+        """An open incident of inputs has exactly these crossings now."""
+        home.members = {c.key: c for c in members}
+        if not members:
+            home.quiet_since_ms = now if home.quiet_since_ms is None else home.quiet_since_ms
+            return []
+        alert = self._join(home, members, mine)
+        return [] if alert is None else [alert]
+
+    def _one_of(
+        self, drift: Incident, faulty: Incident, now: int, effects: Effects
+    ) -> tuple[Incident | None, Incident | None]:
+        """Two that turn out to be about the same feature: the younger ends in the elder."""
+        elder, younger = sorted((drift, faulty), key=lambda i: (i.opened_ms, i.incident_id))
+        kept = {**younger.members, **elder.members}
+        self._fold(younger, elder, SAME, now, effects)
+        elder.members = kept
+        return (drift, None) if elder is drift else (None, faulty)
+
+    def _fold(self, incident: Incident, into: Incident, why: str, now: int, effects: Effects) -> None:
+        """One incident ends in another."""
+        incident.note = f"{why}: this goes on in incident {into.incident_id}."
+        effects.alerts.append(self._close(incident, now))
+
+    def _untold(self, version: int, mine: Sequence[Crossing]) -> list[Crossing]:
+        """Faults of features that are in no open incident of their own."""
+        told = {key for i in self._open() if i.faults(version) for key in i.members}
+        return [c for c in mine if is_input_fault(c) and c.key not in told]
 
     def _tick(self, now: int, spec: Specification | None) -> Effects:
         """Close what was quiet long enough; forget what closed before the cool-down."""
@@ -436,8 +498,8 @@ class AlertBook(msgspec.Struct, kw_only=True):
         incident.dirty = False
         members = sorted(incident.members.values(), key=worst_first)
         shown = ("value", "reference", "threshold", "n", "window")
-        moved = self._causes(incident.version) if incident.group == "quality" else []
-        causes = ranked(moved or ([c for c in members if c.kind in DRIFT_KINDS] if incident.group == "drift" else []))
+        moved = self._moved(incident, members)
+        causes = ranked(moved)
         share = importance_moved(moved or [c for c in members if c.kind in DRIFT_KINDS])
         text = incident.note
         if members and incident.group != "serving":
@@ -523,6 +585,18 @@ class AlertBook(msgspec.Struct, kw_only=True):
         """What moved beside an incident of quality; nothing for others."""
         return self._causes(incident.version) if incident.group == "quality" and incident.closed_ms is None else []
 
+    def _moved(self, incident: Incident, members: Sequence[Crossing]) -> list[Crossing]:
+        """What an alert ranks: what moved beside lost quality; of inputs, what is wrong with them."""
+        if incident.group == "quality":
+            return self._causes(incident.version)
+        if incident.group == "drift":
+            return list(members)
+        if incident.group != INPUTS:
+            return []
+        # Drift of the same feature is told with its faults, also where it would be no reason to act.
+        broken = incident.features()
+        return [*members, *(c for c in self._causes(incident.version) if c.feature in broken and c not in members)]
+
     def _causes(self, version: int) -> list[Crossing]:
         # Segments have no season of their own: what the calendar does to the whole, it does to them.
         seasonal = {c.subject for c in self._seasonal(version) if not c.segment}
@@ -541,7 +615,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         return [
             Ground(
                 incident_id=i.fleet or i.incident_id,
-                kind=i.kind,
+                kinds=frozenset({i.kind, *(c.kind for c in i.members.values() if c.kind in DRIFT_KINDS)}),
                 segment=i.segment,
                 title=i.title,
                 opened_ms=i.opened_ms,

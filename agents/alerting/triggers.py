@@ -20,10 +20,13 @@ _WANTED: dict[str, frozenset[str]] = {
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
-    """A reason to retrain: an open incident of the champion. `changed_ms`: since when, by its evidence."""
+    """A reason to retrain: an open incident of the champion.
+
+    `kinds`: what it is called, and the drift it holds; `changed_ms`: since when, by its evidence.
+    """
 
     incident_id: str
-    kind: str
+    kinds: frozenset[str]
     segment: str
     title: str
     opened_ms: int
@@ -86,7 +89,7 @@ def due(
         if name not in asked_for:
             continue
         fitting = sorted(
-            (ground for ground in grounds if ground.kind in _WANTED[name]),
+            (ground for ground in grounds if ground.kinds & _WANTED[name]),
             key=lambda ground: (ground.segment != "", ground.opened_ms, ground.incident_id),
         )
         if fitting:

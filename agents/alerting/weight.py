@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from agents.alerting.crossing import DRIFT_KINDS, INPUT_KINDS, QUALITY_KINDS, Crossing, rank
 from schemas.events import Kind
@@ -84,6 +84,11 @@ def is_cause(crossing: Crossing) -> bool:
 def is_input_fault(crossing: Crossing) -> bool:
     """Unusable values of a feature, or a feature that serving computes otherwise than training did."""
     return crossing.kind in INPUT_KINDS and crossing.feature is not None
+
+
+def features_of(crossings: Iterable[Crossing]) -> set[str]:
+    """Features that crossings are about."""
+    return {name for crossing in crossings if (name := crossing.feature) is not None}
 
 
 def opens(crossing: Crossing) -> bool:

@@ -243,15 +243,18 @@ def explanation(
     seasonal : sequence of Crossing
         What moved with the calendar.
     """
-    if kind in DRIFT_KINDS:
+    measurable = [crossing for crossing in members if crossing.kind not in DRIFT_KINDS]
+    if kind in DRIFT_KINDS or not measurable:
         carried = f" Together they carry {share:.0%} of the model's importance." if share > 0 else ""
         return (
             f"Moved away from the reference: {', '.join(moved(c) for c in found[:8])}.{carried}{_short(found)}".strip()
         )
-    sentences = [measured(crossing) + "." for crossing in members[:4]]
-    if len(members) > 4:
-        sentences.append(f"{len(members) - 4} more crossings are in the evidence.")
-    return " ".join(part for part in (*sentences, causes(found), calendar(seasonal)) if part).strip()
+    sentences = [measured(crossing) + "." for crossing in measurable[:4]]
+    if len(measurable) > 4:
+        sentences.append(f"{len(measurable) - 4} more crossings are in the evidence.")
+    told = {crossing.key for crossing in measurable[:4]}
+    beside = [cause for cause in found if cause.crossing.key not in told]
+    return " ".join(part for part in (*sentences, causes(beside), calendar(seasonal)) if part).strip()
 
 
 def _short(found: Sequence[Cause]) -> str:

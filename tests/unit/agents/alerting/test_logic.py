@@ -114,13 +114,16 @@ def test_more_metrics_windows_and_segments_join_and_are_told_once() -> None:
     assert book.pane_closed(pane(2), spec()).alerts == []
 
 
-def test_a_segment_alone_is_its_own_incident() -> None:
+def test_a_segment_alone_is_its_own_incident_until_the_whole_is_affected() -> None:
     book = AlertBook(model="m")
     ((_, alert),) = book.observed(observation(1, segment="origin=EWR"), spec()).alerts
     assert alert.segment == {"origin": "EWR"}
-    ((_, overall),) = book.observed(observation(2), spec()).alerts
-    assert overall.segment is None
-    assert overall.incident_id != alert.incident_id
+    (_, overall), (_, ended) = book.observed(observation(2), spec()).alerts
+    assert (overall.segment, overall.status, ended.status) == (None, "opened", "closed")
+    assert ended.incident_id == alert.incident_id
+    assert overall.incident_id in ended.explanation
+    ((_, update),) = book.pane_closed(pane(2), spec('["data"]')).alerts
+    assert update.evidence["blast_radius"]["affected"][0]["segments"] == ["origin=EWR"]
 
 
 @pytest.mark.parametrize("kind", ["data-quality", "coverage", "label-delay", "skew", "new-segment"])
@@ -173,7 +176,7 @@ def test_drift_of_a_feature_nobody_looks_at_is_no_cause() -> None:
 def test_a_request_names_the_overall_incident_before_that_of_a_segment() -> None:
     book = AlertBook(model="m")
     book.observed(observation(1, segment="origin=EWR"), spec())
-    ((_, overall),) = book.observed(observation(2), spec()).alerts
+    (_, overall), _ = book.observed(observation(2), spec()).alerts
     (request,) = book.pane_closed(pane(2), spec()).requests
     assert request.incident_id == overall.incident_id
 
@@ -364,7 +367,7 @@ def test_schedule_counts_event_time_from_the_first_pane_and_from_the_last_reques
 EVENTS = st.lists(
     st.tuples(
         st.integers(0, 3),
-        st.sampled_from(["roc_auc", "brier", "drift:a", "drift:b", "pane"]),
+        st.sampled_from(["roc_auc", "brier", "drift:a", "drift:b", "skew:a", "fault:b", "pane"]),
         st.sampled_from(["opened", "updated", "closed"]),
         st.sampled_from(["", "origin=EWR"]),
         st.sampled_from(["info", "warning", "critical"]),
@@ -378,8 +381,10 @@ def _apply(target: AlertBook, day: int, event: tuple[int, str, str, str, str]) -
     if what == "pane":
         return target.pane_closed(pane(day), spec())
     over: dict[str, Any] = {"status": status, "segment": segment, "severity": severity}
-    name = what.removeprefix("drift:")
-    made = drift(day, name, 0.4, **over) if what != name else observation(day, what, **over)
+    kind, _, name = what.partition(":")
+    if kind == "drift":
+        return target.observed(drift(day, name, 0.4, **over), spec())
+    made = {"skew": skew, "fault": fault}[kind](day, name, **over) if name else observation(day, what, **over)
     return target.observed(made, spec())
 
 
@@ -405,7 +410,20 @@ def test_alerts_of_an_incident_alternate_and_a_restored_book_decides_the_same(
                 assert status[alert.incident_id] != "closed"
             status[alert.incident_id] = alert.status
             assert alert.explanation
+        _assert_apart(book)
     assert restored == book
+
+
+def _assert_apart(book: AlertBook) -> None:
+    """No two open incidents are about the same; what is over and waits to be closed does not count."""
+    alive = [i for i in book.incidents.values() if i.closed_ms is None and i.quiet_since_ms is None]
+    assert "quality" not in {i.group for i in alive} or not any(i.features() for i in alive)
+    for group in ("quality", "inputs"):
+        places = [i.segment for i in alive if i.group == group]
+        assert len(places) == len(set(places))
+        assert "" not in places or len(places) == 1
+    moved = {name for i in alive if i.group == "drift" for name in i.features()}
+    assert not moved & {name for i in alive if i.group == "inputs" for name in i.features()}
 
 
 def fault(day: int, name: str = "temp", **over: Any) -> Observation:
@@ -551,3 +569,109 @@ def test_one_odd_day_of_inputs_alone_is_no_incident() -> None:
         1, "prediction", kind="prediction-drift", window="1d", value=0.4, reference=0.0, threshold=0.25
     )
     assert statuses(moved.observed(predictions, spec())) == ["opened"]  # the model answers otherwise: that is one
+
+
+def skew(day: int, name: str = "temp", **over: Any) -> Observation:
+    return fault(day, name, **{"kind": "skew", "value": 0.3, **over})
+
+
+def open_of(book: AlertBook) -> list[str]:
+    """Kinds of the open incidents, oldest first."""
+    return [i.kind for i in sorted(book.incidents.values(), key=lambda i: i.opened_ms) if i.closed_ms is None]
+
+
+def played(book: AlertBook, *events: Observation | PaneClosed) -> list[tuple[str, str]]:
+    """Kind and status of what is told."""
+    told = Effects()
+    for event in events:
+        quiet = spec('["data"]')
+        told.extend(book.pane_closed(event, quiet) if isinstance(event, PaneClosed) else book.observed(event, quiet))
+    return [(alert.kind, alert.status) for _, alert in told.alerts]
+
+
+def matters(day: int, **over: Any) -> list[Observation]:
+    """Drift of two features that carry enough of the model."""
+    return [drift(day, "temp", 0.3, **over), drift(day, "hour", 0.3, **over)]
+
+
+@pytest.mark.parametrize(
+    ("events", "told", "left"),
+    [
+        ([skew(1), fault(4), pane(4)], [("skew", "opened"), ("skew", "updated")], ["skew"]),
+        ([skew(1), skew(1, "dew"), pane(1)], [("skew", "opened"), ("skew", "updated")], ["skew"]),
+        ([skew(1), *matters(1), pane(1)], [("skew", "opened"), ("skew", "updated")], ["skew"]),
+        ([*matters(1), skew(2), pane(2)], [("data-drift", "opened"), ("data-drift", "updated")], ["data-drift"]),
+        ([skew(1, "other"), *matters(1)], [("skew", "opened"), ("data-drift", "opened")], ["skew", "data-drift"]),
+        (
+            [*matters(1), skew(2, "other"), drift(3, "other", 0.2), pane(3)],
+            [("data-drift", "opened"), ("skew", "opened"), ("skew", "closed"), ("data-drift", "updated")],
+            ["data-drift"],
+        ),
+        (
+            [skew(1, segment="origin=EWR"), *matters(2), pane(2)],
+            [("skew", "opened"), ("data-drift", "opened"), ("skew", "closed"), ("data-drift", "updated")],
+            ["data-drift"],
+        ),
+        (
+            [skew(1), *matters(1), observation(2)],
+            [("skew", "opened"), ("quality", "opened"), ("skew", "closed")],
+            ["quality"],
+        ),
+        (
+            [*matters(1), skew(1), observation(2)],
+            [("data-drift", "opened"), ("quality", "opened"), ("data-drift", "closed")],
+            ["quality"],
+        ),
+        # Drift that is no reason to act stays an observation, also of a feature that is broken.
+        ([fault(1), drift(1, "temp", 0.1), pane(1)], [("data-quality", "opened")], ["data-quality"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_the_same_feature_is_one_incident(
+    events: list[Observation | PaneClosed], told: list[tuple[str, str]], left: list[str]
+) -> None:
+    book = AlertBook(model="m")
+    assert played(book, *events) == told
+    assert open_of(book) == left
+
+
+def test_one_incident_of_faults_and_drift_lasts_as_long_as_either() -> None:
+    for first in ([skew(1), *matters(1)], [*matters(1), skew(1)]):
+        book = AlertBook(model="m")
+        played(book, *first, pane(1))
+        assert played(book, skew(2, status="closed"), *(pane(day) for day in range(2, 8))) == []
+        assert played(book, skew(8), *matters(9, status="closed"), *(pane(day) for day in range(9, 15))) == []
+        (kind,) = open_of(book)
+        assert played(book, skew(15, status="closed"), pane(15), pane(17)) == [(kind, "closed")]
+
+
+def test_faults_and_drift_of_a_feature_are_told_together_and_ask_as_drift_does() -> None:
+    book = AlertBook(model="m")
+    book.observed(skew(1), spec())
+    for made in matters(1):
+        book.observed(made, spec())
+    effects = book.pane_closed(pane(1), spec())
+    ((_, alert),) = effects.alerts
+    assert [c["subject"] for c in alert.evidence["causes"]] == ["feature:hour", "feature:temp", "feature:temp"]
+    assert alert.evidence["importance_moved"] == 0.6
+    assert "The difference of temp between training and serving" in alert.explanation
+    assert "At the same time moved: hour (psi 7.3" in alert.explanation
+    assert [request.trigger for request in effects.requests] == ["drift"]
+
+
+def test_drift_that_is_no_reason_to_act_is_told_with_the_fault_of_its_feature() -> None:
+    book = AlertBook(model="m")
+    book.observed(drift(1, "temp", 0.1), spec())
+    book.observed(drift(1, "dew", 0.1), spec())
+    ((_, alert),) = book.observed(fault(1), spec()).alerts
+    assert "temp (psi 7.3" in alert.explanation
+    assert "dew" not in alert.explanation
+    assert {c["kind"] for c in alert.evidence["causes"]} == {"data-quality", "data-drift"}
+
+
+def test_a_book_of_an_earlier_release_goes_on_with_its_incidents() -> None:
+    book = AlertBook(model="m")
+    ((_, first),) = book.observed(skew(1), spec()).alerts
+    older = book.snapshot().replace(b'"group":"inputs"', b'"group":"skew"')
+    restored = AlertBook.from_snapshot(older)
+    assert played(restored, fault(2), pane(2)) == [("skew", "updated")]
+    assert list(restored.incidents) == [first.incident_id]
