@@ -30,6 +30,8 @@ DriftMeasure = Literal["psi", "jensen_shannon", "chi2", "ks", "wasserstein"]
 SequentialDetector = Literal["page-hinkley", "ddm", "hddm"]
 """Detectors that watch the loss pane by pane besides the cumulative sum and ADWIN."""
 
+CALIBRATION = "calibration_error"
+"""Watched of every classifier that says how sure it is, named or not: a kind of its own."""
 AUTO = "auto"
 """`training_window`: every run chooses its rows by validation."""
 TRIGGERS = ("quality", "drift", "schedule", "data", "code", "new-segment")
@@ -158,6 +160,11 @@ class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
         return [name for name in self.watched if better(name)]
 
     @property
+    def tested(self) -> list[str]:
+        """Metrics that are compared with the reference: `judged`, and of classes how calibrated their scores are."""
+        return list(dict.fromkeys([*self.judged, *([CALIBRATION] if self.task != "regression" else [])]))
+
+    @property
     def time_windows(self) -> dict[str, TimeWindow]:
         """Time windows by name, in the order written."""
         return {text: parse_window(text) for text in self.metrics.windows if parse_count(text) is None}
@@ -246,9 +253,9 @@ def _check_alarms(spec: Specification, file: str) -> None:
     subjects = [*get_args(DriftMeasure), *(f"feature:{name}" for name in spec.features), "prediction", "label"]
     for name, value in spec.alarms.thresholds.items():
         where = _where(file, f"alarms.thresholds.{name}")
-        if name not in subjects and name not in spec.judged:
+        if name not in subjects and name not in spec.tested:
             raise SpecificationError(
-                f"{name!r} has no threshold", where=where, remedy="accepted: " + ", ".join([*spec.judged, *subjects])
+                f"{name!r} has no threshold", where=where, remedy="accepted: " + ", ".join([*spec.tested, *subjects])
             )
         if not math.isfinite(value) or (name in subjects and value <= 0):
             raise SpecificationError(

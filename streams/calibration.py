@@ -1,9 +1,9 @@
 """Thresholds from a false-alarm budget: people say how many false alarms they bear, not which PSI is too much.
 
-The budget is spent per closed pane over all tests of a version: half of it on quality (most of that on the primary
-metric overall), the rest on estimated quality, drift, unusable values and the sequential detectors. A test crosses
-where a value is less likely than its share under what the reference shows of itself: chance (sample size) and the
-spread between its own panes.
+The budget is spent per closed pane over all tests of a version: nearly half of it on quality (most of that on the
+primary metric overall), the rest on calibration, estimated quality, drift, unusable values and the sequential
+detectors. A test crosses where a value is less likely than its share under what the reference shows of itself: chance
+(sample size) and the spread between its own panes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy import special
 from schemas.events import Severity
 from schemas.metrics import better, split
 from schemas.reference import MetricReference
-from schemas.specification import DriftMeasure
+from schemas.specification import CALIBRATION, DriftMeasure
 from streams.drift.distances import psi_noise
 from streams.drift.measures import SCALES
 from streams.drift.scatter import drift_key
@@ -32,7 +32,9 @@ from streams.panes import PanePlan
 Floats = NDArray[np.float64]
 
 LEAST_PSI: Final = SCALES["psi"].least
-QUALITY_SHARE: Final = 0.5
+QUALITY_SHARE: Final = 0.46
+CALIBRATION_SHARE: Final = 0.04
+"""Of classifiers; that of regressions is quality's."""
 ESTIMATE_SHARE: Final = 0.1
 DRIFT_SHARE: Final = 0.15
 SEGMENT_DRIFT_SHARE: Final = 0.05
@@ -122,6 +124,7 @@ class Allowance:
     delay: float
     sequential: float
     estimated: float
+    calibration: float
 
     @classmethod
     def of(cls, plan: PanePlan, subjects: int, segments: int) -> Allowance:
@@ -139,7 +142,9 @@ class Allowance:
         # A window with a step of its own ends, and is tested, less often than once a pane.
         timed = sum(plan.pane_ms / (window.step_ms or plan.pane_ms) for window in spec.time_windows.values())
         windows = timed + len(spec.count_windows)
-        others = len(spec.judged) - 1
+        scored = spec.task != "regression"
+        quality = QUALITY_SHARE if scored else QUALITY_SHARE + CALIBRATION_SHARE
+        others = len([name for name in spec.judged if name not in {spec.metrics.primary, CALIBRATION}])
         # Weights: the primary metric overall 4, each other metric overall 2, each metric of a segment 1.
         weight = windows * (4 + 2 * others + segments * (1 + others))
         timed = timed or 1.0
@@ -148,9 +153,9 @@ class Allowance:
             return min(max(budget * part / max(tests, 1.0), LEAST_P), MOST_P)
 
         return cls(
-            primary=share(QUALITY_SHARE * 4, weight),
-            other=share(QUALITY_SHARE * 2, weight),
-            segment=share(QUALITY_SHARE, weight),
+            primary=share(quality * 4, weight),
+            other=share(quality * 2, weight),
+            segment=share(quality, weight),
             drift=share(DRIFT_SHARE, subjects * timed),
             segment_drift=share(SEGMENT_DRIFT_SHARE, 2 * segments * timed),
             unusable=share(USABLE_SHARE, len(plan.features) * timed),
@@ -159,6 +164,7 @@ class Allowance:
             delay=share(DELAY_SHARE, 2),
             sequential=share(SEQUENTIAL_SHARE, 2 + len(spec.alarms.sequential)),
             estimated=share(ESTIMATE_SHARE, len(spec.judged) * timed),
+            calibration=share(CALIBRATION_SHARE, windows * (1 + segments)),
         )
 
 
@@ -192,7 +198,7 @@ def quality_bound(name: str, level: MetricReference, *, n: int, panes: int, p: f
     share = 1.0 / panes
     reference = level.value
     pooled = 0.0
-    if level.pane_value is not None and name != "calibration_error":
+    if level.pane_value is not None and name != CALIBRATION:
         reference += (level.pane_value - level.value) * share
         pooled = (level.pane_value - level.value) * (1 - share)
     if noise:

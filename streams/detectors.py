@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from schemas.events import Kind, Observation, QualityMetric, Severity
 from schemas.metrics import lower_is_better, split
 from schemas.reference import MetricReference
+from schemas.specification import CALIBRATION
 from streams import calibration as cal
 from streams.detection import Finding, Key, Open, Watches
 from streams.drift.bank import Bank
 from streams.drift.by_segment import SegmentTable
 from streams.drift.calendar import Calendar, Likeness
+from streams.drift.change import change_p
 from streams.drift.checks import Check, lead
 from streams.drift.delays import DELAYS, STABLE_PANES, delay_bound, delay_severity
 from streams.drift.scatter import drift_key
@@ -61,6 +63,19 @@ FRESH_PANES: Final = 2
 """Panes of a version in which a broken feature is a skew between training and serving, not something that broke."""
 EQUIPMENT: Final = "_equipment"
 """Attribute of a plan that keeps its `Equipment`."""
+
+
+class _Loss(NamedTuple):
+    """A pane's loss: standardised, as the metric tells it, beside its reference, and of how many events.
+
+    `own_share` is what of the variance of `z` a single pane shows; the rest is correlation with its neighbours.
+    """
+
+    z: float
+    value: float
+    bound: cal.Bound
+    n: int
+    own_share: float
 
 
 class DetectorState(msgspec.Struct, array_like=True):
@@ -202,13 +217,13 @@ class Detectors:
         if metric.n < self.minimum_labelled or metric.coverage < THIN * self.usual_coverage() or not levels:
             return
         view = View(self.plan, total)
-        for name in self.plan.spec.judged:
+        for name in self.plan.spec.tested:
             value, level = metric.metrics.get(name), levels.get(name)
             if value is None or level is None or not self._enough_of_each(name, view):
                 continue
             p = self._quality_p(name, segment)
             noise = 0.0
-            if name == "calibration_error":
+            if name == CALIBRATION:
                 noise = calibration_noise(view.many("calibration_n"), view.many("calibration_total"))
             at = _at(name, level, n=metric.n, panes=filled, noise=noise)
             bound = at(p)
@@ -218,7 +233,7 @@ class Detectors:
                 bound = cal.explicit_bound(bound.reference, fixed, upper=bound.upper, both=bound.both)
             else:
                 evidence |= {"standard_error": round(bound.error, 6), "p": p}
-            kind: Kind = "calibration" if name == "calibration_error" else "quality"
+            kind: Kind = "calibration" if name == CALIBRATION else "quality"
             yield from self._judge(
                 Key(kind, name, segment, window.name),
                 window,
@@ -275,6 +290,8 @@ class Detectors:
             yield from self._look(Key("estimated-quality", name, "", window.name), finding, now_ms)
 
     def _quality_p(self, name: str, segment: str) -> float:
+        if name == CALIBRATION:
+            return self.allowance.calibration
         if segment:
             return self.allowance.segment
         return self.allowance.primary if name == self.plan.spec.metrics.primary else self.allowance.other
@@ -284,7 +301,7 @@ class Detectors:
         if family in {"precision[CLASS]", "recall[CLASS]", "f1[CLASS]"}:
             counts = view.many("decided" if family == "precision[CLASS]" else "truth")
             return bool(counts[self.plan.class_index[argument]] >= cal.MINIMUM_CLASS)
-        if self.plan.task != "binary" or name in {"accuracy", "brier", "log_loss", "cost", "calibration_error"}:
+        if self.plan.task != "binary" or name in {"accuracy", "brier", "log_loss", "cost", CALIBRATION}:
             return True
         matrix = view.matrix
         return bool(min(int(matrix[0].sum()), int(matrix[1].sum())) >= cal.MINIMUM_CLASS)
@@ -436,60 +453,61 @@ class Detectors:
         )  # fmt: skip
         yield from self._look(Key("quality", name, "", "cusum"), finding, now_ms)
         z = sign * (value - reference) / own
-        yield from self._river(pane, name, z=z, bound=bound, value=value, n=n, now_ms=now_ms)
-        yield from self._adaptive(pane, name, z=z, bound=bound, value=value, n=n, now_ms=now_ms)
+        shares = level.spread**2 + level.scale**2 / n
+        yield from self._river(pane, name, _Loss(z, value, bound, n, shares / own**2), now_ms)
+        yield from self._adaptive(pane, name, _Loss(z, value, bound, n, shares / own**2), now_ms)
 
-    def _river(
-        self, pane: Window, name: str, *, z: float, bound: cal.Bound, value: float, n: int, now_ms: int
-    ) -> Iterator[Observation]:
+    def _river(self, pane: Window, name: str, loss: _Loss, now_ms: int) -> Iterator[Observation]:
         """River's other detectors on the standardised loss; before ADWIN, whose history is their state."""
         p = self.allowance.sequential
         if self._bank is None:
             self._bank = Bank(self.plan.spec.alarms.sequential, p, self.history)
-        fresh = self._bank.update(z)
+        fresh = self._bank.update(loss.z)
         self.jumps = {**self.jumps, **{detector: (jump.before, jump.after) for detector, jump in fresh.items()}}
         for detector, jump in sorted(self.jumps.items()):
-            finding = self._jumped(
-                detector, jump, pane, name, z=z, bound=bound, value=value, n=n, new=detector in fresh
-            )
+            history = [*self.history, loss.z]
+            finding = self._jumped(detector, jump, pane, name, loss, history, new=detector in fresh)
             key = Key("quality", name, "", detector)
             yield from self._look(key, finding, now_ms)
             if key not in self.watches.open:
                 self.jumps = {other: known for other, known in self.jumps.items() if other != detector}
 
-    def _adaptive(
-        self, pane: Window, name: str, *, z: float, bound: cal.Bound, value: float, n: int, now_ms: int
-    ) -> Iterator[Observation]:
+    def _adaptive(self, pane: Window, name: str, loss: _Loss, now_ms: int) -> Iterator[Observation]:
         """ADWIN on the standardised loss: a change for the worse against what was, whatever the reference says."""
         if self._adwin is None:
             self._adwin = AdaptiveWindow(min(_ADWIN_DELTA, self.allowance.sequential), self.history)
-        change = self._adwin.update(z)
+        change = self._adwin.update(loss.z)
         self.history = self._adwin.history
         worse = change is not None and change.after - change.before > 0.5
         if worse and change is not None:
             self.jump = (change.before, change.after)
         if self.jump is None:
             return
-        finding = self._jumped("adwin", self.jump, pane, name, z=z, bound=bound, value=value, n=n, new=worse)
+        finding = self._jumped("adwin", self.jump, pane, name, loss, self.history, new=worse)
         key = Key("quality", name, "", "adwin")
         yield from self._look(key, finding, now_ms)
         if key not in self.watches.open:
             self.jump = None
 
-    def _jumped(
+    def _jumped(  # noqa: PLR0917
         self,
         detector: str,
         jump: tuple[float, float],
         pane: Window,
         name: str,
+        loss: _Loss,
+        history: Sequence[float],
         *,
-        z: float,
-        bound: cal.Bound,
-        value: float,
-        n: int,
         new: bool,
     ) -> Finding:
-        """A change of the standardised loss as one of the metric; over once the loss is back on the better half."""
+        """A change of the standardised loss as one of the metric; over once the loss is back on the better half.
+
+        Notes
+        -----
+        An alarm says no more than that a limit was passed, which the detector was allowed with `p`. How unlikely the
+        change is shows in the panes that follow: while the loss stays bad, it is looked at again.
+        """
+        bound = loss.bound
         sign = 1.0 if bound.upper else -1.0
         before, after = (bound.reference + sign * bound.error * of for of in jump)
         middle = (before + after) / 2
@@ -500,9 +518,14 @@ class Detectors:
             "before": round(before, 6),
             "after": round(after, 6),
         }
+        good = loss.z < sum(jump) / 2
+        crossed = new or not good
+        if crossed:
+            seen = max(change_p(history, loss.own_share), cal.SMALLEST_P)
+            evidence["p_value"] = min(float(f"{seen:.3g}"), self.allowance.sequential)
         return Finding(
-            pane.start_ms, pane.end_ms, value, before, middle, n, severity, new, z < sum(jump) / 2, evidence
-        )  # fmt: skip
+            pane.start_ms, pane.end_ms, loss.value, before, middle, loss.n, severity, crossed, good, evidence
+        )
 
     # ----------------------------------------------------------------------------------------------- drift
 

@@ -24,7 +24,7 @@ def compute(
     counters : mapping of int to int, or array
         Sum of the window's panes.
     names : iterable of str, optional
-        Default: the metrics that the specification watches, and the label delays.
+        Default: the metrics that the specification watches, calibration of classes, and the label delays.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def compute(
     """
     view = View(plan, counters if isinstance(counters, np.ndarray) else dense(plan, counters))
     out: dict[str, float] = {}
-    for name in names if names is not None else plan.spec.watched:
+    for name in names if names is not None else dict.fromkeys((*plan.spec.watched, *plan.spec.tested)):
         of, argument = resolve(plan.task, name)
         value = of(view, argument)
         if value is not None and math.isfinite(value):

@@ -27,6 +27,7 @@ SHARES = {
     "label-drift": cal.DRIFT_SHARE + cal.SEGMENT_DRIFT_SHARE,
     "data-quality": cal.USABLE_SHARE + cal.SHAPE_SHARE + cal.VOLUME_SHARE,
     "label-delay": cal.DELAY_SHARE,
+    "calibration": cal.CALIBRATION_SHARE,
     "quality": cal.QUALITY_SHARE + cal.SEQUENTIAL_SHARE,
 }
 

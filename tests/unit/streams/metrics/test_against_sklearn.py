@@ -226,4 +226,4 @@ def test_metrics_depend_on_watched_by_default() -> None:
     one: dict[int, int] = {}
     for value, score in ((1, 0.7), (0, 0.2)):
         add_to(one, p.labelled(p.compact(prediction(value=value, probability=score)), value, 0))
-    assert list(compute(p, one)) == ["roc_auc", "brier", "accuracy", *LABEL_DELAYS]
+    assert list(compute(p, one)) == ["roc_auc", "brier", "accuracy", "calibration_error", *LABEL_DELAYS]
