@@ -15,6 +15,7 @@ from agents.commands import (
     audit,
     backtest,
     bench,
+    datasets,
     demo,
     history,
     project,
@@ -64,7 +65,7 @@ def _root(
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
     *(registry, audit, signing),
-    *(training, backtest, traffic, history),
+    *(training, backtest, traffic, history, datasets),
 )
 for module in MODULES:
     module.add_to(app)

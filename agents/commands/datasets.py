@@ -1,0 +1,253 @@
+"""`driftline datasets`: rows that are named, versioned and never change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agents.commands.output import Command, Commands, Json, document, say, table
+
+if TYPE_CHECKING:
+    from agents.artifacts import ArtifactStore
+    from agents.config import Settings
+    from agents.database.engine import Sessions
+    from agents.datasets.build import Chosen
+    from agents.datasets.manifest import Manifest
+
+Reference = Annotated[str, typer.Argument(help="NAME (the newest) or NAME@VERSION.", show_default=False)]
+
+
+def overview(context: typer.Context, as_json: Json = False) -> None:
+    """Datasets: rows that are named, versioned and never change. Without a command: list them."""
+    if context.invoked_subcommand is not None:
+        return
+    from agents.datasets.build import listed
+
+    _, sessions, _ = _places()
+    with sessions() as session:
+        rows = listed(session)
+    if as_json:
+        document({"datasets": [_row(row) for row in rows]})
+        return
+    table(
+        ["dataset", "versions", "rows", "made", "by", "description"],
+        [
+            (row.name, row.version, row.rows, f"{row.created_at:%Y-%m-%d %H:%M}", row.actor, row.description)
+            for row in rows
+        ],
+        empty='no dataset: `driftline datasets create NAME --sql "SELECT …"`',
+    )
+
+
+def create(
+    name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
+    *,
+    sql: Annotated[str, typer.Option("--sql", help="SQL of DuckDB over the archive, as in `driftline query`.")] = "",
+    data: Annotated[Path | None, typer.Option("--data", help="Instead: a Parquet or CSV file.")] = None,
+    as_of: Annotated[str, typer.Option("--as-of", help="See only what had happened at this event time.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", help="Add the view joined: this model's predictions with their labels.")
+    ] = "",
+    key: Annotated[list[str] | None, typer.Option("--key", help="Column that tells rows apart; repeatable.")] = None,
+    check: Annotated[
+        list[str] | None, typer.Option("--check", help="Condition that must hold, as 'count(*) > 1000'; repeatable.")
+    ] = None,
+    description: Annotated[str, typer.Option("--description", help="What it is for.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Keep the rows of a query (or a file) as the next version of a dataset."""
+    from agents.commands.registry import account
+    from agents.datasets.build import Wish
+    from agents.datasets.build import create as make
+    from schemas.errors import ConfigurationError
+
+    if bool(sql) == (data is not None):
+        raise ConfigurationError(
+            "rows come from a query or from a file", where="driftline datasets create", remedy="give --sql or --data"
+        )
+    if data is not None and (as_of or model):
+        raise ConfigurationError(
+            "--as-of and --model go with --sql", where="driftline datasets create", remedy="leave them out"
+        )
+    chosen = _of_file(data) if data is not None else _of_query(sql, as_of, model)
+    _, sessions, artifacts = _places()
+    wish = Wish(name, account(), tuple(key or ()), tuple(check or ()), description)
+    manifest = make(sessions, artifacts, chosen, wish)
+    if as_json:
+        document(manifest)
+        return
+    say(f"{manifest.name}@{manifest.version}: {manifest.rows} rows, {len(manifest.columns)} columns")
+    for problem in manifest.problems:
+        say(f"note: {problem}")
+    for column, found in manifest.drift.items():
+        if found.moved:
+            say(f"{column} moved since version {manifest.previous}: PSI {found.psi:.3f}, p {found.p_value:.2g}")
+
+
+def show(reference: Reference, *, as_json: Json = False) -> None:
+    """What a dataset is made of and what its columns are like."""
+    manifest = _manifest(reference)
+    if as_json:
+        document(manifest)
+        return
+    say(f"{manifest.name}@{manifest.version}: {manifest.rows} rows, SHA-256 {manifest.data}")
+    if manifest.query:
+        say(manifest.query)
+    table(
+        ["column", "type", "empty", "distinct", "from", "to", "mean"],
+        [
+            (name, c.type, c.nulls, c.distinct, c.least, c.most, "" if c.mean is None else f"{c.mean:.6g}")
+            for name, c in manifest.columns.items()
+        ],
+    )
+    for problem in manifest.problems:
+        say(f"note: {problem}")
+    say(f"{len(manifest.files)} files of the archive")
+
+
+def diff(
+    a: Annotated[str, typer.Argument(help="The older: NAME or NAME@VERSION.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="The newer: NAME or NAME@VERSION.", show_default=False)],
+    *,
+    as_json: Json = False,
+) -> None:
+    """What differs between two datasets: schema, rows, how far columns moved, files."""
+    from agents.datasets.build import rows_of
+    from agents.datasets.diff import difference
+
+    _, _, artifacts = _places()
+    one, other = _manifest(a), _manifest(b)
+    found = difference(one, other, rows_of(artifacts, one.data), rows_of(artifacts, other.data))
+    if as_json:
+        document(found)
+        return
+    if found["equal"]:
+        say(f"{found['a']} and {found['b']} hold the same rows")
+        return
+    rows, schema = found["rows"], found["schema"]
+    changed = f", {rows['changed']} changed" if "changed" in rows else ""
+    say(f"rows: {rows['a']} → {rows['b']}: {rows['added']} added, {rows['removed']} removed{changed}")
+    for word in ("added", "removed"):
+        if schema[word]:
+            say(f"columns {word}: {', '.join(schema[word])}")
+    for name, (old, new) in schema["changed"].items():
+        say(f"{name}: {old} → {new}")
+    table(
+        ["column", "empty", "distinct", "mean", "PSI", "KS", "p", "moved"],
+        [
+            (
+                *(name, _both(entry["nulls"]), _both(entry["distinct"]), _both(entry.get("mean", ["", ""]))),
+                *(_short(entry.get(value)) for value in ("psi", "ks", "p_value")),
+                "yes" if entry.get("moved") else "",
+            )
+            for name, entry in found["columns"].items()
+        ],
+    )
+    files = found["files"]
+    say(f"files: {len(files['added'])} added, {len(files['removed'])} removed, {files['shared']} shared")
+
+
+def write(
+    reference: Reference,
+    file: Annotated[Path, typer.Argument(help="Where to: .parquet or .csv.", show_default=False)],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Write a dataset's rows to a file."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from agents.datasets.build import rows_of
+    from schemas.errors import ConfigurationError
+
+    if file.suffix not in {".parquet", ".csv"}:
+        raise ConfigurationError(f"{file.name} says no format", where=str(file), remedy="name it .parquet or .csv")
+    _, _, artifacts = _places()
+    manifest = _manifest(reference)
+    rows = rows_of(artifacts, manifest.data)
+    try:
+        if file.suffix == ".csv":
+            pyarrow.csv.write_csv(rows, file)
+        else:
+            pyarrow.parquet.write_table(rows, file, compression="zstd")
+    except OSError as error:
+        raise ConfigurationError(f"cannot be written: {error}", where=str(file)) from error
+    told = {"dataset": f"{manifest.name}@{manifest.version}", "rows": manifest.rows, "file": str(file)}
+    document(told) if as_json else say(f"{manifest.rows} rows")
+
+
+def _places() -> tuple[Settings, Sessions, ArtifactStore]:
+    from agents.artifacts import ArtifactStore
+    from agents.config import load_settings
+    from agents.database.engine import make_engine, session_factory
+    from agents.database.migrate import upgrade
+
+    settings = load_settings()
+    engine = make_engine(settings.database)
+    upgrade(engine)
+    return settings, session_factory(engine), ArtifactStore.of(settings)
+
+
+def _manifest(reference: str) -> Manifest:
+    from agents.datasets.build import find, load
+
+    _, sessions, artifacts = _places()
+    with sessions() as session:
+        return load(artifacts, find(session, reference).manifest)
+
+
+def _of_query(sql: str, as_of: str, model: str) -> Chosen:
+    from agents.commands.lines import moment
+    from agents.datasets.build import choose
+    from agents.registry.service import Registry
+
+    settings, sessions, artifacts = _places()
+    with sessions() as session:
+        spec = Registry(sessions, artifacts).specification(session, model) if model else None
+        until = moment(as_of) if as_of else None
+        return choose(session, settings.archive, sql, as_of_ms=until, spec=spec)
+
+
+def _of_file(path: Path) -> Chosen:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from agents.datasets.build import Chosen
+    from schemas.errors import ConfigurationError
+
+    try:
+        if path.suffix in {".parquet", ".pq"}:
+            return Chosen(pyarrow.parquet.read_table(path), [])
+        if path.suffix == ".csv" or path.name.endswith(".csv.gz"):
+            return Chosen(pyarrow.csv.read_csv(path), [])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ConfigurationError(f"cannot be read: {error}", where=str(path)) from error
+    raise ConfigurationError(
+        f"{path.suffix or 'a file without suffix'} is not accepted",
+        where=str(path),
+        remedy="accepted: .parquet, .csv, .csv.gz",
+    )
+
+
+def _row(row: Any) -> dict[str, Any]:
+    names = ("name", "version", "rows", "data", "manifest", "actor", "created_at", "description")
+    return {name: getattr(row, name) for name in names}
+
+
+def _both(pair: Any) -> str:
+    return " → ".join(dict.fromkeys(_short(value) for value in pair))
+
+
+def _short(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(cls=Commands, invoke_without_command=True, callback=overview)
+    for function in (create, show, diff, write):
+        group.command(function.__name__, cls=Command)(function)
+    app.add_typer(group, name="datasets", rich_help_panel="Traffic")

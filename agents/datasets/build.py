@@ -1,0 +1,315 @@
+"""Datasets: rows chosen by SQL out of the archive as of a moment, or taken from a file; kept by their hash."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from agents.archiving import dataset as archive
+from agents.archiving.logic import ARCHIVED
+from agents.archiving.tables import ArchiveFileRow
+from agents.artifacts import ArtifactStore
+from agents.database.engine import Sessions
+from agents.datasets.manifest import (
+    KIND,
+    MANIFEST_KIND,
+    Manifest,
+    SourceFile,
+    check_name,
+    parse_reference,
+)
+from agents.datasets.statistics import described, moved, oddities
+from agents.datasets.tables import DatasetRow
+from schemas.codec import encode, iso, utc
+from schemas.errors import ConfigurationError, ConflictError, NotFoundError
+from schemas.specification import Specification
+
+
+class Chosen(NamedTuple):
+    """Rows, and where they are from."""
+
+    table: pa.Table
+    files: list[SourceFile]
+    query: str | None = None
+    as_of_ms: int | None = None
+    model: str | None = None
+
+
+class Wish(NamedTuple):
+    """What a dataset is to be.
+
+    Parameters
+    ----------
+    name : str
+    key : sequence of str
+        Columns that tell rows apart.
+    checks : sequence of str
+        SQL conditions over the table ``dataset`` that must hold: ``count(*) > 1000``, ``max(x) < 5``.
+    """
+
+    name: str
+    actor: str
+    key: Sequence[str] = ()
+    checks: Sequence[str] = ()
+    description: str = ""
+
+
+def choose(
+    session: Session, url: str, query: str, *, as_of_ms: int | None = None, spec: Specification | None = None
+) -> Chosen:
+    """Run a query over the archive as it stood at a moment of event time.
+
+    Parameters
+    ----------
+    session : Session
+        Its snapshot of the archive's manifest is what is read.
+    url : str
+        `Settings.archive`.
+    query : str
+        SQL of DuckDB over the views of `driftline query`.
+    as_of_ms : int, optional
+        Records with a later event time are not seen, and labels that were not known yet.
+    spec : Specification, optional
+        Of a model whose predictions joined with their labels are at hand as ``joined``.
+
+    Raises
+    ------
+    ConfigurationError
+        The query is wrong, or gives no table.
+    StateError
+        A file of the archive is gone.
+    """
+    import duckdb
+
+    tables = {}
+    if spec is not None:
+        until = as_of_ms if as_of_ms is not None else _now_ms()
+        tables["joined"] = archive.joined(session, url, spec, event_time_from_ms=0, as_of_ms=until)
+    connection = archive.connect(session, url)
+    try:
+        if as_of_ms is not None:
+            for topic in ARCHIVED:
+                _cut(connection, topic, as_of_ms)
+        for name, table in tables.items():
+            connection.register(name, table)
+        table = _answer(connection, query)
+    except duckdb.Error as error:
+        raise ConfigurationError(
+            str(error).strip(),
+            where="--sql",
+            remedy='`driftline query "DESCRIBE predictions"` lists the columns of a view; --model M adds joined',
+        ) from error
+    finally:
+        connection.close()
+    if not table.column_names or len(set(table.column_names)) != len(table.column_names):
+        raise ConfigurationError(
+            "the columns of the answer do not have names of their own", where="--sql", remedy="name each with AS"
+        )
+    files = _files(session, query, joined=spec is not None, as_of_ms=as_of_ms)
+    return Chosen(table, files, query, as_of_ms, spec.name if spec is not None else None)
+
+
+def create(sessions: Sessions, artifacts: ArtifactStore, chosen: Chosen, wish: Wish) -> Manifest:
+    """Check, describe and keep rows as the next version of a dataset; returns its manifest.
+
+    Raises
+    ------
+    ConfigurationError
+        The name cannot be one, a key column is missing, or a condition is wrong.
+    ConflictError
+        A condition does not hold, or the rows are those of the newest version. Nothing is kept.
+    """
+    name, table = check_name(wish.name), chosen.table
+    if missing := [column for column in wish.key if column not in table.column_names]:
+        raise ConfigurationError(
+            f"no column {', '.join(missing)}", where="--key", remedy=f"columns: {', '.join(table.column_names)}"
+        )
+    _hold(table, wish.checks)
+    columns = described(table)
+    data = artifacts.put(_parquet(table), KIND)
+    with sessions.begin() as session:
+        before = newest(session, name)
+        if before is not None and before.data == data:
+            raise ConflictError(
+                f"holds these very rows already, as version {before.version}",
+                where=f"dataset {name}",
+                remedy=f"use {name}@{before.version}",
+            )
+        drift = {}
+        if before is not None:
+            drift = moved(rows_of(artifacts, before.data), table, load(artifacts, before.manifest).columns)
+        manifest = Manifest(
+            name=name,
+            version=1 if before is None else before.version + 1,
+            query=chosen.query,
+            as_of=None if chosen.as_of_ms is None else iso(utc(chosen.as_of_ms)),
+            model=chosen.model,
+            data=data,
+            rows=table.num_rows,
+            key=list(wish.key),
+            columns=columns,
+            files=chosen.files,
+            checks=list(wish.checks),
+            problems=oddities(table, columns, wish.key),
+            previous=None if before is None else before.version,
+            drift=drift,
+            made_with={"pyarrow": pa.__version__},
+        )
+        session.add(
+            DatasetRow(
+                name=name,
+                version=manifest.version,
+                manifest=artifacts.put(encode(manifest), MANIFEST_KIND),
+                data=data,
+                rows=manifest.rows,
+                description=wish.description,
+                actor=wish.actor,
+                created_at=datetime.now(UTC),
+            )
+        )
+    return manifest
+
+
+def newest(session: Session, name: str) -> DatasetRow | None:
+    """The newest version of a dataset."""
+    return session.scalars(
+        select(DatasetRow).where(DatasetRow.name == name).order_by(DatasetRow.version.desc()).limit(1)
+    ).first()
+
+
+def find(session: Session, reference: str) -> DatasetRow:
+    """The dataset that ``NAME`` (the newest) or ``NAME@VERSION`` names.
+
+    Raises
+    ------
+    ConfigurationError, NotFoundError
+    """
+    name, version = parse_reference(reference)
+    row = newest(session, name)
+    if row is not None and version is not None:
+        row = session.scalars(select(DatasetRow).where(DatasetRow.name == name, DatasetRow.version == version)).first()
+    if row is None:
+        raise NotFoundError(
+            f"no dataset {reference}", where="registry", remedy="`driftline datasets list` lists those there are"
+        )
+    return row
+
+
+def listed(session: Session, name: str | None = None) -> list[DatasetRow]:
+    """Datasets by name and version; the newest version of each, or all of one."""
+    query = select(DatasetRow).order_by(DatasetRow.name, DatasetRow.version)
+    if name is not None:
+        return list(session.scalars(query.where(DatasetRow.name == name)))
+    last = select(DatasetRow.name, func.max(DatasetRow.version)).group_by(DatasetRow.name)
+    newest_of = {found[0]: found[1] for found in session.execute(last)}
+    return [row for row in session.scalars(query) if newest_of[row.name] == row.version]
+
+
+def load(artifacts: ArtifactStore, manifest: str) -> Manifest:
+    """A manifest by its hash. Raises `ArtifactError` where it is missing, altered or not signed."""
+    data = artifacts.get(manifest)
+    artifacts.verify(manifest, MANIFEST_KIND)
+    return msgspec.json.decode(data, type=Manifest)
+
+
+def rows_of(artifacts: ArtifactStore, data: str) -> pa.Table:
+    """The rows of a dataset by their hash. Raises `ArtifactError`."""
+    return pq.read_table(io.BytesIO(artifacts.get(data)))
+
+
+# ------------------------------------------------------------------------------------------------------ inside
+
+
+def _answer(connection: Any, query: str) -> pa.Table:
+    """The rows of one statement that gives rows. Raises `ConfigurationError`."""
+    relation = connection.sql(query)
+    if relation is None:
+        raise ConfigurationError("the statement gives no rows", where="--sql", remedy="write one SELECT")
+    return relation.to_arrow_table()
+
+
+def _cut(connection: Any, topic: str, as_of_ms: int) -> None:
+    """Let a view show only what had happened.
+
+    Views over files get a temporary view of the same name before them; tables at hand are such a view themselves, and
+    are replaced.
+    """
+    import duckdb
+
+    name = topic.replace("-", "_")
+    columns = {row[0] for row in connection.execute(f"DESCRIBE {name}").fetchall()}
+    if "event_time_ms" in columns:
+        condition = f"event_time_ms IS NULL OR event_time_ms <= {as_of_ms:d}"
+    else:
+        at = next(column for column in ("window_end", "opened_at") if column in columns)
+        condition = f"{at} <= make_timestamp({as_of_ms * 1000:d})::TIMESTAMPTZ"
+    try:
+        connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM memory.main.{name} WHERE {condition}")
+    except duckdb.CatalogException:
+        rows = connection.sql(f"SELECT * FROM {name} WHERE {condition}").to_arrow_table()
+        connection.unregister(name)
+        connection.register(name, rows)
+
+
+def _files(session: Session, query: str, *, joined: bool, as_of_ms: int | None) -> list[SourceFile]:
+    """Files that the query could read: of the views that it names."""
+    named = [topic for topic in ARCHIVED if re.search(rf"\b{topic.replace('-', '_')}\b", query, re.IGNORECASE)]
+    if joined:
+        named += [topic for topic in ("predictions", "ground-truth") if topic not in named]
+    row = ArchiveFileRow
+    statement = select(row).where(row.topic.in_(named)).order_by(row.topic, row.partition, row.first_offset)
+    if as_of_ms is not None:
+        statement = statement.where(or_(row.timeless > 0, row.min_event_time_ms <= as_of_ms))
+    return [
+        SourceFile(
+            topic=file.topic,
+            partition=file.partition,
+            first_offset=file.first_offset,
+            last_offset=file.last_offset,
+            rows=file.rows,
+            path=file.path,
+            sha256=file.sha256,
+        )
+        for file in session.scalars(statement)
+    ]
+
+
+def _hold(table: pa.Table, checks: Sequence[str]) -> None:
+    """Ask every condition of the rows. Raises `ConfigurationError`, `ConflictError`."""
+    import duckdb
+
+    with duckdb.connect(config={"enable_external_access": "false"}) as connection:
+        connection.register("dataset", table)
+        for check in checks:
+            try:
+                answer = connection.execute(f"SELECT ({check})::BOOLEAN FROM dataset").fetchall()
+            except duckdb.Error as error:
+                raise ConfigurationError(
+                    str(error).strip(), where=f"--check {check!r}", remedy="write a condition such as count(*) > 1000"
+                ) from error
+            if not all(row[0] for row in answer):
+                raise ConflictError(
+                    f"{check} does not hold",
+                    where="--check",
+                    remedy="nothing was kept; mend the query or the condition",
+                )
+
+
+def _parquet(table: pa.Table) -> bytes:
+    # Metadata of the table's maker (pandas' index, DuckDB's types) would be part of the hash.
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _now_ms() -> int:
+    return round(datetime.now(UTC).timestamp() * 1000)
