@@ -28,7 +28,7 @@ def test_every_command_and_option_is_described() -> None:
         # A group's section describes the options of all of its commands.
         described_here = [command, *getattr(command, "commands", {}).values()]
         visible = [p for one in described_here for p in one.params if not getattr(p, "hidden", False)]
-        options = {option for p in visible for option in p.opts if option.startswith("--")} - UNIVERSAL
+        options = {o for p in visible for o in (*p.opts, *p.secondary_opts) if o.startswith("--")} - UNIVERSAL
         described = set(re.findall(r"--[a-z-]+", sections[name])) - UNIVERSAL
         assert options == described, name
 
