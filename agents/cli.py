@@ -19,6 +19,7 @@ from agents.commands import (
     demo,
     history,
     project,
+    rebuild,
     registry,
     report,
     signing,
@@ -65,6 +66,7 @@ def _root(
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
     *(registry, audit, signing),
+    rebuild,
     *(training, backtest, traffic, history, datasets),
 )
 for module in MODULES:

@@ -116,6 +116,7 @@ def joined(
     event_time_from_ms: int,
     as_of_ms: int,
     classes: Sequence[str] = (),
+    until: Mapping[str, Mapping[str, int]] | None = None,
 ) -> pa.Table:
     """Predictions of a model with the labels known at `as_of_ms`, one row a prediction_id.
 
@@ -130,6 +131,8 @@ def joined(
         Predictions with event times between them (inclusive); labels with an event time up to `as_of_ms`.
     classes : sequence of str, optional
         Binary models: class keys of the reference; labels of any other class are left out, as the join refuses them.
+    until : mapping of str to mapping of str to int, optional
+        `reached` of an earlier moment: the rows are those of then, whatever was archived or compacted since.
 
     Returns
     -------
@@ -162,8 +165,8 @@ def joined(
     )
     labels = _chosen(session, GROUND_TRUTH, or_(row.timeless > 0, in_time))
     with _open() as connection:
-        _view(connection, files, PREDICTIONS, predictions)
-        _view(connection, files, GROUND_TRUTH, labels)
+        _view(connection, files, PREDICTIONS, predictions, until)
+        _view(connection, files, GROUND_TRUTH, labels, until)
         known = {
             "model": spec.name,
             "from_ms": event_time_from_ms,
@@ -191,11 +194,34 @@ def _chosen(session: Session, topic: str, *conditions: ColumnElement[bool]) -> l
     return list(session.scalars(query.order_by(ArchiveFileRow.partition, ArchiveFileRow.first_offset)))
 
 
-def _view(connection: Any, files: LocalFiles | RemoteFiles, topic: str, paths: list[str]) -> None:
-    """Define the view of a topic over exactly `paths`."""
+def reached(session: Session) -> dict[str, dict[str, int]]:
+    """Next offset by topic and partition of what training tables are made from."""
+    found: dict[str, dict[str, int]] = {PREDICTIONS: {}, GROUND_TRUTH: {}}
+    for (topic, partition), offset in sorted(manifest.next_offsets(session).items()):
+        if topic in found:
+            found[topic][str(partition)] = offset
+    return found
+
+
+def _view(
+    connection: Any,
+    files: LocalFiles | RemoteFiles,
+    topic: str,
+    paths: list[str],
+    until: Mapping[str, Mapping[str, int]] | None = None,
+) -> None:
+    """Define the view of a topic over exactly `paths`; with `until`, its rows before those offsets."""
+    name = topic.replace("-", "_")
+    _whole_view(connection, files, topic, paths, f"{name}_whole" if until is not None else name)
+    if until is not None:
+        # Numbers, not text: what is recorded cannot become SQL.
+        ends = [f'("partition" = {int(one)} AND "offset" < {int(end)})' for one, end in until[topic].items()]
+        connection.execute(f"CREATE VIEW {name} AS FROM {name}_whole WHERE {' OR '.join(ends) or 'false'}")
+
+
+def _whole_view(connection: Any, files: LocalFiles | RemoteFiles, topic: str, paths: list[str], name: str) -> None:
     import duckdb
 
-    name = topic.replace("-", "_")
     if isinstance(files, LocalFiles) and paths:
         listed = f"[{', '.join(_quoted(str(files.root / path)) for path in paths)}]"
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,9 +25,21 @@ KIND = "dataset"
 
 def store_table(artifacts: ArtifactStore, table: pd.DataFrame) -> str:
     """Keep a normalised table as Parquet; returns its SHA-256."""
+    return artifacts.put(packed(table), KIND)
+
+
+def packed(table: pd.DataFrame) -> bytes:
+    """A table as the bytes of a Parquet file."""
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False, compression="zstd")
-    return artifacts.put(buffer.getvalue(), KIND)
+    return buffer.getvalue()
+
+
+def unpacked(data: bytes) -> pd.DataFrame:
+    """The table of a Parquet file's bytes."""
+    import pandas as pd
+
+    return pd.read_parquet(io.BytesIO(data))
 
 
 def load_registered(artifacts: ArtifactStore, sha: str) -> pd.DataFrame:
@@ -37,9 +50,7 @@ def load_registered(artifacts: ArtifactStore, sha: str) -> pd.DataFrame:
     ArtifactError
         It is missing or altered.
     """
-    import pandas as pd
-
-    return pd.read_parquet(io.BytesIO(artifacts.get(sha)))
+    return unpacked(artifacts.get(sha))
 
 
 def widened(spec: Specification, champion: Specification | None, columns: list[str] | None) -> Specification:
@@ -68,6 +79,7 @@ def training_table(
     registered: pd.DataFrame | None,
     *,
     as_of_ms: int,
+    until: Mapping[str, Mapping[str, int]] | None = None,
 ) -> pd.DataFrame:
     """Rows of the training window (``auto``: all there are), with the labels that were known at `as_of_ms`.
 
@@ -81,6 +93,8 @@ def training_table(
         Normalised. Where an id is in both, the archive's row counts, unless only the registered one has a label.
     as_of_ms : int
         Event time; nothing later is used.
+    until : mapping of str to mapping of str to int, optional
+        What the archive had reached at an earlier moment (`agents.archiving.dataset.reached`): only that is read.
 
     Raises
     ------
@@ -92,7 +106,8 @@ def training_table(
     import pandas as pd
 
     from_ms = _from_ms(spec, as_of_ms)
-    rows = joined(session, archive, spec, event_time_from_ms=from_ms, as_of_ms=as_of_ms).to_pandas()
+    found = joined(session, archive, spec, event_time_from_ms=from_ms, as_of_ms=as_of_ms, until=until)
+    rows = found.to_pandas()
     rows = rows.drop(columns=[name for name in rows.columns if name.startswith("_") and name not in spec.features])
     if registered is None:
         return normalise(rows, spec, where="archive")
@@ -135,6 +150,7 @@ def manifest(
     registered: str | None,
     as_of_ms: int | None,
     seasons: str | None = None,
+    reached: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """What a version records of its data.
 
@@ -146,11 +162,15 @@ def manifest(
         Where the archive was read: up to which event time.
     seasons : str, optional
         SHA-256 of the table that the seasons are learnt from, where one was given.
+    reached : mapping of str to mapping of str to int, optional
+        How far the archive had come: with it the same rows are found again.
     """
     times = event_times_ms(table, spec)
-    archive = None
+    archive: dict[str, Any] | None = None
     if as_of_ms is not None:
         archive = {"from": iso(utc(_from_ms(spec, as_of_ms))), "as_of": iso(utc(as_of_ms))}
+        if reached is not None:
+            archive["offsets"] = {topic: dict(ends) for topic, ends in reached.items()}
     return {
         "registered": registered,
         "archive": archive,

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.archiving.dataset import reached
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
@@ -23,15 +24,16 @@ from agents.database.outbox import enqueue
 from agents.registry.service import Registry
 from agents.retraining import jobs
 from agents.retraining.choice import EVERYTHING, Choice, Span, choose
-from agents.retraining.data import load_registered, manifest, training_table, widened
+from agents.retraining.data import load_registered, manifest, packed, training_table, unpacked, widened
 from agents.retraining.learning import learn
+from agents.retraining.lock import record
 from agents.retraining.logic import REFERENCE, too_few
 from agents.retraining.packing import restore_project
 from agents.retraining.project import Project
 from agents.retraining.register import find_champion
 from agents.retraining.step_cache import StepCache
 from agents.retraining.submission import Submission, register_candidate
-from agents.retraining.threads import limited_threads
+from agents.retraining.threads import computing, limited_threads
 from agents.retraining.trainer import train
 from agents.retraining.validation import Champion, validate
 from schemas.codec import encode, utc
@@ -96,6 +98,7 @@ class _Inputs:
     champion: Champion
     seed: int
     as_of_ms: int
+    reached: dict[str, dict[str, int]]
     change_ms: int | None
     requested_by: str
 
@@ -115,7 +118,8 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
         cache = StepCache(settings.home.resolve() / "steps")
         with limited_threads():
             choice = _choose(inputs, cache, started + settings.training_timeout_ms / 2000)
-            table = choice.rows(inputs.table, spec)
+            # As a rebuild will have it: the same values in the same layout, so that the sums are the same too.
+            table = unpacked(packed(choice.rows(inputs.table, spec)))
             candidate = train(
                 *(inputs.project, table),
                 where="training table",
@@ -123,6 +127,7 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
                 cache=cache,
                 holdout_from_ms=choice.holdout_from_ms,
             )
+            compute = computing()
             artifact, verdict = validate(artifacts, candidate, inputs.champion, seed=inputs.seed)
             # The rows to learn from may be few; what the seasons are is learnt from all there are.
             history = inputs.table if inputs.seasons is None else load_registered(artifacts, inputs.seasons)
@@ -132,7 +137,15 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
         artifact=artifact,
         reference=reference,
         code=inputs.code,
-        dataset=manifest(table, spec, registered=inputs.registered, as_of_ms=inputs.as_of_ms, seasons=inputs.seasons),
+        dataset=manifest(
+            *(table, spec),
+            registered=inputs.registered,
+            as_of_ms=inputs.as_of_ms,
+            seasons=inputs.seasons,
+            reached=inputs.reached,
+        ),
+        environment=record(artifacts, inputs.project.files),
+        compute=compute,
         candidate=candidate,
         verdict=verdict,
         choice=choice.report or None,
@@ -156,16 +169,19 @@ def _inputs(settings: Settings, registry: Registry, session: Session, run: RunRo
     sha = info.dataset.get("registered")
     registered = load_registered(registry.artifacts, sha) if sha is not None else None
     wide = widened(project.spec, champion.spec, None if registered is None else list(registered.columns))
-    commit = info.code.get("commit") if run.project is None else None
+    git: dict[str, Any] = {"commit": None}
+    if run.project is None:
+        git = {name: info.code[name] for name in ("commit", "diff") if name in info.code}
     return _Inputs(
         project=project,
-        code={"artifact": code, "tree": project.tree_hash, "commit": commit},
+        code={"artifact": code, "tree": project.tree_hash, **git},
         table=training_table(session, settings.archive, wide, registered, as_of_ms=run.as_of_ms),
         registered=sha,
         seasons=info.dataset.get("seasons"),
         champion=champion,
         seed=info.seed,
         as_of_ms=run.as_of_ms,
+        reached=reached(session),
         change_ms=run.change_ms,
         requested_by=run.requested_by,
     )

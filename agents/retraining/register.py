@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.archiving.dataset import reached
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.database.engine import make_engine, session_factory
@@ -15,15 +15,18 @@ from agents.database.migrate import upgrade
 from agents.database.outbox import enqueue
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
-from agents.retraining.data import load_registered, manifest, store_table, training_table, widened
+from agents.retraining.data import KIND as TABLE
+from agents.retraining.data import load_registered, manifest, packed, store_table, training_table, unpacked, widened
+from agents.retraining.lock import record
 from agents.retraining.members import Member
 from agents.retraining.packing import store_project
 from agents.retraining.project import Project, load_project
+from agents.retraining.provenance import git_state
 from agents.retraining.step_cache import StepCache
 from agents.retraining.submission import Submission, register_candidate
 from agents.retraining.table import of_frame, read_table
 from agents.retraining.tables import RunRow
-from agents.retraining.threads import limited_threads
+from agents.retraining.threads import computing, limited_threads
 from agents.retraining.trainer import event_times_ms, train
 from agents.retraining.validation import Champion, validate
 from schemas.codec import derived_id, encode, utc
@@ -105,6 +108,7 @@ def register_project(
     with session_factory(engine, read_only=True)() as session:
         champion_info, champion = find_champion(registry, session, spec.name)
         as_of_ms: int | None = None
+        come: dict[str, dict[str, int]] | None = None
         registered: pd.DataFrame | None = None
         also = champion.spec.features if champion is not None else {}
         if member is not None and member.rows is not None:
@@ -114,16 +118,26 @@ def register_project(
         else:
             as_of_ms = int(time.time() * 1000)
             table = _archived_table(settings, session, project, champion_info, as_of_ms)
+            come = reached(session)
         season_sha = _season_table(artifacts, seasons, spec, champion_info)
+    if registered is not None:
+        # What is kept is what is learnt from: a rebuild, which has nothing else, then does the same sums.
+        kept = packed(registered)
+        table = unpacked(kept)
     with limited_threads():
         candidate = train(
             project, table, where=str(data or "archive"), seed=seed, cache=StepCache(settings.home.resolve() / "steps")
         )
+        compute = computing()
         artifact, verdict = validate(artifacts, candidate, champion, seed=seed)
         history = None if season_sha is None else load_registered(artifacts, season_sha)
         reference = artifacts.put(encode(candidate.reference(history)), "reference")
-    sha = store_table(artifacts, registered) if registered is not None else _registered_sha(champion_info)
-    code = {"artifact": store_project(artifacts, project), "tree": project.tree_hash, "commit": _git_commit(directory)}
+    sha = artifacts.put(kept, TABLE) if registered is not None else _registered_sha(champion_info)
+    code = {
+        "artifact": store_project(artifacts, project),
+        "tree": project.tree_hash,
+        **git_state(artifacts, directory),
+    }
     last_ms = as_of_ms if as_of_ms is not None else _last_event_ms(table, spec)
     run_id = derived_id("registration", spec.name, artifact, started_at.isoformat())
     submission = Submission(
@@ -131,7 +145,9 @@ def register_project(
         artifact=artifact,
         reference=reference,
         code=code,
-        dataset=manifest(table, spec, registered=sha, as_of_ms=as_of_ms, seasons=season_sha),
+        dataset=manifest(table, spec, registered=sha, as_of_ms=as_of_ms, seasons=season_sha, reached=come),
+        environment=record(artifacts, project.files),
+        compute=compute,
         candidate=candidate,
         verdict=verdict,
         seed=seed,
@@ -282,22 +298,3 @@ def check_retention(kafka: KafkaConfig, spec: Specification) -> None:
     from streams.kafka.admin import check_retention
 
     check_retention(kafka, spec.max_label_delay_ms + spec.revision_horizon_ms + RETENTION_MARGIN_MS)
-
-
-def _git_commit(directory: Path) -> str | None:
-    """Commit of the folder's repository, with ``-dirty`` where the folder differs; None outside of one."""
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=directory, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "."],
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return f"{head}-dirty" if changed else head

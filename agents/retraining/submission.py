@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from agents.registry.service import Registry
-from agents.retraining.environment import environment
 from agents.retraining.gate import Verdict
 from schemas.codec import derived_id
 from schemas.events import SubmitCandidate
@@ -20,13 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """Everything that a version records. `choice`: how the rows to learn from were chosen, where they were."""
+    """Everything that a version records.
+
+    `environment`: as `agents.retraining.lock.record`; `compute`: as `agents.retraining.threads.computing`.
+    `choice`: how the rows to learn from were chosen, where they were.
+    """
 
     spec_text: str
     artifact: str
     reference: str
     code: dict[str, Any]
     dataset: dict[str, Any]
+    environment: dict[str, str]
+    compute: dict[str, Any]
     candidate: Candidate
     verdict: Verdict
     seed: int
@@ -67,13 +72,14 @@ def register_candidate(registry: Registry, session: Session, submission: Submiss
         specification_text=submission.spec_text,
         code=submission.code,
         dataset=submission.dataset,
-        environment=environment(),
+        environment=submission.environment,
         parameters={
             "estimator": type(candidate.estimator).__name__,
             "holdout_from_ms": candidate.cutoff_ms,
             "trained_rows": candidate.trained_rows,
             "heldout_rows": int(candidate.heldout.sum()),
             "steps_reused": list(candidate.reused),
+            "compute": submission.compute,
         },
         seed=submission.seed,
         parent=submission.champion,

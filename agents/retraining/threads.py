@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 def thread_limit() -> int:
@@ -21,3 +22,27 @@ def limited_threads() -> Iterator[None]:
     now = [int(pool["num_threads"]) for pool in threadpool_info()]
     with threadpool_limits(limits=min([thread_limit(), *now])):
         yield
+
+
+@contextmanager
+def limited(compute: Mapping[str, Any]) -> Iterator[None]:
+    """As many threads as `computing` recorded: sums in another order are other sums."""
+    import sklearn.utils._openmp_helpers  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    limits = {api: int(compute[api]) for api in ("openmp", "blas") if api in compute}
+    with threadpool_limits(limits=limits or thread_limit()):
+        yield
+
+
+def computing() -> dict[str, Any]:
+    """What sums depend on beside packages: threads of OpenMP and BLAS, and the kernels that BLAS chose here."""
+    from threadpoolctl import threadpool_info
+
+    found: dict[str, Any] = {}
+    for pool in threadpool_info():
+        api = str(pool["user_api"])
+        found[api] = max(int(pool["num_threads"]), found.get(api, 1))
+        if kernels := pool.get("architecture"):
+            found["kernels"] = str(kernels)
+    return found

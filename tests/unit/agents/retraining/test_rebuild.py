@@ -1,0 +1,194 @@
+"""A version is made again bit by bit, and what differs is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents.artifacts import ArtifactStore
+from agents.config import Settings, load_settings
+from agents.database.engine import make_engine, session_factory
+from agents.registry.tables import VersionRow
+from agents.retraining.data import load_registered, store_table
+from agents.retraining.rebuild import file_differences, rebuild
+from agents.retraining.register import register_project
+from agents.skops_file import dump_model
+from schemas.errors import ArtifactError, ConfigurationError, NotFoundError
+from schemas.events import GroundTruth, Prediction
+from tests.unit.agents.archiving.conftest import Archive, Log
+from tests.unit.agents.retraining.projects import PIPELINE, SPEC, write_project
+from tests.unit.agents.retraining.tables import toy_table
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path / "home", artifacts_url="", database_url="", archive_url="")
+
+
+def registered(settings: Settings, tmp_path: Path, pipeline: str = PIPELINE, spec: str = SPEC) -> None:
+    table = tmp_path / "table.csv"
+    toy_table(20).to_csv(table, index=False)
+    register_project(settings, None, write_project(tmp_path / "p", pipeline, spec), table, actor="ada", seed=3)
+
+
+def change(settings: Settings, **columns: dict[str, object]) -> None:
+    """Forge columns of the only version: keys of the mappings are replaced."""
+    with session_factory(make_engine(settings.database)).begin() as session:
+        row = session.query(VersionRow).one()
+        for name, values in columns.items():
+            setattr(row, name, {**getattr(row, name), **values})
+
+
+def test_the_same_bits_again(settings: Settings, tmp_path: Path) -> None:
+    registered(settings, tmp_path)
+    found = rebuild(settings, "toy", 1, here=True)
+    assert found.differences == []
+    assert found.reproduced
+    assert found.artifact["identical"]
+    assert found.predictions == {"rows": 3000, "identical": True, "different": 0, "largest_difference": 0.0}
+    assert found.data == {"recorded_rows": 3000, "rows": 3000, "identical": True, "trained_rows": 2000}
+    assert found.environment["identical"]
+    assert not found.environment["fresh"]
+
+
+def test_another_seed_is_told(settings: Settings, tmp_path: Path) -> None:
+    # Another seed trains another model: the recorded one is changed, everything else is as it was.
+    sampled = PIPELINE.replace("return data[", "data = data.sample(frac=0.5, random_state=seed)\n    return data[")
+    registered(settings, tmp_path, sampled.replace("def prepare(data)", "def prepare(data, seed)"))
+    with session_factory(make_engine(settings.database)).begin() as session:
+        session.query(VersionRow).one().seed = 4
+    found = rebuild(settings, "toy", 1, here=True)
+    assert not found.reproduced
+    assert found.predictions["different"] == 3000
+    assert 0 < found.predictions["largest_difference"] < 0.2
+    said = "\n".join(found.differences)
+    assert "predictions: 3000 of 3000 rows, by at most 0." in said
+    assert "coef_: the numbers differ" in said
+
+
+def test_other_rows_are_told(settings: Settings, tmp_path: Path) -> None:
+    registered(settings, tmp_path)
+    artifacts = ArtifactStore.of(settings)
+    with session_factory(make_engine(settings.database))() as session:
+        sha = session.query(VersionRow).one().dataset["registered"]
+    kept = load_registered(artifacts, sha).iloc[5:].reset_index(drop=True)
+    change(settings, dataset={"registered": store_table(artifacts, kept)})
+    found = rebuild(settings, "toy", 1, here=True)
+    assert not found.reproduced
+    assert found.differences[0] == "data: 3000 rows were recorded, 2995 are left"
+
+
+def test_code_data_and_model_are_checked_before_anything_runs(settings: Settings, tmp_path: Path) -> None:
+    registered(settings, tmp_path)
+    artifacts = ArtifactStore.of(settings)
+    with session_factory(make_engine(settings.database))() as session:
+        row = session.query(VersionRow).one()
+    for sha in (row.code["artifact"], row.dataset["registered"], row.artifact, row.environment["lock"]):
+        path = Path(artifacts.path(sha))
+        whole = path.read_bytes()
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        with pytest.raises(ArtifactError, match="altered"):
+            rebuild(settings, "toy", 1, here=True)
+        path.write_bytes(whole)
+    signature = Path(artifacts.path(row.code["artifact"]) + ".code.sig")
+    signature.unlink()
+    with pytest.raises(ArtifactError, match="not signed as code"):
+        rebuild(settings, "toy", 1, here=True)
+
+
+def test_here_has_to_be_the_recorded_environment(settings: Settings, tmp_path: Path) -> None:
+    import msgspec
+
+    from agents.retraining import lock
+
+    registered(settings, tmp_path)
+    artifacts = ArtifactStore.of(settings)
+    mine = lock.lock_of({})
+    foreign = msgspec.structs.replace(
+        mine, packages=[p if p.name != "numpy" else msgspec.structs.replace(p, version="1.0") for p in mine.packages]
+    )
+    change(settings, environment={"lock": artifacts.put(lock.encode(foreign), lock.KIND)})
+    with pytest.raises(ConfigurationError, match=r"not the recorded one: numpy: 1\.0 → ") as caught:
+        rebuild(settings, "toy", 1, here=True)
+    assert "leave --here out" in caught.value.remedy
+    far = msgspec.structs.replace(mine, python="3.99.0")
+    change(settings, environment={"lock": artifacts.put(lock.encode(far), lock.KIND)})
+    with pytest.raises(ConfigurationError, match=r"trained with Python 3\.99\.0") as caught:
+        rebuild(settings, "toy", 1)
+    assert "--python" in caught.value.remedy
+
+
+def test_an_unknown_version(settings: Settings, tmp_path: Path) -> None:
+    registered(settings, tmp_path)
+    with pytest.raises(NotFoundError, match="no version 7"):
+        rebuild(settings, "toy", 7, here=True)
+
+
+def test_where_two_files_differ() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    rows, labels = [[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1]
+    one, two = (dump_model(LogisticRegression(C=c).fit(rows, labels)) for c in (1.0, 2.0))
+    said = file_differences(one, two)
+    assert 'C: "1.0", rebuilt "2.0"' in said
+    assert "coef_: the numbers differ" in said
+    assert len(said) <= 10
+
+
+def archive_days(settings: Settings, log: Log, first_day: int, days: int) -> None:
+    """Traffic of days that serving and the systems of record sent, in the archive."""
+    archive = Archive(Path(settings.archive), session_factory(make_engine(settings.database)), log)
+    records = []
+    for row in toy_table(days, 60, first_day=first_day).to_dict("records"):
+        at = round(row["at"].timestamp() * 1000)
+        partition = int(row["id"].rpartition("-")[2]) % 2
+        prediction = Prediction(
+            prediction_id=row["id"],
+            model="toy",
+            version=1,
+            event_time_ms=at,
+            features={"x": row["x"], "noise": row["noise"], "region": row["region"]},
+            prediction=1,
+            probability=0.5,
+        )
+        label = GroundTruth(prediction_id=row["id"], event_time_ms=at + 7_200_000, label=row["y"])
+        for topic, event in (("predictions", prediction), ("ground-truth", label)):
+            records.append(log.record(topic, event, partition=partition, key=row["id"].encode()))
+    archive.write(records)
+
+
+def test_what_was_archived_since_is_left_out(settings: Settings, tmp_path: Path) -> None:
+    spec = SPEC.replace('"25d"', '"20000d"')
+    registered(settings, tmp_path, spec=spec)
+    log = Log()
+    archive_days(settings, log, 20, 5)
+    register_project(settings, None, tmp_path / "p", None, actor="ada")
+    archive_days(settings, log, 18, 1)  # late: they would have been among the rows
+    archive_days(settings, log, 25, 3)
+    with session_factory(make_engine(settings.database)).begin() as session:
+        row = session.query(VersionRow).filter_by(version=2).one()
+        assert row.dataset["archive"]["offsets"] == {
+            "predictions": {"0": 150, "1": 150},
+            "ground-truth": {"0": 150, "1": 150},
+        }
+    found = rebuild(settings, "toy", 2, here=True)
+    assert found.data["rows"] == 3300
+    assert found.differences == []
+    assert found.reproduced
+    assert found.artifact["identical"]
+    # Without the offsets more would be read, and it would be told.
+    with session_factory(make_engine(settings.database)).begin() as session:
+        row = session.query(VersionRow).filter_by(version=2).one()
+        row.dataset = {**row.dataset, "archive": {**row.dataset["archive"], "offsets": None}}
+    assert rebuild(settings, "toy", 2, here=True).differences[0] == "data: 3300 rows were recorded, 3540 are left"
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_gives_the_same_bits(settings: Settings, tmp_path: Path) -> None:
+    registered(settings, tmp_path)
+    found = rebuild(settings, "toy", 1)
+    assert found.environment["fresh"]
+    assert found.differences == []
+    assert found.reproduced
+    assert found.artifact["identical"]
