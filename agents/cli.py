@@ -18,6 +18,7 @@ from agents.commands import (
     datasets,
     demo,
     history,
+    keys,
     project,
     rebuild,
     registry,
@@ -68,6 +69,7 @@ MODULES = (
     *(registry, audit, signing),
     rebuild,
     *(training, backtest, traffic, history, datasets),
+    keys,
 )
 for module in MODULES:
     module.add_to(app)

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     webhook_secret: str = Field(default="", repr=False, description="signs webhooks (whsec_…)")
     webhook_allow: list[str] = Field(default_factory=list, description="private hosts that webhooks may go to")
     notify_urls: list[str] = Field(default_factory=list, repr=False, description="Apprise URLs")
+    api_key: str = Field(default="", repr=False, description="your API key, for the command line (dlk_…)")
     allow_plaintext: bool = Field(default=False, description="permit PLAINTEXT to a broker off loopback")
     log_level: str = Field(default="INFO")
 
@@ -139,12 +140,14 @@ class Settings(BaseSettings):
         values = {
             f"DRIFTLINE_{name.upper()}": str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)
             for name, value in self.model_dump().items()
-            if name != "bootstrap_servers"
+            if name not in {"bootstrap_servers", "api_key"}
         }
         values["DRIFTLINE_HOME"] = str(self.home.resolve())
         if self.bootstrap_servers:
             values["KAFKA_BOOTSTRAP_SERVERS"] = self.bootstrap_servers
-        return {**os.environ, **values}
+        # Agents act as the system: they are not handed the key of whoever started them.
+        inherited = {name: value for name, value in os.environ.items() if name != "DRIFTLINE_API_KEY"}
+        return {**inherited, **values}
 
     def check_safety(self) -> None:
         """Refuse PLAINTEXT to a broker off loopback unless told.

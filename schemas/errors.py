@@ -19,6 +19,10 @@
     │   ├── ConflictError         a compare-and-set lost: somebody else was first
     │   ├── TransitionError       the state machine does not allow this step
     │   └── DatabaseUnavailableError
+    ├── AccessError               who asks may not
+    │   ├── UnauthenticatedError  no key, or not a valid one
+    │   ├── ForbiddenError        the key is valid, the right is missing: says which one
+    │   └── ThrottledError        too many failed attempts: says how long to wait
     ├── ArtifactError             an artifact is missing, altered, unsigned or unsafe
     └── TrainingError             a pipeline step failed or returned something unusable
 """
@@ -131,6 +135,35 @@ class TransitionError(RegistryError):
 
 class DatabaseUnavailableError(RegistryError):
     """The registry's database does not answer."""
+
+
+class AccessError(DriftlineError):
+    """Who asks may not."""
+
+    exit_code = 4
+
+
+class UnauthenticatedError(AccessError):
+    """No key, or not a valid one."""
+
+
+class ForbiddenError(AccessError):
+    """The key is valid, the right is missing; the message says which one."""
+
+
+class ThrottledError(AccessError):
+    """Too many failed attempts.
+
+    Parameters
+    ----------
+    what : str
+    wait_s : float
+        Seconds until the next attempt is looked at.
+    """
+
+    def __init__(self, what: str, *, wait_s: float, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.wait_s = wait_s
 
 
 class ArtifactError(DriftlineError):

@@ -349,7 +349,10 @@ AnyTrainingEvent = RunStarted | RunFinished | RunFailed | RunSkipped
 class RegistryEvent(Wire, tag_field="type", frozen=True, gc=False, kw_only=True):
     """Base of what the registry did.
 
-    `epoch` grows by one with every event of the installation: consumers refuse older ones.
+    `epoch` grows by one with every event of the installation: consumers refuse older ones. `actor` is the name that was
+    given; `principal` who gave it (``key:ann``, ``local:ann``, ``signer:ci``, ``system:retraining``), `authenticated`
+    whether a secret proved it, `credential` the public id of the key that did. Events of the whole installation have
+    `FLEET` as their model.
     """
 
     event_id: str
@@ -357,6 +360,9 @@ class RegistryEvent(Wire, tag_field="type", frozen=True, gc=False, kw_only=True)
     at: datetime
     model: str
     actor: str
+    principal: str | msgspec.UnsetType = msgspec.UNSET
+    authenticated: bool | msgspec.UnsetType = msgspec.UNSET
+    credential: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelRegistered(RegistryEvent, tag="ModelRegistered", frozen=True, gc=False, kw_only=True):
@@ -432,6 +438,15 @@ class ProbationEnded(RegistryEvent, tag="ProbationEnded", frozen=True, gc=False,
     reason: str
 
 
+class AccessChanged(RegistryEvent, tag="AccessChanged", frozen=True, gc=False, kw_only=True):
+    """Somebody was given a right, or lost one. `subject`: whose; `credential_id`: of which key, if of one."""
+
+    change: Literal["key-created", "key-revoked", "granted", "withdrawn", "signer-added", "signer-revoked"]
+    subject: str
+    detail: str
+    credential_id: str | None = None
+
+
 AnyRegistryEvent = (
     ModelRegistered
     | VersionRegistered
@@ -443,6 +458,7 @@ AnyRegistryEvent = (
     | ModelPromoted
     | ModelRolledBack
     | ProbationEnded
+    | AccessChanged
 )
 
 

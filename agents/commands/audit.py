@@ -30,12 +30,14 @@ def verify(
     if file is not None:
         _tell(_of_file(file), "the export", as_json=as_json)
         return
+    from agents.access.acting import acting
     from agents.config import load_settings
     from agents.database.engine import make_engine, session_factory
     from agents.database.migrate import upgrade
     from agents.registry.audit import compare_published, verify_audit
 
     settings = load_settings()
+    acting(settings, "viewer", "*")
     # The topic first: what is decided meanwhile is in the database before it is on the topic.
     events = None if published is False else _published(settings, needed=published is True)
     engine = make_engine(settings.database)
@@ -57,6 +59,7 @@ def export(
     """Write the audit as JSON lines, which `audit verify --file` can check without this installation."""
     import sys
 
+    from agents.access.acting import acting
     from agents.commands.lines import moment
     from agents.config import load_settings
     from agents.database.engine import make_engine, session_factory
@@ -66,7 +69,9 @@ def export(
     from schemas.errors import ConfigurationError
 
     bounds = [utc(moment(text)) if text else None for text in (since, until)]
-    engine = make_engine(load_settings().database)
+    settings = load_settings()
+    acting(settings, "viewer", model or "*")
+    engine = make_engine(settings.database)
     upgrade(engine)
     count = 0
     try:

@@ -18,6 +18,7 @@ def alerts(
     as_json: Json = False,
 ) -> None:
     """List incidents with their explanations: open ones first, newest first. `driftline subscribe` follows them."""
+    from agents.access.acting import acting
     from agents.bootstrap import kafka_config
     from agents.config import load_settings
     from agents.gateway.formats import segment
@@ -27,7 +28,9 @@ def alerts(
     from schemas.events import FLEET, Alert
     from streams.kafka.reader import read_all
 
-    records = read_all(kafka_config(load_settings()), topics.ALERTS)
+    settings = load_settings()
+    acting(settings, "viewer", model or "*")
+    records = read_all(kafka_config(settings), topics.ALERTS)
     found = [
         alert
         for alert in incident_rows(codec.decode(record.value or b"", Alert) for record in records)
@@ -63,6 +66,7 @@ def query(
     """
     import duckdb
 
+    from agents.access.acting import acting
     from agents.archiving.dataset import connect
     from agents.config import load_settings
     from agents.database.engine import make_engine, session_factory
@@ -70,6 +74,7 @@ def query(
     from schemas.errors import ConfigurationError
 
     settings = load_settings()
+    acting(settings, "viewer", "*")  # SQL reaches every model
     engine = make_engine(settings.database)
     upgrade(engine)
     with session_factory(engine, read_only=True)() as session:

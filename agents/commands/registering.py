@@ -10,6 +10,7 @@ import typer
 from agents.commands.output import document, note, say
 
 if TYPE_CHECKING:
+    from agents.access.logic import Principal
     from agents.config import Settings
     from streams.kafka.config import KafkaConfig
 
@@ -67,6 +68,7 @@ def register_many(
     window: str,
     version: str,
     actor: str,
+    by: Principal,
     as_json: bool,
 ) -> None:
     """Register them and tell; exit code 1 where one of them could not be.
@@ -94,7 +96,7 @@ def register_many(
             where=_WHERE,
             remedy="to watch only, give one folder and past predictions with --reference FILE",
         )
-    wanted = Wanted(actor, many.match, many.only_new, many.jobs)
+    wanted = Wanted(actor, many.match, many.only_new, many.jobs, by=by)
     if many.every:
         done = register_folder(settings, kafka, directory, data, wanted, note=note)
     else:

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from agents.access.logic import Principal
     from agents.config import Settings
     from agents.gateway.decisions import RegistryDecisions
     from streams.kafka.config import KafkaConfig
 
 Model = Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)]
 Version = Annotated[int, typer.Argument(help="Number of a version.", show_default=False)]
-Actor = Annotated[str, typer.Option("--actor", help="Who decides; default: this account's name.")]
+Actor = Annotated[str, typer.Option("--actor", help="Who decides; default: whose key it is, else this account.")]
 
 
 def register(
@@ -61,10 +62,13 @@ def register(
     `per` stands for many models, one for each value of that column. Works while the system is down: what has to be told
     is told when the registry agent runs.
     """
+    from agents.access.acting import acting
+    from agents.access.logic import acting_name
     from agents.bootstrap import kafka_config
     from agents.commands.registering import Many, register_many
     from agents.config import load_settings
     from agents.retraining.register import register_project
+    from schemas import specification
     from schemas.errors import BrokerUnreachableError
 
     settings = load_settings()
@@ -74,6 +78,7 @@ def register(
         kafka = None
     many = Many(every, tuple(members or ()), match, only_new, jobs)
     if many.wanted(directory):
+        by = acting(settings, "producer")  # on each model: `register_many`
         register_many(
             settings,
             kafka,
@@ -85,10 +90,13 @@ def register(
             reference=reference,
             window=reference_window,
             version=version,
-            actor=actor or account(),
+            actor=acting_name(by, actor),
+            by=by,
             as_json=as_json,
         )
         return
+    spec = specification.load(directory)
+    by = acting(settings, "producer", spec.name, team=spec.model.team)
     if monitor_only or reference is not None or reference_window or version:
         _watch(
             settings,
@@ -102,11 +110,13 @@ def register(
                 "--version": version,
             },
             monitor_only=monitor_only,
-            actor=actor or account(),
+            by=by,
+            actor=acting_name(by, actor),
             as_json=as_json,
         )
         return
-    done = register_project(settings, kafka, directory, data, actor=actor or account(), seasons=seasons)
+    name = acting_name(by, actor)
+    done = register_project(settings, kafka, directory, data, actor=name, seasons=seasons, by=by)
     if as_json:
         document(done)
         return
@@ -122,6 +132,7 @@ def _watch(
     options: Mapping[str, Any],
     *,
     monitor_only: bool,
+    by: Principal,
     actor: str,
     as_json: bool,
 ) -> None:
@@ -152,6 +163,7 @@ def _watch(
         window=options["--reference-window"] or None,
         external=options["--version"] or None,
         actor=actor,
+        by=by,
     )
     if as_json:
         document(done)
@@ -163,10 +175,18 @@ def _watch(
 
 def models(as_json: Json = False) -> None:
     """List the registered models."""
+    from agents.access.acting import acting
+    from agents.access.teams import visible
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
 
-    found = RegistryDecisions.of(load_settings()).models()
+    settings = load_settings()
+    by = acting(settings, "viewer")
+    registry = RegistryDecisions.of(settings)
+    listed = registry.models()
+    with registry.readers() as session:
+        seen = visible(session, by, [m.model for m in listed])
+    found = [m for m in listed if m.model in seen]
     if as_json:
         document({"models": found})
         return
@@ -187,13 +207,16 @@ def versions(
     as_json: Json = False,
 ) -> None:
     """List a model's versions with their stage and the reason of the decision."""
+    from agents.access.acting import acting
     from agents.commands.lines import moment
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
     from schemas.codec import utc
 
+    settings = load_settings()
+    acting(settings, "viewer", model)
     at = utc(moment(as_of)) if as_of else None
-    found = RegistryDecisions.of(load_settings()).infos(model, at)
+    found = RegistryDecisions.of(settings).infos(model, at)
     if as_json:
         document({"model": model, "as_of": at, "versions": found})
         return
@@ -220,11 +243,15 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Approve a version that waits for it; the last approval needed promotes it, and serving switches."""
+    from agents.access.acting import acting
+    from agents.access.logic import acting_name
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
 
-    registry = RegistryDecisions.of(load_settings())
-    registry.approve(model, version, actor=actor or account(), comment=comment)
+    settings = load_settings()
+    by = acting(settings, "approver", model)
+    registry = RegistryDecisions.of(settings)
+    registry.approve(model, version, by=by, actor=acting_name(by, actor), comment=comment)
     _tell(registry, model, version, as_json=as_json)
 
 
@@ -237,11 +264,15 @@ def reject(
     as_json: Json = False,
 ) -> None:
     """Reject a version that waits for approval; the champion goes on."""
+    from agents.access.acting import acting
+    from agents.access.logic import acting_name
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
 
-    registry = RegistryDecisions.of(load_settings())
-    registry.reject(model, version, actor=actor or account(), reason=reason)
+    settings = load_settings()
+    by = acting(settings, "approver", model)
+    registry = RegistryDecisions.of(settings)
+    registry.reject(model, version, by=by, actor=acting_name(by, actor), reason=reason)
     _tell(registry, model, version, as_json=as_json)
 
 
@@ -254,11 +285,15 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Bring an earlier champion back; serving switches between two batches."""
+    from agents.access.acting import acting
+    from agents.access.logic import acting_name
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
 
-    registry = RegistryDecisions.of(load_settings())
-    version = registry.rollback(model, to, actor=actor or account(), reason=reason)
+    settings = load_settings()
+    by = acting(settings, "approver", model)
+    registry = RegistryDecisions.of(settings)
+    version = registry.rollback(model, to, by=by, actor=acting_name(by, actor), reason=reason)
     _tell(registry, model, version, as_json=as_json)
 
 
@@ -269,17 +304,6 @@ def _tell(registry: RegistryDecisions, model: str, version: int, *, as_json: boo
         document({"model": model, "version": version, "stage": found.stage, "champion": found.champion})
     else:
         say(f"{model} version {version}: {'champion' if found.champion else found.stage}")
-
-
-def account() -> str:
-    """Name of the account this process runs as."""
-    import os
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 def add_to(app: typer.Typer) -> None:

@@ -22,6 +22,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Quality by segment, as measured and as estimated before labels, drift and open incidents of a model."""
+    from agents.access.acting import acting
     from agents.bootstrap import kafka_config
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
@@ -29,6 +30,7 @@ def report(
     from schemas.errors import NotFoundError
 
     settings = load_settings()
+    acting(settings, "viewer", model)
     registry = RegistryDecisions.of(settings)
     facts = next((found for found in registry.models() if found.model == model), None)
     if facts is None:

@@ -40,10 +40,16 @@ def status(as_json: Json = False) -> None:
 
     Exit code 0 only where every part of it could be told.
     """
+    from contextlib import suppress
+
+    from agents.access.acting import acting
     from agents.bootstrap import kafka_config
     from agents.config import load_settings
+    from schemas.errors import DatabaseUnavailableError
 
     settings = load_settings()
+    with suppress(DatabaseUnavailableError):  # told below, with the rest
+        acting(settings, "viewer", "*")
     kafka = kafka_config(settings)
     gathered = gather(settings, kafka)
     if as_json:

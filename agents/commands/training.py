@@ -19,12 +19,15 @@ Model = Annotated[str, typer.Argument(help="Name of a registered model.", show_d
 
 def runs(model: Model, as_json: Json = False) -> None:
     """List a model's training runs: why they were started and what became of them."""
+    from agents.access.acting import acting
     from agents.config import load_settings
     from agents.database.engine import make_engine, session_factory
     from agents.database.migrate import upgrade
     from agents.retraining.jobs import list_runs
 
-    engine = make_engine(load_settings().database)
+    settings = load_settings()
+    acting(settings, "viewer", model)
+    engine = make_engine(settings.database)
     upgrade(engine)
     with session_factory(engine, read_only=True)() as session:
         found = list_runs(session, model)
@@ -56,9 +59,9 @@ def retrain(
     """Ask for a successor. The retraining agent trains it, the gate compares it with the champion."""
     import uuid
 
+    from agents.access.acting import acting
     from agents.bootstrap import kafka_config
     from agents.commands.lines import moment
-    from agents.commands.registry import account
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
     from schemas import codec, topics
@@ -66,6 +69,7 @@ def retrain(
     from streams.kafka.producer import EventProducer
 
     settings = load_settings()
+    by = acting(settings, "producer", model)
     kafka = kafka_config(settings)
     registry = RegistryDecisions.of(settings)
     registry.specification(model)  # an unknown model is told here, not in a dead letter
@@ -82,7 +86,7 @@ def retrain(
         trigger="manual",
         reason=reason,
         as_of=codec.utc(moment(as_of)) if as_of else event_time(kafka),
-        requested_by=account(),
+        requested_by=by.name,
         project=packed,
     )
     headers = codec.cloudevent_headers(request, event_id=request.request_id, source="/driftline/cli", at=request.as_of)

@@ -52,7 +52,7 @@ def make_engine(url: str) -> Engine:
     return engine
 
 
-def session_factory(engine: Engine, *, read_only: bool = False) -> Sessions:
+def session_factory(engine: Engine, *, read_only: bool = False, acts_for: object | None = None) -> Sessions:
     """Sessions of `engine`. Use ``with sessions.begin() as session:`` for one unit of work.
 
     Parameters
@@ -60,13 +60,16 @@ def session_factory(engine: Engine, *, read_only: bool = False) -> Sessions:
     engine : Engine
     read_only : bool
         Sessions that take no write lock and see one snapshot of what was committed.
+    acts_for : Principal, optional
+        Whom everything is done for: what is audited says so.
     """
     if read_only:
         options: dict[str, Any] = {_READ_ONLY: True}
         if engine.dialect.name == "postgresql":
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         engine = engine.execution_options(**options)
-    return sessionmaker(engine, expire_on_commit=False)
+    info = {} if acts_for is None else {"acts_for": acts_for}
+    return sessionmaker(engine, expire_on_commit=False, info=info)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -8,12 +8,16 @@ from collections.abc import Callable
 
 import uvicorn
 
+from agents.access.acting import account
+from agents.access.gate import Gate
 from agents.config import Settings
+from agents.database.engine import make_engine, session_factory
 from agents.gateway.address import bind
 from agents.gateway.app import create_app
 from agents.gateway.context import Context
 from agents.gateway.decisions import RegistryDecisions
 from agents.gateway.feed import Feed
+from agents.gateway.security import LOOPBACK
 from agents.gateway.shared import SharedBoard
 from agents.runtime import mark_ready
 from streams.kafka.admin import check_broker
@@ -45,7 +49,9 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     def database() -> str:
         return f"{len(registry.models())} models"
 
-    context = Context(board, registry, closing, {"broker": broker, "database": database}, settings.host)
+    context = Context(
+        board, registry, closing, {"broker": broker, "database": database}, settings.host, gate_of(settings)
+    )
     bound, address = bind(settings)
     config = uvicorn.Config(
         create_app(context),
@@ -73,6 +79,17 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         thread.join(END_SECONDS + 3)
     if failures:
         raise failures[0]
+
+
+def gate_of(settings: Settings) -> Gate:
+    """The gate over the database of `settings`."""
+    engine = make_engine(settings.database)
+    return Gate(
+        session_factory(engine),
+        session_factory(engine, read_only=True),
+        loopback=settings.host in LOOPBACK,
+        account=account(),
+    )
 
 
 def _watched(work: Callable[[], None], stop: threading.Event, failures: list[BaseException]) -> None:

@@ -9,16 +9,28 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
 
 from agents.gateway import formats, views
+from agents.gateway.access import actor, bearer, client, may, may_everywhere, session_cookie, visit
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, chart, drift_table, newest_value
-from schemas.errors import NotFoundError
+from agents.gateway.views import ModelFacts
+from schemas.errors import AccessError, DatabaseUnavailableError, NotFoundError
 
 LOOK_EVERY_S = 0.5
+ASK_AGAIN_LOOKS = 20
+
+
+def _asks(request: Request) -> tuple[str | None, str | None, str]:
+    return bearer(request.headers), session_cookie(request.headers), client(request.scope)
+
+
+Asks = Annotated[tuple[str | None, str | None, str], Depends(_asks)]
+"""What who asks showed: a stream outlives the look at it."""
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -28,7 +40,9 @@ def json_response(value: object, status: int = 200) -> Response:
 
 def router(context: Context) -> APIRouter:
     """Routes under ``/api``."""
-    routes = APIRouter(prefix="/api", tags=["data"])
+    gate = context.gate
+    routes = APIRouter(prefix="/api", tags=["data"], dependencies=[Depends(may(gate, "viewer"))])
+    approver = [Depends(may(gate, "approver"))]
 
     @routes.get("/models")
     def models() -> Response:
@@ -90,7 +104,7 @@ def router(context: Context) -> APIRouter:
             alerts = board.open_incidents_of(model) if status == "open" else board.incidents_of(model)
         return json_response({"model": model, "incidents": alerts})
 
-    @routes.get("/incidents")
+    @routes.get("/incidents", dependencies=[Depends(may_everywhere(gate, "viewer"))])
     def shared_incidents(status: Annotated[str, Query(pattern="^(open|all)$")] = "all") -> Response:
         """Incidents of many models, open ones first."""
         with context.board.use() as board:
@@ -112,37 +126,41 @@ def router(context: Context) -> APIRouter:
         return json_response({"partitions": partitions, "totals": totals})
 
     @routes.get("/changes")
-    async def all_changes() -> EventSourceResponse:
+    async def all_changes(asks: Asks) -> EventSourceResponse:
         """Server-sent events: what changed on the whole board."""
-        return EventSourceResponse(_changes(context, None), ping=15)
+        return EventSourceResponse(_changes(context, None, asks), ping=15)
 
     @routes.get("/models/{model}/changes")
-    async def model_changes(model: str) -> EventSourceResponse:
+    async def model_changes(model: str, asks: Asks) -> EventSourceResponse:
         """Server-sent events ``changes``: ``{"changed": [part], "clock_ms"}``, at most two a second."""
-        return EventSourceResponse(_changes(context, model), ping=15)
+        return EventSourceResponse(_changes(context, model, asks), ping=15)
 
-    @routes.post("/models/{model}/versions/{version}/approve")
+    @routes.post("/models/{model}/versions/{version}/approve", dependencies=approver)
     def approve(model: str, version: int, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
         """Approve a version: ``{"actor", "comment", "artifact"}``. 409: decided already."""
         body = decision or {}
         artifact = _text(body, "artifact") or None
-        context.registry.approve(model, version, actor=_actor(body), comment=_text(body, "comment"), artifact=artifact)
+        comment = _text(body, "comment")
+        who = visit().principal
+        context.registry.approve(model, version, by=who, actor=_actor(body), comment=comment, artifact=artifact)
         return JSONResponse({"model": model, "version": version, "done": "approved"})
 
-    @routes.post("/models/{model}/versions/{version}/reject")
+    @routes.post("/models/{model}/versions/{version}/reject", dependencies=approver)
     def reject(model: str, version: int, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
         """Reject a version: ``{"actor", "reason"}``."""
         body = decision or {}
-        context.registry.reject(model, version, actor=_actor(body), reason=_text(body, "reason") or "no reason given")
+        reason = _text(body, "reason") or "no reason given"
+        context.registry.reject(model, version, by=visit().principal, actor=_actor(body), reason=reason)
         return JSONResponse({"model": model, "version": version, "done": "rejected"})
 
-    @routes.post("/models/{model}/rollback")
+    @routes.post("/models/{model}/rollback", dependencies=approver)
     def rollback(model: str, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
         """Bring an earlier version back: ``{"actor", "reason", "to", "expected"}``; without `to` the one before."""
         body = decision or {}
         reason = _text(body, "reason") or "no reason given"
         to, expected = _number(body, "to"), _number(body, "expected")
-        version = context.registry.rollback(model, to, actor=_actor(body), reason=reason, expected=expected)
+        who = visit().principal
+        version = context.registry.rollback(model, to, by=who, actor=_actor(body), reason=reason, expected=expected)
         return JSONResponse({"model": model, "version": version, "done": "rolled back"})
 
     return routes
@@ -164,9 +182,16 @@ def champion_of(context: Context, model: str) -> int | None:
     )
 
 
-def listed_models(context: Context) -> list[dict[str, Any]]:
-    """Models of the registry with what the board knows of them."""
+def visible_models(context: Context) -> list[ModelFacts]:
+    """Models of the registry that who asks may look at."""
     facts = context.registry.models()
+    seen = context.gate.visible(visit().principal, (each.model for each in facts))
+    return [each for each in facts if each.model in seen]
+
+
+def listed_models(context: Context) -> list[dict[str, Any]]:
+    """Models of the registry that who asks may look at, with what the board knows of them."""
+    facts = visible_models(context)
     listed = []
     with context.board.use() as board:
         for model in sorted(facts, key=lambda m: m.model):
@@ -189,10 +214,14 @@ def listed_models(context: Context) -> list[dict[str, Any]]:
     return listed
 
 
-async def _changes(context: Context, model: str | None) -> AsyncIterator[ServerSentEvent]:
+async def _changes(context: Context, model: str | None, asks: Asks) -> AsyncIterator[ServerSentEvent]:
     seen: dict[str, int] = {}
     first = True
+    looks = 0
     while not context.stop.is_set():
+        looks += 1
+        if looks % ASK_AGAIN_LOOKS == 0 and not await run_in_threadpool(_still, context, model, asks):
+            return  # the key was revoked, the session is over
         now = context.board.changes(model)
         changed = [name for name, value in now.items() if seen.get(name) != value]
         if changed or first:
@@ -205,8 +234,19 @@ async def _changes(context: Context, model: str | None) -> AsyncIterator[ServerS
         await asyncio.sleep(LOOK_EVERY_S)
 
 
+def _still(context: Context, model: str | None, asks: Asks) -> bool:
+    """Whether who opened a stream may go on reading it."""
+    try:
+        context.gate.need(context.gate.visit(*asks).principal, "viewer", model)
+    except AccessError:
+        return False
+    except DatabaseUnavailableError:
+        return True
+    return True
+
+
 def _actor(body: dict[str, Any]) -> str:
-    return _text(body, "actor") or "http"
+    return actor(_text(body, "actor"), "http")
 
 
 def _text(body: dict[str, Any], name: str) -> str:

@@ -13,24 +13,30 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader
 
-from agents.gateway import api, health, pages
+from agents.gateway import access, api, health, pages
 from agents.gateway.context import Context
 from agents.gateway.formats import FILTERS
 from agents.gateway.security import Guard
 from agents.incident_lines import facts
 from schemas.errors import (
+    AccessError,
     BrokerError,
     ConfigurationError,
     ConflictError,
     DatabaseUnavailableError,
     DecodeError,
     DriftlineError,
+    ForbiddenError,
     NotFoundError,
+    ThrottledError,
     TransitionError,
 )
 
 HERE = Path(__file__).parent
 STATUS: tuple[tuple[type[DriftlineError], int], ...] = (
+    (ThrottledError, 429),
+    (ForbiddenError, 403),
+    (AccessError, 401),
     (NotFoundError, 404),
     (ConflictError, 409),
     (TransitionError, 409),
@@ -46,12 +52,15 @@ def create_app(context: Context) -> FastAPI:
 
     Notes
     -----
-    Errors are ``{"error": {"type", "what", "where", "remedy"}}`` with 404, 409 (somebody else was first, or the stage
+    Errors are ``{"error": {"type", "what", "where", "remedy"}}`` with 401 (no valid key), 403
+    (a right is missing), 404, 409 (somebody else was first, or the stage
     does not allow it), 503 (database or broker down: nothing changed) or 400.
     """
     app = FastAPI(title="Driftline", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.add_middleware(access.Doorkeeper, gate=context.gate)
     app.add_middleware(Guard, bound_to=context.bound_to)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.include_router(access.router(context, templates()))
     app.include_router(health.router(context))
     app.include_router(api.router(context))
     app.include_router(pages.router(context, templates()))
@@ -79,7 +88,9 @@ def status_of(error: DriftlineError) -> int:
 def failure(request: Request, status: int, problem: dict[str, str]) -> Response:
     """An error as JSON; as a page where a browser navigates to it."""
     if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
-        text = templates().get_template("problem.html").render(status=status, **problem)
+        found = access.somebody()
+        csrf, who = (found.csrf, found.principal.name if found.principal.authenticated else "") if found else ("", "")
+        text = templates().get_template("problem.html").render(status=status, csrf=csrf, who=who, **problem)
         return HTMLResponse(text, status_code=status)
     return JSONResponse({"error": problem}, status_code=status)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event
 from typing import Protocol
 
+from agents.access.gate import Visit
+from agents.access.logic import Principal, Role, local_principal
 from agents.gateway.shared import SharedBoard
 from agents.gateway.views import ModelFacts, VersionFacts
 from schemas.specification import Specification
@@ -25,11 +27,53 @@ class RegistryPort(Protocol):
 
     def specification(self, model: str) -> Specification: ...
 
-    def approve(self, model: str, version: int, *, actor: str, comment: str, artifact: str | None = None) -> None: ...
+    def approve(
+        self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None
+    ) -> None: ...
 
-    def reject(self, model: str, version: int, *, actor: str, reason: str) -> None: ...
+    def reject(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> None: ...
 
-    def rollback(self, model: str, to: int | None, *, actor: str, reason: str, expected: int | None = None) -> int: ...
+    def rollback(
+        self, model: str, to: int | None, *, by: Principal, actor: str, reason: str, expected: int | None = None
+    ) -> int: ...
+
+
+class GatePort(Protocol):
+    """What the gateway needs of `agents.access.gate.Gate`."""
+
+    def visit(self, token: str | None, cookie: str | None, client: str) -> Visit: ...
+
+    def login(self, token: str, client: str) -> str: ...
+
+    def logout(self, cookie: str) -> None: ...
+
+    def need(self, principal: Principal, role: Role, model: str | None) -> None: ...
+
+    def visible(self, principal: Principal, models: Iterable[str]) -> set[str]: ...
+
+    @property
+    def failures(self) -> int: ...
+
+
+class OpenGate:
+    """Lets everybody in as the account of this machine: for tests of the page alone."""
+
+    failures = 0
+
+    def visit(self, token: str | None, cookie: str | None, client: str) -> Visit:
+        return Visit(local_principal("nobody"))
+
+    def login(self, token: str, client: str) -> str:
+        return ""
+
+    def logout(self, cookie: str) -> None:
+        pass
+
+    def need(self, principal: Principal, role: Role, model: str | None) -> None:
+        pass
+
+    def visible(self, principal: Principal, models: Iterable[str]) -> set[str]:
+        return set(models)
 
 
 @dataclass(frozen=True)
@@ -42,6 +86,8 @@ class Context:
         Readiness checks by name.
     bound_to : str
         Address that the gateway listens on.
+    gate : GatePort
+        Who may come in. The default lets everybody in.
     """
 
     board: SharedBoard
@@ -49,3 +95,4 @@ class Context:
     stop: Event
     checks: Mapping[str, Check] = field(default_factory=dict)
     bound_to: str = "127.0.0.1"
+    gate: GatePort = field(default_factory=OpenGate)

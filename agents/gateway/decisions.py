@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from agents.access.logic import Principal
 from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.gateway.views import ModelFacts, VersionFacts
+from agents.registry.ledger import acting_for
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
 from agents.registry.watched import is_watched
@@ -33,7 +35,7 @@ class RegistryDecisions:
 
     def __init__(self, registry: Registry, readers: Sessions) -> None:
         self._registry = registry
-        self._readers = readers
+        self.readers = readers
 
     @classmethod
     def of(cls, settings: Settings) -> RegistryDecisions:
@@ -52,7 +54,7 @@ class RegistryDecisions:
 
     def models(self) -> list[ModelFacts]:
         """Registered models, by name."""
-        with self._readers() as session:
+        with self.readers() as session:
             found = self._registry.models(session)
         return [
             ModelFacts(m.model, m.task, m.champion, m.challenger, m.versions, m.monitored, m.learning) for m in found
@@ -82,12 +84,12 @@ class RegistryDecisions:
 
     def infos(self, model: str, as_of: datetime | None = None) -> list[VersionInfo]:
         """Versions with everything the registry tells of them."""
-        with self._readers() as session:
+        with self.readers() as session:
             return self._registry.versions(session, model, as_of)
 
     def refuse_watched(self, model: str, what: str) -> None:
         """Refuse what needs the model itself. Raises `TransitionError`; an unknown model is left to whoever asks."""
-        with self._readers() as session:
+        with self.readers() as session:
             if is_watched(session, model):
                 raise TransitionError(
                     f"is only watched: it is trained and served elsewhere and cannot be {what} here",
@@ -97,21 +99,28 @@ class RegistryDecisions:
 
     def specification(self, model: str) -> Specification:
         """Specification of the champion. Raises `NotFoundError`."""
-        with self._readers() as session:
+        with self.readers() as session:
             return self._registry.specification(session, model)
 
-    def approve(self, model: str, version: int, *, actor: str, comment: str, artifact: str | None = None) -> None:
+    def approve(
+        self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None
+    ) -> None:
         """Approve. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
         with self._registry.sessions.begin() as session:
+            acting_for(session, by)
             self._registry.approve(session, model, version, actor, comment, artifact=artifact)
 
-    def reject(self, model: str, version: int, *, actor: str, reason: str) -> None:
+    def reject(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> None:
         """Reject. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
         with self._registry.sessions.begin() as session:
+            acting_for(session, by)
             self._registry.reject(session, model, version, actor, reason)
 
-    def rollback(self, model: str, to: int | None, *, actor: str, reason: str, expected: int | None = None) -> int:
+    def rollback(
+        self, model: str, to: int | None, *, by: Principal, actor: str, reason: str, expected: int | None = None
+    ) -> int:
         """Bring an earlier champion back; its version. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
         with self._registry.sessions.begin() as session:
+            acting_for(session, by)
             found = self._registry.rollback(session, model, to, actor=actor, reason=reason, expected=expected)
             return found.version

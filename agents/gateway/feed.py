@@ -20,6 +20,7 @@ from agents.gateway.shared import SharedBoard
 from schemas import codec, topics
 from schemas.errors import DecodeError
 from schemas.events import (
+    FLEET,
     Alert,
     AnyRegistryEvent,
     AnyServingEvent,
@@ -126,5 +127,7 @@ class Feed:
                 self._fold_event(codec.decode(data, cast("type[ServingEvent]", AnyServingEvent)))
 
     def _fold_event(self, event: RegistryEvent | TrainingEvent | ServingEvent) -> None:
+        if event.model == FLEET:
+            return  # who may what: no model's history
         with self._board.use() as board:
             board.add_event(event)

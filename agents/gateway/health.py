@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agents.gateway.access import may_everywhere
 from agents.gateway.context import Context
 from agents.gateway.estimates import EstimateRow, estimate_rows
 from agents.gateway.logic import Board
@@ -21,7 +22,7 @@ def router(context: Context) -> APIRouter:
     """Routes of health and metrics."""
     routes = APIRouter(tags=["health"])
     registry = CollectorRegistry()
-    registry.register(BoardCollector(context.board))
+    registry.register(BoardCollector(context.board, lambda: context.gate.failures))
 
     @routes.get("/livez")
     def livez() -> PlainTextResponse:
@@ -46,7 +47,7 @@ def router(context: Context) -> APIRouter:
             return PlainTextResponse("ok\n" if ready else "not ready\n", status_code=status)
         return JSONResponse({"ready": ready, "checks": results}, status_code=status)
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", dependencies=[Depends(may_everywhere(context.gate, "viewer"))])
     def metrics() -> Response:
         """Prometheus text: quality, incidents and accounting."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
@@ -57,8 +58,9 @@ def router(context: Context) -> APIRouter:
 class BoardCollector(Collector):
     """The board as Prometheus metrics: no ids among the labels, ratios 0–1."""
 
-    def __init__(self, board: SharedBoard) -> None:
+    def __init__(self, board: SharedBoard, refused: Callable[[], int]) -> None:
         self._board = board
+        self._refused = refused
 
     def collect(self) -> Iterator[Metric]:
         """Metrics as of now."""
@@ -66,7 +68,9 @@ class BoardCollector(Collector):
             families = [*_quality(board), *_estimates(board), _incidents(board), *_accounting(board)]
         rejected = CounterMetricFamily("driftline_gateway_undecodable_records", "records the gateway passed over")
         rejected.add_metric([], self._board.rejected)
-        return iter([*families, rejected])
+        refused = CounterMetricFamily("driftline_gateway_refused_keys", "attempts with a key that is not valid")
+        refused.add_metric([], self._refused())
+        return iter([*families, rejected, refused])
 
 
 def _quality(board: Board) -> list[Metric]:

@@ -18,6 +18,7 @@ from schemas.durations import parse_count
 from schemas.errors import SpecificationError
 from schemas.events import (
     FLEET,
+    AccessChanged,
     Alert,
     ApprovalRequested,
     CandidateStaged,
@@ -349,6 +350,8 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
             return "registry", f"Rolled back from {event.previous} to {event.version}: {event.reason}", "bad"
         case ProbationEnded():
             return "registry", f"Version {event.version} stays: {event.reason}", "good"
+        case AccessChanged():
+            return "access", f"{event.subject}: {event.change} {event.detail}".strip(), "plain"
         case ModelSwapped():
             if event.from_version is None:
                 return "serving", f"Serving answers with version {event.to_version}", "good"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
-from fastapi import APIRouter, Form
+from fastapi import APIRouter, Depends, Form
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 
-from agents.gateway import views
-from agents.gateway.api import champion_of, listed_models
+from agents.gateway import access, views
+from agents.gateway.access import may, visit
+from agents.gateway.api import champion_of, listed_models, visible_models
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, ordered_windows
 from schemas.errors import DatabaseUnavailableError, DriftlineError
@@ -43,18 +44,20 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 
 def router(context: Context, templates: Environment) -> APIRouter:
     """Routes of the page."""
-    routes = APIRouter(include_in_schema=False)
+    gate = context.gate
+    routes = APIRouter(include_in_schema=False, dependencies=[Depends(may(gate, "viewer"))])
+    approver = [Depends(may(gate, "approver"))]
     show = _Renderer(context, templates)
 
     @routes.get("/")
     def start() -> Response:
-        models = context.registry.models()
+        models = visible_models(context)
         return RedirectResponse(f"/models/{quote(models[0].model)}" if len(models) == 1 else "/models", 307)
 
     @routes.get("/models")
     def models() -> HTMLResponse:
         with context.board.use() as board:
-            shared = board.fleet.listed_incidents()[:20]
+            shared = board.fleet.listed_incidents()[:20] if visit().principal.everywhere("viewer") else []
         return show.page("models.html", models=listed_models(context), incidents=shared, **show.accounting())
 
     @routes.get("/parts/accounting")
@@ -76,32 +79,34 @@ def router(context: Context, templates: Environment) -> APIRouter:
         values = show.part(part, model, statistic)
         return show.page(f"parts/{part}.html", model=model, primary=show.primary(model), **values)
 
-    @routes.get("/models/{model}/versions/{version}/{action}")
+    @routes.get("/models/{model}/versions/{version}/{action}", dependencies=approver)
     def question(model: str, version: int, action: str) -> Response:
         if action not in QUESTIONS:
             return HTMLResponse("no such action", status_code=404)
         return show.question(model, version, action)
 
-    @routes.post("/models/{model}/versions/{version}/{action}")
+    @routes.post("/models/{model}/versions/{version}/{action}", dependencies=approver)
     def decide(
         model: str,
         version: int,
         action: str,
         *,
-        actor: Annotated[str, Form()],
+        actor: Annotated[str, Form()] = "",
         reason: Annotated[str, Form()] = "",
         seen: Annotated[str, Form()] = "",
     ) -> Response:
         if action not in QUESTIONS:
             return HTMLResponse("no such action", status_code=404)
+        who = visit().principal
         try:
+            name = access.actor(actor.strip(), "")
             if action == "approve":
-                context.registry.approve(model, version, actor=actor, comment=reason, artifact=seen or None)
+                context.registry.approve(model, version, by=who, actor=name, comment=reason, artifact=seen or None)
             elif action == "reject":
-                context.registry.reject(model, version, actor=actor, reason=reason)
+                context.registry.reject(model, version, by=who, actor=name, reason=reason)
             else:
                 expected = int(seen) if seen.isdigit() else None
-                context.registry.rollback(model, version, actor=actor, reason=reason, expected=expected)
+                context.registry.rollback(model, version, by=who, actor=name, reason=reason, expected=expected)
         except DriftlineError as error:
             return show.question(model, version, action, refused=Refused(error, actor, reason))
         return Response(status_code=204, headers={"HX-Trigger": "decided"})
@@ -125,6 +130,9 @@ class _Renderer:
         self._templates = templates
 
     def page(self, template: str, **values: Any) -> HTMLResponse:
+        found = visit()
+        proven = found.principal.name if found.principal.authenticated else ""
+        values = {"who": proven, "csrf": found.csrf, **values}
         return HTMLResponse(self._templates.get_template(template).render(**values))
 
     def names(self, model: str) -> tuple[list[str], str]:
@@ -137,7 +145,7 @@ class _Renderer:
         """
         try:
             champion_of(self._context, model)
-            return [facts.model for facts in self._context.registry.models()], ""
+            return [facts.model for facts in visible_models(self._context)], ""
         except DatabaseUnavailableError as error:
             return [model], f"The registry does not answer: versions are missing here. {error.remedy}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -142,13 +142,14 @@ class Change:
     def emit(self, kind: type[E], actor: str, at: datetime | None, **fields: object) -> None:
         """Number, audit and queue an event; `at` is event time where there is one, else the system's clock."""
         epoch, version = self.ledger.next_epoch, fields.get("version")
+        more: dict[str, Any] = {**self.ledger.who(), **fields}
         event = kind(
             event_id=derived_id(self.row.name, kind.__name__, version, epoch),
             epoch=epoch,
             at=at or self.ledger.now,
             model=self.row.name,
             actor=actor,
-            **fields,
+            **more,
         )
         self.ledger.append(event, version if isinstance(version, int) else None)
         self.row.epoch = epoch

@@ -9,11 +9,13 @@ on both databases, and epochs grow in the order of commits.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from agents.access.logic import Principal
 from agents.database.outbox import enqueue
 from agents.registry.logic import GENESIS, chained
 from agents.registry.tables import AuditRow, LedgerRow
@@ -22,6 +24,13 @@ from schemas.events import RegistryEvent
 from schemas.topics import REGISTRY_EVENTS
 
 AGENT = "registry"
+ACTS_FOR = "acts_for"
+
+
+def acting_for(session: Session, principal: Principal) -> Session:
+    """Let everything that `session` audits say that it was done for `principal`."""
+    session.info[ACTS_FOR] = principal
+    return session
 
 
 class Ledger:
@@ -55,6 +64,14 @@ class Ledger:
     @property
     def next_epoch(self) -> int:
         return self._row.epoch + 1
+
+    def who(self) -> dict[str, Any]:
+        """Fields of an event that say for whom this transaction acts, where its session knows (`acting_for`)."""
+        principal: Principal | None = self._session.info.get(ACTS_FOR)
+        if principal is None:
+            return {}
+        known: dict[str, Any] = {"principal": principal.id, "authenticated": principal.authenticated}
+        return {**known, "credential": principal.credential} if principal.credential else known
 
     def append(self, event: RegistryEvent, version: int | None) -> None:
         """Number, chain and queue `event`, whose epoch is `next_epoch`."""

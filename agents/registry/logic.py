@@ -12,6 +12,7 @@ import msgspec
 from schemas.codec import encode
 from schemas.errors import ConflictError, TransitionError
 from schemas.events import (
+    AccessChanged,
     AnyRegistryEvent,
     ApprovalRequested,
     ModelPromoted,
@@ -107,7 +108,7 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
     missing: dict[int, int] = {}  # approvals still to come, where people decide
     for event in events:
         match event:
-            case ModelRegistered() | ProbationEnded():
+            case ModelRegistered() | ProbationEnded() | AccessChanged():
                 pass
             case VersionRegistered(version=version):
                 stages[version] = "registered"

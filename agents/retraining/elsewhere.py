@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
+from agents.access.logic import Principal
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.database.engine import make_engine, session_factory
@@ -48,6 +49,7 @@ def register_watched(
     external: str | None,
     actor: str,
     member: Member | None = None,
+    by: Principal | None = None,
 ) -> dict[str, Any]:
     """Register a model that is only watched, or give one that is another specification or reference.
 
@@ -65,6 +67,8 @@ def register_watched(
         The one version that `reference` is of.
     member : Member, optional
         Of a specification for many models: the one to register.
+    by : Principal, optional
+        Whom the audit is to name as the one who did it.
 
     Returns
     -------
@@ -104,7 +108,7 @@ def register_watched(
     engine = make_engine(settings.database)
     upgrade(engine)
     artifacts = ArtifactStore.of(settings)
-    registry = Registry(session_factory(engine), artifacts)
+    registry = Registry(session_factory(engine, acts_for=by), artifacts)
     sha, rows, labelled, at = None, 0, 0, None
     if reference is not None:
         given = read_frame(reference, spec, option="--reference") if member is None else member.rows

@@ -15,6 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agents.access.acting import need_on
+from agents.access.logic import Principal
 from agents.config import Settings
 from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
@@ -46,6 +48,8 @@ class Wanted(NamedTuple):
         Processes that train side by side.
     seasons : Path, optional
         As in `register_project`; not for a project for many models.
+    by : Principal, optional
+        Who acts; models on which that one may not produce are errors.
     """
 
     actor: str
@@ -53,6 +57,7 @@ class Wanted(NamedTuple):
     only_new: bool = False
     jobs: int = 1
     seasons: Path | None = None
+    by: Principal | None = None
 
 
 class Watching(NamedTuple):
@@ -269,6 +274,8 @@ def _register(
     settings: Settings, kafka: KafkaConfig | None, wanted: Wanted, watching: Watching | None, task: _Task
 ) -> dict[str, Any]:
     try:
+        if wanted.by is not None:
+            need_on(settings, wanted.by, "producer", task.model)
         if watching is not None:
             rows = task.member is not None and task.member.rows is not None
             return register_watched(
@@ -280,6 +287,7 @@ def _register(
                 external=watching.external,
                 actor=wanted.actor,
                 member=task.member,
+                by=wanted.by,
             )
         return register_project(
             settings,
@@ -289,6 +297,7 @@ def _register(
             actor=wanted.actor,
             seasons=wanted.seasons,
             member=task.member,
+            by=wanted.by,
         )
     except DriftlineError as error:
         return _failure(task.model, error)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.access.logic import Principal
 from agents.archiving.dataset import reached
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
@@ -55,6 +56,7 @@ def register_project(
     seed: int = SEED,
     seasons: Path | None = None,
     member: Member | None = None,
+    by: Principal | None = None,
 ) -> dict[str, Any]:
     """Train the project in `directory` and register the result as a version of its model.
 
@@ -77,6 +79,8 @@ def register_project(
         the champion was given, else the table itself where it spans a year.
     member : Member, optional
         Of a project for many models: the one to register.
+    by : Principal, optional
+        Whom the audit is to name as the one who did it.
 
     Returns
     -------
@@ -102,7 +106,7 @@ def register_project(
         check_retention(kafka, spec)
     engine = make_engine(settings.database)
     upgrade(engine)
-    sessions = session_factory(engine)
+    sessions = session_factory(engine, acts_for=by)
     artifacts = ArtifactStore.of(settings)
     registry = Registry(sessions, artifacts)
     with session_factory(engine, read_only=True)() as session:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agents.access.logic import local_principal
 from agents.gateway.context import Context
 from schemas.events import ModelPromoted
 from tests.support.gateway import MODEL, START, MemoryRegistry, make_context, quality, serving
@@ -129,7 +130,7 @@ def test_a_refused_decision_says_why_and_keeps_what_was_written(page: Page, gate
     page.wait_for_selector("dialog[open]")
     page.fill("dialog input[name=actor]", "Ann")
     page.fill("dialog textarea", "I do not like it")
-    registry.approve(MODEL, 4, actor="Bob", comment="")  # somebody else is faster
+    registry.approve(MODEL, 4, by=local_principal("bob"), actor="Bob", comment="")  # somebody else is faster
     page.click("dialog button[type=submit]")
     page.wait_for_selector("dialog .problem")
     assert "version 4 is promoted" in page.inner_text("dialog .problem")

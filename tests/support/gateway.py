@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 import uvicorn
 
+from agents.access.logic import Principal
 from agents.gateway.app import create_app
 from agents.gateway.context import Check, Context
 from agents.gateway.logic import Board
@@ -87,18 +88,22 @@ class MemoryRegistry:
             raise NotFoundError(f"no model {model!r}")
         return parse(SPECIFICATION)
 
-    def approve(self, model: str, version: int, *, actor: str, comment: str, artifact: str | None = None) -> None:
+    def approve(
+        self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None
+    ) -> None:
         self._decide("approve", version, actor, comment, {"validated", "approval-requested"})
         if self.champion is not None:
             self._stage(self.champion, "superseded")
         self._stage(version, "promoted")
         self.champion = version
 
-    def reject(self, model: str, version: int, *, actor: str, reason: str) -> None:
+    def reject(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> None:
         self._decide("reject", version, actor, reason, {"validated", "approval-requested"})
         self._stage(version, "rejected")
 
-    def rollback(self, model: str, to: int | None, *, actor: str, reason: str, expected: int | None = None) -> int:
+    def rollback(
+        self, model: str, to: int | None, *, by: Principal, actor: str, reason: str, expected: int | None = None
+    ) -> int:
         assert to is not None
         self._decide("rollback", to, actor, reason, {"superseded"})
         if self.champion is not None:

@@ -256,4 +256,4 @@ document.getElementById("model")?.addEventListener("change", (event) => { locati
 addEventListener("resize", () => { if (chart) chart.setSize({ width: holder.clientWidth, height: height() }); });
 paintSwatches();
 load();
-listen();
+if (live) listen();

@@ -236,7 +236,7 @@ def test_every_event_of_the_schemas_has_words_of_its_own() -> None:
         for union in (events.AnyRegistryEvent, events.AnyTrainingEvent, events.AnyServingEvent)
         for kind in typing.get_args(union)
     ]
-    assert len(kinds) == 17
+    assert len(kinds) == 18
     sample: dict[str, object] = {
         "version": 2, "previous": 1, "parent": 1, "from_version": 1, "to_version": 2, "rows": 10, "approvers": 1,
         "epoch": 3, "pause_ms": 0.5, "offsets": {}, "report": {}, "at": START, "decision": "promoted",
@@ -244,7 +244,7 @@ def test_every_event_of_the_schemas_has_words_of_its_own() -> None:
     for kind in kinds:
         event = kind(**{name: sample.get(name, "text") for name in kind.__struct_fields__})
         what, text, tone = in_words(event)
-        assert what in {"run", "registry", "serving"}, kind
+        assert what in {"run", "registry", "serving", "access"}, kind
         assert text != kind.__name__, kind
         assert tone in {"good", "bad", "busy", "plain"}
 

@@ -1,0 +1,103 @@
+"""The command line with keys: made once, asked for from then on, named in the audit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from agents.access.acting import account
+from agents.cli import app
+from agents.config import load_settings
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRIFTLINE_HOME", str(tmp_path / "home"))
+    for name in ("DRIFTLINE_DATABASE_URL", "DRIFTLINE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def run(*arguments: str, key: str = "") -> Result:
+    return CliRunner().invoke(app, list(arguments), env={"DRIFTLINE_API_KEY": key})
+
+
+def told(*arguments: str, key: str = "") -> Any:
+    done = run(*arguments, "--json", key=key)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def refused(*arguments: str, key: str = "") -> dict[str, str]:
+    done = run(*arguments, "--json", key=key)
+    assert done.exit_code == 4, done.output
+    found: dict[str, str] = json.loads(done.stdout)["error"]
+    return found
+
+
+def test_from_the_first_key_on_the_command_line_asks_for_one(home: Path) -> None:
+    assert told("keys", "list") == {"keys": []}
+    assert run("keys", "create", "bea", "--role", "viewer").exit_code == 2, "the first is an admin's"
+    admin = told("keys", "create", "ann", "--role", "admin")["key"]
+    for command in (("models",), ("versions", "m"), ("approve", "m", "1"), ("keys", "list"), ("query", "SELECT 1"),
+                    ("runs", "m"), ("rollback", "m"), ("reject", "m", "1"), ("alerts",), ("retrain", "m")):  # fmt: skip
+        error = refused(*command)
+        assert (error["type"], error["where"]) == ("UnauthenticatedError", "DRIFTLINE_API_KEY"), command
+    assert told("models", key=admin) == {"models": []}
+    viewer = told("keys", "create", "bea", "--role", "viewer", "--model", "bus-*", "--expires", "30d", key=admin)["key"]
+    assert told("models", key=viewer) == {"models": []}
+    error = refused("approve", "bus-1", "1", key=viewer)
+    assert error["type"] == "ForbiddenError"
+    assert "bea lacks the role approver on bus-1" in error["what"]
+    assert refused("query", "SELECT 1", key=viewer)["type"] == "ForbiddenError"
+    assert refused("keys", "list", key=viewer)["type"] == "ForbiddenError"
+    listed = told("keys", "list", key=admin)["keys"]
+    assert [(k["name"], k["grants"], k["created_by"]) for k in listed] == [
+        ("ann", ["admin on *"], account()),
+        ("bea", ["viewer on bus-*"], "ann"),
+    ]
+    assert listed[1]["expires_at"]
+    assert viewer not in json.dumps(listed)
+
+
+def test_rights_are_given_and_taken_and_keys_revoked(home: Path) -> None:
+    admin = told("keys", "create", "ann", "--role", "admin")["key"]
+    bea = told("keys", "create", "bea", "--role", "viewer", key=admin)["key"]
+    told("keys", "grant", "bea", "--role", "approver", "--model", "m", key=admin)
+    assert "no model 'm'" in run("approve", "m", "1", key=bea).stderr
+    told("keys", "grant", "bea", "--role", "approver", "--model", "m", "--withdraw", key=admin)
+    assert refused("approve", "m", "1", key=bea)["type"] == "ForbiddenError"
+    told("keys", "revoke", "bea", key=admin)
+    assert "was revoked" in refused("models", key=bea)["what"]
+    assert run("keys", "revoke", "ann", key=admin).exit_code == 1, "the last admin"
+
+
+def test_a_lost_admin_is_recovered_by_the_account(home: Path) -> None:
+    told("keys", "create", "ann", "--role", "admin")
+    assert refused("keys", "create", "bea", "--role", "admin")["type"] == "UnauthenticatedError"
+    found = told("keys", "create", "bea", "--role", "admin", "--recover")
+    assert told("keys", "list", key=found["key"])["keys"][1]["created_by"] == account()
+
+
+def test_the_key_is_shown_once_on_standard_output_and_hidden_elsewhere(home: Path) -> None:
+    done = run("keys", "create", "ann", "--role", "admin")
+    key = done.stdout.strip()
+    assert key.startswith("dlk_")
+    assert "not shown again" in done.stderr
+    assert key not in done.stderr
+    shown = run("config", "show", key=key)
+    assert key not in shown.output
+    assert "(hidden)" in shown.output
+
+
+def test_agents_are_not_handed_the_key_of_whoever_started_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRIFTLINE_API_KEY", "dlk_secret")
+    settings = load_settings()
+    assert settings.api_key == "dlk_secret"
+    assert "dlk_secret" not in repr(settings)
+    assert "dlk_secret" not in settings.environment().values()
