@@ -10,6 +10,7 @@ import typer
 from agents.commands.output import Command, Commands, Json, document, say, table
 
 if TYPE_CHECKING:
+    from agents.access.logic import Principal, Role
     from agents.artifacts import ArtifactStore
     from agents.config import Settings
     from agents.database.engine import Sessions
@@ -25,6 +26,7 @@ def overview(context: typer.Context, as_json: Json = False) -> None:
         return
     from agents.datasets.build import listed
 
+    _allowed("viewer")
     _, sessions, _ = _places()
     with sessions() as session:
         rows = listed(session)
@@ -58,7 +60,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Keep the rows of a query (or a file) as the next version of a dataset."""
-    from agents.commands.registry import account
+    from agents.access.logic import acting_name
     from agents.datasets.build import Wish
     from agents.datasets.build import create as make
     from schemas.errors import ConfigurationError
@@ -71,9 +73,10 @@ def create(
         raise ConfigurationError(
             "--as-of and --model go with --sql", where="driftline datasets create", remedy="leave them out"
         )
+    by = _allowed("producer")
     chosen = _of_file(data) if data is not None else _of_query(sql, as_of, model)
     _, sessions, artifacts = _places()
-    wish = Wish(name, account(), tuple(key or ()), tuple(check or ()), description)
+    wish = Wish(name, acting_name(by, ""), tuple(key or ()), tuple(check or ()), description)
     manifest = make(sessions, artifacts, chosen, wish)
     if as_json:
         document(manifest)
@@ -190,9 +193,18 @@ def _places() -> tuple[Settings, Sessions, ArtifactStore]:
     return settings, session_factory(engine), ArtifactStore.of(settings)
 
 
+def _allowed(role: Role) -> Principal:
+    """Who acts, once that one may: rows of every model may be in a dataset. Raises `ForbiddenError` and the like."""
+    from agents.access.acting import acting
+    from agents.config import load_settings
+
+    return acting(load_settings(), role, "*")
+
+
 def _manifest(reference: str) -> Manifest:
     from agents.datasets.build import find, load
 
+    _allowed("viewer")
     _, sessions, artifacts = _places()
     with sessions() as session:
         return load(artifacts, find(session, reference).manifest)

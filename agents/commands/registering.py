@@ -12,6 +12,7 @@ from agents.commands.output import document, note, say
 if TYPE_CHECKING:
     from agents.access.logic import Principal
     from agents.config import Settings
+    from agents.retraining.members import Given
     from streams.kafka.config import KafkaConfig
 
 _WHERE = "driftline register"
@@ -55,13 +56,50 @@ class Many(NamedTuple):
         return False
 
 
+def given_table(settings: Settings, data: Path | None, dataset: str, *, folders: bool) -> Path | Given | None:
+    """The table of a registration: a file, or a dataset's rows.
+
+    Parameters
+    ----------
+    folders : bool
+        No single training table is wanted: a dataset cannot be it.
+
+    Raises
+    ------
+    ConfigurationError
+        Both are given, or a dataset where none is wanted.
+    NotFoundError
+        There is no such dataset.
+    """
+    if not dataset:
+        return data
+    from agents.artifacts import ArtifactStore
+    from agents.database.engine import make_engine, session_factory
+    from agents.database.migrate import upgrade
+    from agents.datasets.build import find, rows_of
+    from agents.retraining.members import Given
+    from schemas.errors import ConfigurationError
+
+    if data is not None or folders:
+        raise ConfigurationError(
+            "--dataset is one training table" if folders else "--data and --dataset are two training tables",
+            where=_WHERE,
+            remedy="`driftline datasets write NAME FILE` makes a file of it" if folders else "give one of them",
+        )
+    engine = make_engine(settings.database)
+    upgrade(engine)
+    with session_factory(engine, read_only=True)() as session:
+        row = find(session, dataset)
+    return Given(f"{row.name}@{row.version}", rows_of(ArtifactStore.of(settings), row.data).to_pandas())
+
+
 def register_many(
     settings: Settings,
     kafka: KafkaConfig | None,
     directory: Path,
     many: Many,
     *,
-    data: Path | None,
+    data: Path | Given | None,
     seasons: Path | None,
     monitor_only: bool,
     reference: Path | None,
@@ -98,6 +136,7 @@ def register_many(
         )
     wanted = Wanted(actor, many.match, many.only_new, many.jobs, by=by)
     if many.every:
+        assert data is None or isinstance(data, Path)
         done = register_folder(settings, kafka, directory, data, wanted, note=note)
     else:
         watching = Watching(window or None, version or None) if monitor_only else None

@@ -27,6 +27,9 @@ def register(
     directory: Annotated[Path, typer.Argument(help="Project: driftline.toml and pipeline.py.", show_default=False)],
     *,
     data: Annotated[Path | None, typer.Option("--data", help="Training table: Parquet or CSV.")] = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Instead: a dataset, NAME (the newest) or NAME@VERSION.")
+    ] = "",
     seasons: Annotated[
         Path | None,
         typer.Option("--seasons", help="Table of a whole year to learn the seasons from, where --data is shorter."),
@@ -65,7 +68,7 @@ def register(
     from agents.access.acting import acting
     from agents.access.logic import acting_name
     from agents.bootstrap import kafka_config
-    from agents.commands.registering import Many, register_many
+    from agents.commands.registering import Many, given_table, register_many
     from agents.config import load_settings
     from agents.retraining.register import register_project
     from schemas import specification
@@ -79,12 +82,13 @@ def register(
     many = Many(every, tuple(members or ()), match, only_new, jobs)
     if many.wanted(directory):
         by = acting(settings, "producer")  # on each model: `register_many`
+        given = given_table(settings, data, dataset, folders=every or monitor_only)
         register_many(
             settings,
             kafka,
             directory,
             many,
-            data=data,
+            data=given,
             seasons=seasons,
             monitor_only=monitor_only,
             reference=reference,
@@ -103,7 +107,7 @@ def register(
             kafka,
             directory,
             {
-                "--data": data,
+                "--data": data or dataset or None,
                 "--seasons": seasons,
                 "--reference": reference,
                 "--reference-window": reference_window,
@@ -116,7 +120,8 @@ def register(
         )
         return
     name = acting_name(by, actor)
-    done = register_project(settings, kafka, directory, data, actor=name, seasons=seasons, by=by)
+    given = given_table(settings, data, dataset, folders=False)
+    done = register_project(settings, kafka, directory, given, actor=name, seasons=seasons, by=by)
     if as_json:
         document(done)
         return

@@ -22,7 +22,7 @@ from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.registry.questions import Questions
 from agents.retraining.elsewhere import register_watched
-from agents.retraining.members import Member, divided
+from agents.retraining.members import Given, Member, divided
 from agents.retraining.register import register_project
 from schemas import fleets
 from schemas.errors import ConfigurationError, DriftlineError
@@ -72,7 +72,7 @@ class _Task(NamedTuple):
 
     model: str
     directory: Path
-    data: Path | None
+    data: Path | Given | None
     member: Member | None
 
 
@@ -80,7 +80,7 @@ def register_fleet(
     settings: Settings,
     kafka: KafkaConfig | None,
     directory: Path,
-    data: Path | None,
+    data: Path | Given | None,
     wanted: Wanted,
     *,
     members: Sequence[str] = (),
@@ -96,9 +96,9 @@ def register_fleet(
         As in `register_project`.
     directory : Path
         Model project; to watch only, `driftline.toml` is enough.
-    data : Path, optional
-        Table with the column that tells the models apart. Without it the members that are registered are trained anew
-        on their own tables and the archive.
+    data : Path or Given, optional
+        Table (or a dataset) with the column that tells the models apart. Without it the members that are registered
+        are trained anew on their own tables and the archive.
     wanted : Wanted
     members : sequence of str
         Values of the column, where no table tells them; with a table: only these.
@@ -282,7 +282,7 @@ def _register(
                 settings,
                 kafka,
                 task.directory,
-                task.data if rows else None,
+                task.data if rows and isinstance(task.data, Path) else None,
                 window=watching.window,
                 external=watching.external,
                 actor=wanted.actor,

@@ -22,6 +22,16 @@ class Member(NamedTuple):
     rows: pd.DataFrame | None = None
 
 
+class Given(NamedTuple):
+    """A table that was named instead of a file: a version of a dataset, ``trips@3``."""
+
+    name: str
+    rows: pd.DataFrame
+
+    def __str__(self) -> str:
+        return f"dataset {self.name}"
+
+
 class Divided(NamedTuple):
     """A table by member, and how many of its rows name none."""
 
@@ -29,8 +39,8 @@ class Divided(NamedTuple):
     nameless: int
 
 
-def divided(path: Path, fleet: Specification, *, option: str = "--data") -> Divided:
-    """Read a table and divide it by the column of `fleet`, in order of the values.
+def divided(table: Path | Given, fleet: Specification, *, option: str = "--data") -> Divided:
+    """Read a table (or take one at hand) and divide it by the column of `fleet`, in order of the values.
 
     Raises
     ------
@@ -39,11 +49,11 @@ def divided(path: Path, fleet: Specification, *, option: str = "--data") -> Divi
     """
     per = fleet.model.per
     assert per is not None
-    frame = read_frame(path, fleet, option=option, text=(per,))
+    frame = table.rows if isinstance(table, Given) else read_frame(table, fleet, option=option, text=(per,))
     if per not in frame.columns:
         raise TrainingError(
             f"the table lacks the column {per}, which tells the models apart",
-            where=str(path),
+            where=str(table),
             remedy=f"it has: {', '.join(map(str, frame.columns[:40]))}; [model] per names the column",
         )
     values = frame[per]

@@ -19,7 +19,7 @@ from agents.registry.views import VersionInfo
 from agents.retraining.data import KIND as TABLE
 from agents.retraining.data import load_registered, manifest, packed, store_table, training_table, unpacked, widened
 from agents.retraining.lock import record
-from agents.retraining.members import Member
+from agents.retraining.members import Given, Member
 from agents.retraining.packing import store_project
 from agents.retraining.project import Project, load_project
 from agents.retraining.provenance import git_state
@@ -50,7 +50,7 @@ def register_project(
     settings: Settings,
     kafka: KafkaConfig | None,
     directory: Path,
-    data: Path | None,
+    data: Path | Given | None,
     *,
     actor: str,
     seed: int = SEED,
@@ -67,9 +67,9 @@ def register_project(
         Given: the retention of the topics is checked against the specification first.
     directory : Path
         Model project.
-    data : Path, optional
-        Parquet or CSV file with the columns that the specification names. Without it a model that is registered
-        already is trained on its champion's table and the archive.
+    data : Path or Given, optional
+        Parquet or CSV file (or a dataset) with the columns that the specification names. Without it a model that is
+        registered already is trained on its champion's table and the archive.
     actor : str
         Who registers.
     seed : int
@@ -117,6 +117,8 @@ def register_project(
         also = champion.spec.features if champion is not None else {}
         if member is not None and member.rows is not None:
             table = registered = of_frame(member.rows, spec, also=also, where=f"{data} ({member.value})")
+        elif isinstance(data, Given):
+            table = registered = of_frame(data.rows, spec, also=also, where=str(data))
         elif data is not None:
             table = registered = read_table(data, spec, also=also)
         else:
@@ -149,7 +151,8 @@ def register_project(
         artifact=artifact,
         reference=reference,
         code=code,
-        dataset=manifest(table, spec, registered=sha, as_of_ms=as_of_ms, seasons=season_sha, reached=come),
+        dataset=manifest(table, spec, registered=sha, as_of_ms=as_of_ms, seasons=season_sha, reached=come)
+        | ({"dataset": data.name} if isinstance(data, Given) else {}),
         environment=record(artifacts, project.files),
         compute=compute,
         candidate=candidate,

@@ -25,6 +25,8 @@ from agents.datasets.statistics import described, moved, oddities
 from schemas.errors import ArtifactError, ConfigurationError, ConflictError, NotFoundError
 from tests.unit.agents.archiving.conftest import Archive
 from tests.unit.agents.archiving.test_dataset import label, predicted, spec
+from tests.unit.agents.retraining.projects import write_project
+from tests.unit.agents.retraining.tables import toy_table
 
 
 @pytest.fixture
@@ -239,6 +241,29 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[i
     monkeypatch.setenv("DRIFTLINE_HOME", str(home))
     result = CliRunner().invoke(app, ["datasets", *arguments])
     return result.exit_code, result.stdout
+
+
+def test_a_version_names_the_dataset_it_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents.cli import app
+    from agents.config import load_settings
+    from agents.registry.questions import Questions
+
+    home = tmp_path / "home"
+    toy_table(20).to_csv(tmp_path / "t.csv", index=False)
+    project = write_project(tmp_path / "p")
+    assert run(home, monkeypatch, "create", "trips", "--data", str(tmp_path / "t.csv"))[0] == 0
+
+    def register(*arguments: str) -> int:
+        return CliRunner().invoke(app, ["register", str(project), *arguments]).exit_code
+
+    assert register("--dataset", "trips") == 0
+    engine = make_engine(load_settings(home=home).database)
+    with session_factory(engine, read_only=True)() as session:
+        version = Questions().version(session, "toy", 1)
+    engine.dispose()
+    assert version.dataset["dataset"] == "trips@1"
+    assert register("--dataset", "trips@9") != 0
+    assert register("--dataset", "trips", "--data", str(tmp_path / "t.csv")) != 0
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
