@@ -26,7 +26,7 @@ from streams.drift.distances import psi_noise
 from streams.drift.measures import SCALES
 from streams.drift.scatter import drift_key
 from streams.drift.subjects import Subject
-from streams.metrics.levels import PRIOR_PANES, stretch
+from streams.metrics.levels import MEMORY_PANES, MOST_MEMORY, PRIOR_PANES, stretch
 from streams.panes import PanePlan
 
 Floats = NDArray[np.float64]
@@ -62,12 +62,18 @@ BOUNDED: Final = frozenset(
     }
 )  # fmt: skip
 """Metrics on a scale of 0–1: their losses are judged in points, all others relative to the reference."""
-SKEW: Final = 2.0
-"""Skewness, towards bad, of what makes single panes differ and of one event's loss: that of an exponential."""
+EVENT_SKEW: Final = 2.0
+"""Skewness, towards bad, of one event's loss: that of an exponential."""
+PANE_SKEW: Final = 8**0.5
+"""Skewness of what makes single panes differ: a loss goes with the square of how far a day is from what was learnt."""
 EXCESS: Final = 6.0
-"""Their excess kurtosis: with such tails, panes tell their spread as well as a quarter as many normal ones would."""
+"""Excess kurtosis of that: with such tails, panes tell their spread as well as a quarter as many normal ones would."""
 TAME: Final = 2.0
 """Standard errors up to which a pane's loss counts as it is."""
+FOREVER: Final = 1e6
+"""Panes of a sum that has no end."""
+MOST_FREEDOM: Final = 1e6
+"""Student's t of more degrees of freedom is normal."""
 SPARSE: Final = 3.0
 """By how much more PSI scatters than a chi-squared variable, in values a bin over events."""
 LEAST_LOSS: Final = 0.01
@@ -211,10 +217,10 @@ def quality_bound(name: str, level: MetricReference, *, n: int, panes: int, p: f
     both = better(name) == "zero"
     tail = p / 2 if both else p
     z = float(-special.ndtri(tail))
-    skewed = (z * z - 1) / 6 * SKEW
+    skewed = (z * z - 1) / 6
     # Each with its own tail, so that more events or a larger budget never move a threshold outwards.
-    far = (_student(tail, _known_panes(level)) + skewed / math.sqrt(independent)) * math.sqrt(between)
-    near = (z + skewed / math.sqrt(max(n, 1))) * math.sqrt(chance)
+    far = (_student(tail, known_sums(level, panes)) + skewed * PANE_SKEW / math.sqrt(independent)) * math.sqrt(between)
+    near = (z + skewed * EVENT_SKEW / math.sqrt(max(n, 1))) * math.sqrt(chance)
     error = math.sqrt(between + chance)
     least = LEAST_LOSS if split(name)[0] in BOUNDED else LEAST_RELATIVE_LOSS * (level.scale if both else abs(reference))
     distance = max(math.hypot(far, near), least)
@@ -226,6 +232,21 @@ def _known_panes(level: MetricReference) -> float:
     """How many normal, independent panes would tell the spread as well."""
     squared = level.memory * level.memory
     return level.panes * (1 - squared) / (1 + squared) / (1 + EXCESS / 2) + PRIOR_PANES
+
+
+def known_sums(level: MetricReference, panes: float) -> float:
+    """Degrees of freedom of the variance of a mean over `panes` panes, as far as it comes from how panes differ.
+
+    Notes
+    -----
+    It is the product of two estimates: of the spread of panes, and of what their correlation does to a mean of so many.
+    Their relative errors add up (the delta method; Satterthwaite 1946 for the degrees of freedom).
+    """
+    memory = min(level.memory, MOST_MEMORY)
+    low, high = max(memory - 0.01, 0.0), memory + 0.01
+    slope = math.log(stretch(high, panes) / stretch(low, panes)) / (high - low)
+    unsure = slope * slope * (1 - memory * memory) / (level.panes + MEMORY_PANES)
+    return 2.0 / (2.0 / _known_panes(level) + unsure)
 
 
 def explicit_bound(reference: float, threshold: float, *, upper: bool, both: bool = False) -> Bound:
@@ -295,16 +316,33 @@ def least_p(bound_at: Callable[[float], Bound | None], value: float, allowed: fl
     return float(f"{math.exp(high):.3g}")
 
 
-def pane_errors(level: MetricReference, n: int) -> tuple[float, float]:
-    """Standard errors for tests that add panes up: of one pane of `n` events, and of the level itself.
+class PaneErrors(NamedTuple):
+    """What tests that add panes up go by.
+
+    `own`: standard error of one pane, raised by what correlation does to sums; `unsure`: of the level itself;
+    `freedom`: degrees of freedom with which `own` is known.
+    """
+
+    own: float
+    unsure: float
+    freedom: float
+
+
+def pane_errors(level: MetricReference, n: int) -> PaneErrors:
+    """Errors for tests that add panes of `n` events up.
 
     Notes
     -----
-    Sums over correlated panes scatter as if each pane did more; the pane's error is raised by that.
+    Sums over correlated panes scatter as if each pane did more; the pane's error is raised by that. How panes differ
+    and follow each other was learnt from few; what one event does by chance is known.
     """
-    own = math.sqrt(level.spread**2 * stretch(level.memory, 1e6) + level.scale**2 / n)
+    days = level.spread**2 * stretch(level.memory, FOREVER)
+    own = days + level.scale**2 / n
     between = level.spread**2 * stretch(level.memory, level.panes) / level.panes if level.panes else 0.0
-    return own, math.sqrt(between + (level.scale**2 / level.n if level.n else 0.0))
+    unsure = between + (level.scale**2 / level.n if level.n else 0.0)
+    share = days / own if own > 0 else 0.0
+    freedom = known_sums(level, FOREVER) / share**2 if share > 0 else math.inf
+    return PaneErrors(math.sqrt(own), math.sqrt(unsure), freedom)
 
 
 def estimate_bound(name: str, level: MetricReference, *, n: int, panes: int, p: float, doubt: float) -> Bound:
@@ -322,7 +360,7 @@ def estimate_bound(name: str, level: MetricReference, *, n: int, panes: int, p: 
 
 
 def _student(p: float, freedom: float) -> float:
-    if freedom > 1e6:
+    if freedom > MOST_FREEDOM:
         return float(-special.ndtri(p))
     return float(-special.stdtrit(max(freedom, 3.0), p))
 
@@ -420,7 +458,9 @@ def tame(z: float, value: float, bound_at: Callable[[float], Bound]) -> float:
     return min(z, float(-special.ndtri(least_p(bound_at, value, chance))))
 
 
-def cusum_p(total: float, panes: int, allowance: float, unsure: float) -> float:
+def cusum_p(
+    total: float, panes: int, allowance: float, unsure: float, *, freedom: float = math.inf, whole: float = 0.0
+) -> float:
     """How likely a cumulative sum so large is without a change: once in so many panes.
 
     Parameters
@@ -433,40 +473,57 @@ def cusum_p(total: float, panes: int, allowance: float, unsure: float) -> float:
         Loss per pane that was not counted.
     unsure : float
         Standard error of the reference, in those of a pane.
+    freedom : float
+        Degrees of freedom with which a pane's standard error is known.
+    whole : float
+        The sum as it would be had it not been cut, where it was.
 
     Notes
     -----
     The larger of two: what chance does from pane to pane, and what a reference does that is off. The allowance covers
     the latter for one model; among thousands, some references are off by more.
     """
-    by_chance = 1.0 / max(_run_length(total, allowance), 1.0)
-    mean = total / max(panes, 1) + allowance
-    off = float(special.ndtr(-mean / math.sqrt(1 / max(panes, 1) + unsure**2)))
-    return float(f"{max(by_chance, off, SMALLEST_P):.3g}")
+    by_chance = 1.0 / max(_run_length(total, allowance, freedom), 1.0)
+    mean = max(total, whole) / max(panes, 1) + allowance
+    off = mean / math.sqrt(1 / max(panes, 1) + unsure**2)
+    by_reference = float(special.stdtr(freedom, -off) if freedom <= MOST_FREEDOM else special.ndtr(-off))
+    return float(f"{max(by_chance, by_reference, SMALLEST_P):.3g}")
 
 
-def _run_length(limit: float, allowance: float) -> float:
-    """Panes until a cumulative sum without change is beyond `limit`, on average (Siegmund)."""
+def _run_length(limit: float, allowance: float, freedom: float) -> float:
+    """Panes until a cumulative sum without change is beyond `limit`, on average (Siegmund).
+
+    Notes
+    -----
+    The chance of a crossing falls with exp(-x / variance). Over a variance that was estimated (a scaled inverse
+    chi-squared) its mean is (1 + 2x / freedom) ** (-freedom / 2): what Student's t is to a normal distribution.
+    """
     x = 2 * allowance * (limit + 1.166)
+    if freedom <= MOST_FREEDOM:
+        x = freedom / 2 * math.log1p(2 * x / freedom)
     return math.inf if x > 700 else (math.exp(x) - x - 1) / (2 * allowance**2)
 
 
 @lru_cache(maxsize=4096)
-def cusum_limit(p: float, allowance: float) -> float:
+def cusum_limit(p: float, allowance: float, freedom: float = math.inf) -> float:
     """Limit of a one-sided cumulative sum whose average run length without change is 1 / p.
+
+    Parameters
+    ----------
+    freedom : float
+        Degrees of freedom with which a pane's standard error is known.
 
     References
     ----------
     Siegmund (1985), Sequential Analysis: Tests and Confidence Intervals.
     """
-    low, high = 0.1, 200.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _run_length(middle, allowance) < 1 / p:
-            low = middle
-        else:
-            high = middle
-    return high
+    # The run length solved for x, by iteration; then what `_run_length` does to x, backwards.
+    wanted, x = 2 * allowance**2 / p, 1.0
+    for _ in range(40):
+        x = math.log1p(wanted + x)
+    if freedom <= MOST_FREEDOM:
+        x = freedom / 2 * math.expm1(2 * x / freedom)
+    return max(x / (2 * allowance) - 1.166, 0.1)
 
 
 def quality_severity(name: str, bound: Bound, value: float) -> Severity:

@@ -53,6 +53,10 @@ THIN: Final = 0.5
 _LOSS: Final = {"binary": ("brier", "accuracy"), "multiclass": ("accuracy",), "regression": ("mae",)}
 _QUALITY: Final = frozenset({"quality", "calibration", "estimated-quality"})
 _ALLOWANCE: Final = 0.25
+_FAR: Final = 1e-4
+"""Part of its chance to which a cumulative sum may go on: the share of each of ten thousand models."""
+_MOST_LIMITS: Final = 6.0
+"""Limits at which it is cut at the latest: a model that recovered has to come back from there."""
 _ADWIN_DELTA: Final = 0.002
 _NEARLY: Final = 1.0 - 1e-9
 """Of a bound's smallest distance: the arrays round otherwise than the bounds themselves."""
@@ -425,15 +429,16 @@ class Detectors:
         name, value, level = found
         sign = 1.0 if lower_is_better(name) else -1.0
         reference = level.value if level.pane_value is None else level.pane_value
-        own, unsure = cal.pane_errors(level, n)
+        own, unsure, freedom = cal.pane_errors(level, n)
         if own <= 0:
             return
         # The reference is a sample: what it may be off by, pane after pane, must not add up to an alarm.
         allowance = _ALLOWANCE + 2 * unsure / own
-        limit = cal.cusum_limit(self.allowance.sequential, allowance)
+        limit = cal.cusum_limit(self.allowance.sequential, allowance, freedom)
+        most = min(cal.cusum_limit(self.allowance.sequential * _FAR, allowance, freedom), _MOST_LIMITS * limit)
         at = _at(name, level, n=n, panes=1, noise=0.0)
         step = cal.tame(sign * (value - reference) / own, value, at)
-        crossed = page_test(self.page, step, allowance=allowance, limit=limit, pane_start_ms=pane.start_ms)
+        crossed = page_test(self.page, step, allowance=allowance, limit=limit, pane_start_ms=pane.start_ms, most=most)
         span = Window("cusum", self.page.since_ms, pane.end_ms)
         bound = cal.Bound(reference, reference + sign * allowance * own, own, sign > 0)
         evidence: dict[str, Any] = {
@@ -445,7 +450,9 @@ class Detectors:
         }
         if crossed:
             panes = (pane.end_ms - self.page.since_ms) // self.plan.pane_ms
-            p_value = cal.cusum_p(self.page.total, panes, allowance, unsure / own)
+            p_value = cal.cusum_p(
+                self.page.total, panes, allowance, unsure / own, freedom=freedom, whole=self.page.whole
+            )
             evidence["p_value"] = min(p_value, self.allowance.sequential)
         finding = Finding(
             span.start_ms, span.end_ms, value, reference, bound.threshold, n,
@@ -835,7 +842,7 @@ class Detectors:
         return DetectorState(
             open=[(*key, state) for key, state in sorted(self.watches.open.items())],
             coverage=list(self.coverage),
-            page=PageState(self.page.total, self.page.since_ms),
+            page=msgspec.structs.replace(self.page),
             history=list(self.history),
             jump=self.jump,
             since_ms=self.since_ms,

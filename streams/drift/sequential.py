@@ -11,13 +11,16 @@ KEPT_HISTORY: Final = 256
 
 
 class PageState(msgspec.Struct, array_like=True):
-    """State of `page_test`: the cumulative sum and when it last left zero."""
+    """State of `page_test`: the cumulative sum, when it last left zero, and what it would be had it not been cut."""
 
     total: float = 0.0
     since_ms: int = 0
+    whole: float = 0.0
 
 
-def page_test(state: PageState, z: float, *, allowance: float, limit: float, pane_start_ms: int) -> bool:
+def page_test(
+    state: PageState, z: float, *, allowance: float, limit: float, pane_start_ms: int, most: float = 0.0
+) -> bool:
     """Page's one-sided test: add a standardised loss, tell whether the cumulative sum is beyond the limit.
 
     Parameters
@@ -27,6 +30,8 @@ def page_test(state: PageState, z: float, *, allowance: float, limit: float, pan
     allowance : float
         Loss per pane that is not counted; changes of twice the allowance are found fastest.
     limit : float
+    most : float
+        Where the sum is cut, if that is beyond three times the limit.
 
     Notes
     -----
@@ -45,7 +50,8 @@ def page_test(state: PageState, z: float, *, allowance: float, limit: float, pan
     """
     if state.total <= 0.0:
         state.since_ms = pane_start_ms
-    state.total = min(max(state.total + z - allowance, 0.0), 3 * limit)
+    state.whole = max(state.whole + z - allowance, 0.0) if state.total > 0.0 else max(z - allowance, 0.0)
+    state.total = min(max(state.total + z - allowance, 0.0), max(3 * limit, most))
     return state.total > limit
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from schemas.metrics import lower_is_better, split
 from schemas.reference import MetricReference
@@ -150,7 +151,7 @@ def between_panes(values: Floats, sizes: Floats, scale: float, prior: float) -> 
         return Between(float(values.mean()) if k else math.nan, prior, PRIOR_MEMORY, k)
     mean = float((values * sizes).sum() / sizes.sum())
     chance = float((scale**2 / sizes).mean())
-    seen = max(float(values.var(ddof=1)) - chance, 0.0)
+    seen = _beyond(float(values.var(ddof=1)), chance, k - 1, prior)
     memory = PRIOR_MEMORY
     if seen > 0 and k > 2:
         off = values - mean
@@ -162,6 +163,24 @@ def between_panes(values: Floats, sizes: Floats, scale: float, prior: float) -> 
     freedom = k - 1
     spread = math.sqrt((PRIOR_PANES * prior**2 + freedom * seen) / (PRIOR_PANES + freedom))
     return Between(mean, spread, memory, k)
+
+
+def _beyond(total: float, chance: float, freedom: int, prior: float) -> float:
+    """Variance between panes beyond chance.
+
+    Notes
+    -----
+    Few panes that scatter no more than chance does are no evidence that there is nothing else: the estimate is drawn up
+    to the mean of the positive part of what it may be (a normal distribution cut at zero), to the prior at most.
+    """
+    found = total - chance
+    error = total * math.sqrt(2 / freedom)
+    if error <= 0:
+        return max(found, 0.0)
+    z = found / error
+    # Far below zero the mean of the positive part goes with 1 / z.
+    mean = found + error * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) / float(special.ndtr(z)) if z > -8 else 0.0
+    return max(found, min(mean, prior**2))
 
 
 def prior_spread(name: str, value: float, scale: float) -> float:

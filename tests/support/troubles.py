@@ -153,7 +153,7 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
         "label-drift", "label", "1d", rows=lambda rows: rows | {"label": np.ones_like(rows["label"])}
     ),
     "quality": Trouble("quality", "roc_auc", "1d", World(rows=260, wrong=0.25)),
-    "cusum": Trouble("quality", "", "cusum", World(rows=260, wrong=0.1), days=10),
+    "cusum": Trouble("quality", "", "cusum", World(rows=260, wrong=0.2), days=10),
     "adwin": Trouble("quality", "", "adwin", World(rows=260, wrong=0.4), since=30, days=20),
     "page-hinkley": Trouble("quality", "", "page-hinkley", World(rows=260, wrong=0.3), since=24, days=8),
     "ddm": Trouble("quality", "", "ddm", World(rows=260, wrong=0.4), since=30, days=26),

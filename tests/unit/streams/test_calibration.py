@@ -250,6 +250,37 @@ def test_cusum_limit_gives_the_run_length_asked_for() -> None:
     assert np.mean(lengths) == pytest.approx(200, rel=0.25)
 
 
+@pytest.mark.parametrize("days", [10, 30])
+def test_a_cumulative_sum_allows_for_a_spread_that_few_days_told(days: int) -> None:
+    """Of many models, each with a spread of its own guess, so many cross as were to cross; not so with the guess."""
+    allowance, p, panes = 0.5, 2e-4, 100
+    rng = np.random.default_rng(3)
+    guessed = np.sqrt(rng.chisquare(days, 4000) / days)
+    steps = rng.normal(size=(panes, 4000)) / guessed
+    total, highest = np.zeros(4000), np.zeros(4000)
+    for step in steps:
+        total = np.maximum(total + step - allowance, 0.0)
+        highest = np.maximum(highest, total)
+    allowed = panes * p
+    assert (highest > cal.cusum_limit(p, allowance, days)).mean() <= 1.5 * allowed
+    assert (highest > cal.cusum_limit(p, allowance)).mean() > 2 * allowed
+
+
+def test_fewer_days_that_follow_each_other_tell_less() -> None:
+    def freedom(**over: float) -> tuple[float, ...]:
+        given = {"value": 0.2, "spread": 0.02, "scale": 0.2, "panes": 28, "n": 2800, "memory": 0.3} | over
+        level = MetricReference(**given)  # type: ignore[arg-type]
+        return tuple(cal.known_sums(level, panes) for panes in (1, 7, 1e6))
+
+    usual = freedom()
+    assert usual[0] > usual[1] > usual[2] > 0  # how days follow each other is one more thing to be wrong about
+    assert all(fewer < more for fewer, more in zip(freedom(panes=14, n=1400), usual, strict=True))
+    assert all(less < more for less, more in zip(freedom(memory=0.8), usual, strict=True))
+    # Where chance is all there is, nobody has to know how days differ.
+    calm = MetricReference(value=0.2, spread=0.001, scale=0.2, panes=28, n=2800)
+    assert cal.pane_errors(calm, 100).freedom > 1000 * cal.known_sums(calm, 1e6)
+
+
 @pytest.mark.parametrize(("effect", "severity"), [(0.02, "info"), (0.05, "warning"), (0.2, "critical")])
 def test_severity_follows_the_loss(effect: float, severity: str) -> None:
     bound = cal.quality_bound("accuracy", _level(), n=1000, panes=1, p=1e-3)

@@ -49,3 +49,18 @@ def test_adwin_tells_changes_upwards_only() -> None:
     window = AdaptiveWindow(0.002)
     down = np.concatenate([rng.normal(2.0, 1.0, 100), rng.normal(0.0, 1.0, 100)])
     assert all(window.update(value) is None for value in down.tolist())
+
+
+def test_a_sum_that_was_cut_still_tells_how_large_it_would_be() -> None:
+    state = PageState()
+    for pane in range(50):
+        page_test(state, 2.0, allowance=0.5, limit=4.0, pane_start_ms=pane)
+    assert (state.total, state.whole) == (12.0, 75.0)
+    further = PageState()
+    for pane in range(50):
+        page_test(further, 2.0, allowance=0.5, limit=4.0, pane_start_ms=pane, most=20.0)
+    assert (further.total, further.whole) == (20.0, 75.0)
+    while state.total > 0:
+        page_test(state, -2.0, allowance=0.5, limit=4.0, pane_start_ms=50)
+    page_test(state, 1.5, allowance=0.5, limit=4.0, pane_start_ms=99)
+    assert (state.total, state.whole, state.since_ms) == (1.0, 1.0, 99)
