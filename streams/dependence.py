@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from schemas.reference import FeatureReference, NumericReference, ReferenceStatistics
 from streams.columns import class_keys, floats_of, missing_in
+from streams.sketches import coarsened
 
 
 def explained(
@@ -73,8 +74,9 @@ def _targets(answers: NDArray[np.generic]) -> NDArray[np.float64]:
 def _groups(compiled: FeatureReference, column: NDArray[np.generic]) -> NDArray[np.int64]:
     if isinstance(compiled, NumericReference):
         values = floats_of(column)
-        codes = np.searchsorted(compiled.edges, values, side="right")
-        return np.where(np.isnan(values), len(compiled.counts), codes).astype(np.int64)
+        whole = coarsened(compiled)
+        codes = np.searchsorted(whole.edges, values, side="right")
+        return np.where(np.isnan(values), len(whole.counts), codes).astype(np.int64)
     objects = column.astype(object)
     missing = missing_in(column)
     objects[missing] = None

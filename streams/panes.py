@@ -25,11 +25,13 @@ from streams.metrics.delay import delay_bin
 Counters = Mapping[int, int]
 """Position in the layout → signed integer."""
 
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 FINE: Final = 1 << 20
 """Fixed point of losses, ratios and standardised labels: each is rounded to 2^-20, a mean is off by 2^-21 at most."""
 COARSE: Final = 1 << 16
 """Fixed point of standardised features and of regression errors."""
+TAIL: Final = 1 << 8
+"""Fixed point of the standardised features that lie in the first or the last bin: a state holds two such sums each."""
 CLIP: Final = 256.0
 """Standardised features beyond are cut: an absurd value must not overflow the sums."""
 LIMB_BITS: Final = 32
@@ -41,6 +43,7 @@ MOST_APE: Final = 4096.0
 LEAST_ERROR_SCALE: Final = 2.0**-16
 """Smallest unit of errors, in standard deviations of the label: a reference without errors must not cut all others."""
 _CLIP_FIXED: Final = CLIP * COARSE
+_TO_TAIL: Final = TAIL / COARSE
 SMALLEST_PROBABILITY: Final = 2.0**-52
 CALIBRATION_BINS: Final = 15
 MAX_SEGMENT_LENGTH: Final = 128
@@ -112,7 +115,10 @@ class Compact(msgspec.Struct, frozen=True, gc=False, array_like=True, omit_defau
 
 
 class FeatureSlots(NamedTuple):
-    """Where one feature is counted: bins (or categories and one for all other), then the rest."""
+    """Where one feature is counted: bins (or categories and one for all other), then the rest.
+
+    `total`, `first_total`, `last_total`: sums of standardised values, of all and of those in the first and last bin.
+    """
 
     name: str
     numeric: bool
@@ -122,6 +128,8 @@ class FeatureSlots(NamedTuple):
     low: int
     high: int
     total: int
+    first_total: int
+    last_total: int
 
 
 class _Numeric(NamedTuple):
@@ -225,8 +233,6 @@ class PanePlan:
                 self._take(name)
             for name in ("ape", "ape_n", "label_total", "label_square_high", "label_square_low"):
                 self._take(name)
-            for name in ("bin_scored", "bin_error_abs"):  # errors by bin of the prediction: estimates follow them
-                self._take(name, scores)
         else:
             classes = len(self.classes) + 1
             self._take("predictions", classes)
@@ -251,8 +257,8 @@ class PanePlan:
                 continue
             numeric = isinstance(feature, NumericReference)
             bins = self._take(f"feature:{name}", len(feature.counts) + (0 if numeric else 1))
-            rest = self._take(f"feature:{name}:rest", 5).start
-            self.features[name] = FeatureSlots(name, numeric, bins, rest, rest + 1, rest + 2, rest + 3, rest + 4)
+            rest = self._take(f"feature:{name}:rest", 7)
+            self.features[name] = FeatureSlots(name, numeric, bins, *range(rest.start, rest.stop))
 
     def _hash(self) -> str:
         described = [
@@ -397,7 +403,12 @@ class PanePlan:
                 if value is None:
                     continue
                 standard = _CLIP_FIXED if standard > 0 else -_CLIP_FIXED
-            out[where.bins.start + bisect_right(edges, value)] = 1
+            bin_ = bisect_right(edges, value)
+            out[where.bins.start + bin_] = 1
+            if bin_ == 0:
+                _put(out, where.first_total, round(standard * _TO_TAIL))
+            if bin_ == len(edges):
+                _put(out, where.last_total, round(standard * _TO_TAIL))
             if value < low:
                 out[where.low] = 1
             elif value > high:
@@ -534,9 +545,6 @@ class PanePlan:
             out[at["clipped"]] = 1
         _put(out, at["error"], error)
         _put(out, at["error_abs"], abs(error))
-        bin_ = bisect_right(self._edges, c.score)
-        out[at["bin_scored"] + bin_] = 1
-        _put(out, at["bin_error_abs"] + bin_, abs(error))
         self._square(out, "error_square", error)
         _put(out, at["label_total"], value)
         self._square(out, "label_square", value)

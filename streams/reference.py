@@ -33,18 +33,20 @@ from streams.estimate.compile import compile_estimate
 from streams.metrics.levels import Levels, Outcomes
 from streams.panes import PanePlan, class_key
 from streams.seasons import learn
-from streams.sketches import coarse_edges
+from streams.sketches import coarse_edges, coarsened
 
 BINS: Final = 10
+FINE_BINS: Final = 20
+"""Of numeric features: pairs of them are the ten that PSI compares, all of them what KS and Wasserstein need."""
 SCORE_BINS: Final = 256
 CATEGORIES: Final = 100
 KLL_K: Final = 200
+FEW: Final = 32
+"""A numeric feature of so many different values at most has a bin for each."""
 QUANTILES: Final = 128
 MINIMUM_SEGMENT: Final = 200
 MOST_SEGMENTS: Final = 50
 """Segments whose distributions of predictions and labels are kept."""
-ESTIMATED_SEGMENTS: Final = 20
-"""Segments whose quality is estimated before labels come."""
 
 
 class History(NamedTuple):
@@ -148,7 +150,9 @@ def compile_reference(
     regression = spec.task == "regression"
     score_values = guesses[held].astype(np.float64) if regression else (None if score is None else score[held])
     compiled = {
-        name: _numeric(floats_of(features[name])) if kind == "numeric" else _categorical(np.asarray(features[name]))
+        name: _numeric(floats_of(features[name]), FINE_BINS, means=True)
+        if kind == "numeric"
+        else _categorical(np.asarray(features[name]))
         for name, kind in spec.features.items()
         if name in features
     }
@@ -208,21 +212,8 @@ def compile_reference(
         drift=drift,
         segment_drift=by_segment,
         seasons=_seasons(plan, own if history is None else history, None if history is None else (own, held)),
-        estimate=compile_estimate(
-            plan, outcomes, rows, binned, overall, segments=_estimated_segments(columns, reference, rows)
-        )
-        if spec.alarms.estimate
-        else None,
+        estimate=compile_estimate(plan, outcomes, rows, binned, overall) if spec.alarms.estimate else None,
     )
-
-
-def _estimated_segments(
-    columns: Mapping[str, NDArray[np.object_]], reference: ReferenceStatistics, rows: Mask
-) -> dict[str, Mask]:
-    """Rows of the largest segments, as far as enough of them are held out and labelled."""
-    largest = sorted(reference.segments, key=lambda key: (-reference.segments[key], key))[:ESTIMATED_SEGMENTS]
-    found = {key: _in_segment(columns, key) for key in sorted(largest)}
-    return {key: mask for key, mask in found.items() if int((mask & rows).sum()) >= MINIMUM_SEGMENT}
 
 
 def _seasons(plan: PanePlan, history: History, ordinary: tuple[History, Mask] | None) -> Seasons | None:
@@ -294,7 +285,7 @@ def _at_least_as_spread(
 # ------------------------------------------------------------------------------------------- distributions
 
 
-def _numeric(values: Floats, bins: int = BINS) -> NumericReference:
+def _numeric(values: Floats, bins: int = BINS, *, means: bool = False) -> NumericReference:
     present = values[np.isfinite(values)]
     missing = len(values) - len(present)
     if len(present) == 0:
@@ -303,13 +294,14 @@ def _numeric(values: Floats, bins: int = BINS) -> NumericReference:
         )
     ordered = np.sort(present)
     distinct = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
-    if len(distinct) <= bins:
+    if len(distinct) <= (FEW if means else bins):
         edges = distinct[1:]
     else:
         at = (np.arange(1, bins) * len(ordered)) // bins
         edges = np.unique(ordered[at])
         edges = edges[edges > ordered[0]]
-    counts = np.diff(np.concatenate([[0], np.searchsorted(ordered, edges, side="left"), [len(ordered)]]))
+    starts = np.concatenate([[0], np.searchsorted(ordered, edges, side="left")])
+    counts = np.diff(starts, append=len(ordered))
     return NumericReference(
         edges=edges.tolist(),
         counts=counts.tolist(),
@@ -319,6 +311,8 @@ def _numeric(values: Floats, bins: int = BINS) -> NumericReference:
         mean=float(present.mean()),
         std=float(present.std()),
         sketch=_sketch(ordered),
+        means=(np.add.reduceat(ordered, starts) / counts).tolist() if means else [],
+        tails=(float(ordered[: counts[0]].std()), float(ordered[starts[-1] :].std())) if means else (0.0, 0.0),
     )
 
 
@@ -423,8 +417,10 @@ def _subjects(
     for name, compiled in reference.features.items():
         if name not in features:
             continue
-        codes, size, missing = _codes(compiled, np.asarray(features[name]))
-        yield Coded(f"feature:{name}", codes, size, everything, missing)
+        column = np.asarray(features[name])
+        codes, size, missing = _codes(compiled, column)
+        numbers = _standard(floats_of(column), compiled) if isinstance(compiled, NumericReference) else None
+        yield Coded(f"feature:{name}", codes, size, everything, missing, numbers)
     if not known.any():
         pass
     elif isinstance(reference.labels, NumericReference):
@@ -439,14 +435,20 @@ def _subjects(
     edges = coarse_edges(reference.scores)
     scored = np.isfinite(scores)
     codes = np.searchsorted(edges, np.where(scored, scores, 0.0), side="right")
-    yield Coded("prediction", codes, len(edges) + 1, held & scored)
+    yield Coded("prediction", codes, len(edges) + 1, held & scored, None, _standard(scores, reference.scores))
+
+
+def _standard(values: Floats, compiled: NumericReference) -> Floats | None:
+    """Numbers in the reference's standard deviations from its mean."""
+    return (values - compiled.mean) / compiled.std if compiled.std > 0 else None
 
 
 def _codes(compiled: FeatureReference, column: Values) -> tuple[Indexes, int, Mask]:
     if isinstance(compiled, NumericReference):
         values = floats_of(column)
         missing = np.isnan(values)
-        return np.searchsorted(compiled.edges, values, side="right"), len(compiled.counts), missing
+        whole = coarsened(compiled)
+        return np.searchsorted(whole.edges, values, side="right"), len(whole.counts), missing
     missing = missing_in(column)
     table = {key: index for index, key in enumerate(compiled.categories)}
     return codes_by_key(column, table), len(table) + 1, missing

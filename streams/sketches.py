@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,6 +51,35 @@ def bin_centres(reference: NumericReference) -> Floats:
         if len(found) == len(middle):
             middle = np.clip(found, np.minimum(low, high), np.maximum(low, high))
     return np.maximum.accumulate(middle)
+
+
+def coarse_groups(reference: NumericReference, bins: int = COARSE_BINS) -> NDArray[np.int64]:
+    """Bin of the comparison, of about `bins` that hold equal shares of the reference, by bin of the reference.
+
+    Returns
+    -------
+    array, shape (len(counts),), ascending
+    """
+    size, total = len(reference.counts), sum(reference.counts)
+    if size <= bins or not total:
+        return np.arange(size)
+    below = np.cumsum(reference.counts)[:-1]
+    kept = np.unique(np.searchsorted(below, np.arange(1, bins) * total // bins, side="right") - 1)
+    return np.searchsorted(kept[kept >= 0], np.arange(size) - 1, side="right")
+
+
+def coarsened(reference: NumericReference) -> NumericReference:
+    """The reference in the bins of the comparison."""
+    groups = coarse_groups(reference)
+    if len(groups) == 0 or int(groups[-1]) == len(groups) - 1:
+        return reference
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    return msgspec.structs.replace(
+        reference,
+        edges=[reference.edges[at - 1] for at in starts[1:]],
+        counts=np.add.reduceat(reference.counts, starts).tolist(),
+        means=[],
+    )
 
 
 def coarse_edges(scores: NumericReference, bins: int = COARSE_BINS) -> list[float]:

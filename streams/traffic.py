@@ -12,9 +12,10 @@ from schemas.reference import CategoricalReference, NumericReference
 from streams.columns import Floats, Indexes, codes_by_key, missing_in
 from streams.metrics.batch import class_indexes
 from streams.metrics.view import Dense
-from streams.panes import CLIP, COARSE, FeatureSlots, PanePlan
+from streams.panes import CLIP, COARSE, TAIL, FeatureSlots, PanePlan
 
 _MOST_CLIPPED = CLIP * COARSE
+_TO_TAIL = TAIL / COARSE
 _FEW_EDGES = 32
 _BLOCK = 1 << 15
 """Rows at a time: what is computed of a column of them stays in the cache."""
@@ -134,12 +135,13 @@ class _Sums:
         elif where.any():
             self.total[:, position] += np.bincount(self._group[where], minlength=self._count)
 
-    def add(self, position: int, amounts: Floats) -> None:
-        """A whole amount for every row: as floats, whose sums over a block are exact (2^39 at most)."""
+    def add(self, position: int, amounts: Floats, where: NDArray[np.bool_] | None = None) -> None:
+        """A whole amount for every row `where`: as floats, whose sums over a block are exact (2^39 at most)."""
         if self._group is None:
             self.total[0, position] += int(amounts.sum())
         else:
-            summed = np.bincount(self._group, weights=amounts, minlength=self._count)
+            group = self._group if where is None else self._group[where]
+            summed = np.bincount(group, weights=amounts, minlength=self._count)
             self.total[:, position] += summed.astype(np.int64)
 
 
@@ -181,7 +183,19 @@ def _numbers(sums: _Sums, slots: FeatureSlots, reference: NumericReference, colu
         standard = values - reference.mean
         standard *= PanePlan.unit(reference)
     np.clip(standard, -_MOST_CLIPPED, _MOST_CLIPPED, out=standard)
+    for position, within in _tails(slots, edges, values):
+        sums.add(position, np.rint(standard[within] * _TO_TAIL), within)
     sums.add(slots.total, np.rint(standard, out=standard))
+
+
+def _tails(
+    slots: FeatureSlots, edges: list[float], values: Floats
+) -> tuple[tuple[int, NDArray[np.bool_]], tuple[int, NDArray[np.bool_]]]:
+    """Sums of the first and the last bin, and the values that belong there; without an edge they are one bin."""
+    if not edges:
+        everything = np.ones(len(values), dtype=bool)
+        return (slots.first_total, everything), (slots.last_total, everything)
+    return (slots.first_total, values < edges[0]), (slots.last_total, values >= edges[-1])
 
 
 def _read(column: NDArray[np.generic]) -> tuple[Floats, NDArray[np.bool_] | None, NDArray[np.bool_] | None]:

@@ -24,10 +24,12 @@ from benchmarks.detection.fleet_world import DAY_MS, Days, World, learn, panes, 
 from schemas.codec import utc
 from schemas.durations import parse_rate
 from schemas.events import DriftMetric, Observation, PaneClosed
+from schemas.reference import NumericReference
 from schemas.specification import Specification
 from streams.drift.volume import VolumeState
 from streams.panes import PanePlan
 from streams.series import Pane, Series
+from streams.sketches import coarse_groups
 from streams.versions import Versions
 from streams.windows import Frame, Window
 
@@ -207,8 +209,11 @@ def _naive(plan: PanePlan, counts: Counts) -> NDArray[np.bool_]:
     """The rule many start with: chi-squared of every feature every day against the reference, alarm where p < 0.05."""
     out = []
     for name, slots in plan.features.items():
-        seen = counts[:, slots.bins].astype(np.float64)
-        reference = np.array(plan.reference.features[name].counts, dtype=np.float64)
+        feature = plan.reference.features[name]
+        assert isinstance(feature, NumericReference)
+        starts = np.flatnonzero(np.diff(coarse_groups(feature), prepend=-1))
+        seen = np.add.reduceat(counts[:, slots.bins], starts, axis=1).astype(np.float64)
+        reference = np.add.reduceat(np.array(feature.counts, dtype=np.float64), starts)
         n, m = seen.sum(axis=1), reference.sum()
         ratio = np.sqrt(m / n)[:, None]
         statistic = ((seen * ratio - reference / ratio) ** 2 / np.maximum(seen + reference, 1.0)).sum(axis=1)

@@ -13,7 +13,7 @@ from scipy import special
 from schemas.reference import NumericReference
 from schemas.specification import Specification, parse
 from streams.metrics.batch import label_counters
-from streams.panes import COARSE, PanePlan
+from streams.panes import COARSE, TAIL, PanePlan
 from streams.reference import compile_reference
 
 DAY_MS: Final = 86_400_000
@@ -181,4 +181,8 @@ def _feature(plan: PanePlan, name: str, out: Counts, shift: Floats, rng: np.rand
     out[:, slots.low] = drawn[:, 0]
     out[:, slots.high] = drawn[:, -1]
     mean = rows * (shift - reference.mean) + math.sqrt(rows) * rng.normal(size=len(out))
+    # Of the outer bins, means as the reference's: nothing that decides here is made of them.
+    for position, column in ((slots.first_total, 0), (slots.last_total, -1)):
+        typical = (reference.means[column] - reference.mean) / (reference.std or 1.0)
+        out[:, position] = np.rint(bins[:, column] * typical * TAIL).astype(np.int64)
     out[:, slots.total] = np.rint(mean / (reference.std or 1.0) * COARSE).astype(np.int64)

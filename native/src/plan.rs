@@ -13,6 +13,7 @@ static TABLES: Shared<Table> = Shared::new();
 
 const COARSE: f64 = 65536.0;
 const CLIP: f64 = 256.0 * COARSE;
+const TO_TAIL: f64 = 256.0 / COARSE;
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Task {
@@ -31,6 +32,8 @@ pub struct Numeric {
     below: u32,
     above: u32,
     total: u32,
+    first_total: u32,
+    last_total: u32,
 }
 
 pub struct Categorical {
@@ -84,8 +87,6 @@ pub struct Slots {
     pub decided: u32,
     pub hits: u32,
     pub ranks: u32,
-    pub bin_scored: u32,
-    pub bin_error_abs: u32,
 }
 
 pub struct Plan {
@@ -195,8 +196,6 @@ impl Plan {
             decided: w.u32()?,
             hits: w.u32()?,
             ranks: w.u32()?,
-            bin_scored: w.u32()?,
-            bin_error_abs: w.u32()?,
         };
         let edges = w.list(Words::f64)?;
         let label_edges = w.list(Words::f64)?;
@@ -223,6 +222,8 @@ impl Plan {
                     below: w.u32()?,
                     above: w.u32()?,
                     total: w.u32()?,
+                    first_total: w.u32()?,
+                    last_total: w.u32()?,
                 })
             } else {
                 let mut table = w.list(|w| Some((w.text()?, w.u32()?)))?;
@@ -370,7 +371,17 @@ impl Numeric {
             Scalar::Text(_) => return add(self.invalid, 1),
         };
         let standard = ((value - mean) * unit).clamp(-CLIP, CLIP);
-        add(self.start + bisect_right(edges, value), 1);
+        let bin = bisect_right(edges, value);
+        add(self.start + bin, 1);
+        if bin == 0 || bin == self.edges {
+            let tail = rounded(standard * TO_TAIL);
+            if tail != 0 && bin == 0 {
+                add(self.first_total, tail);
+            }
+            if tail != 0 && bin == self.edges {
+                add(self.last_total, tail);
+            }
+        }
         if value < low {
             add(self.below, 1);
         } else if value > high {

@@ -40,7 +40,7 @@ class SegmentTable:
         # Bounds take the scatter of the whole between windows, which more events tell better; noise is the segment's.
         self.table = SubjectTable(
             plan,
-            [with_noise(plan, replace(subject, reference=np.array(known[key]))) for key in self.segments]
+            [with_noise(plan, replace(subject, reference=np.array(known[key]), ordered=None)) for key in self.segments]
             if subject is not None
             else [],
         )

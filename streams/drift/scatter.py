@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.specification import DriftMeasure
-from streams.columns import Indexes, Mask
+from streams.columns import Floats, Indexes, Mask
 from streams.drift.measures import noise_of, rows_of
-from streams.panes import PanePlan
+from streams.drift.ordered import OrderedTable
+from streams.panes import CLIP, PanePlan
 
 if TYPE_CHECKING:
     from streams.drift.subjects import Subject
@@ -24,6 +26,7 @@ PRIOR_EXCESS: Final = 0.02
 """As PSI of about `BINS` bins; other distances take as much in proportion to their noise."""
 BINS: Final = 10
 PRIOR_DOF_WINDOWS: Final = 10
+_ORDERED: Final = ("ks", "wasserstein")
 UNSURE: Final = 1.5
 """Standard errors by which a mean of few windows is raised (a chi-squared scatters as much as its mean)."""
 
@@ -45,13 +48,17 @@ def drift_key(subject: str, window: str, statistic: str) -> str:
 
 
 class Coded(NamedTuple):
-    """One subject: bin of every row, number of bins, rows that count, and which of them are missing."""
+    """One subject: bin of every row, number of bins, rows that count, which of them are missing.
+
+    `values`: numbers in the reference's standard deviations from its mean.
+    """
 
     subject: str
     codes: Indexes
     size: int
     rows: Mask
     missing: Mask | None = None
+    values: Floats | None = None
 
 
 def own_windows(plan: PanePlan, coded: Coded, times: Indexes, watched: Subject | None = None) -> dict[str, float]:
@@ -68,7 +75,7 @@ def own_windows(plan: PanePlan, coded: Coded, times: Indexes, watched: Subject |
     longer than half the reference take the panes' figure, halved for every doubling of length but the first (panes
     of real data are correlated).
     """
-    subject, codes, size, rows, missing = coded
+    subject, codes, size, rows, missing, _ = coded
     used = rows if missing is None else rows & ~missing
     out: dict[str, float] = {}
     pane = times // plan.pane_ms
@@ -89,6 +96,7 @@ def own_windows(plan: PanePlan, coded: Coded, times: Indexes, watched: Subject |
         return out
     single: tuple[float, float] | None = None
     top = 1.0
+    ordered = _ordered_rows(coded, watched, inside, pane - start, count)
     lengths = {name: window.length_ms for name, window in plan.spec.time_windows.items()}
     for window, length_ms in (lengths or {"pane": plan.pane_ms}).items():
         length = length_ms // plan.pane_ms
@@ -97,7 +105,8 @@ def own_windows(plan: PanePlan, coded: Coded, times: Indexes, watched: Subject |
             rolled = _rolled(counts, length)
             sizes = rolled.sum(axis=1)
             enough = sizes >= MINIMUM_WINDOW
-            figures = _scatter(rolled[enough], whole, length, watched)
+            rows_found = None if ordered is None else ordered(length, enough)
+            figures = _scatter(rolled[enough], whole, length, watched, rows_found)
             top = float((rolled[enough].max(axis=1) / sizes[enough]).max(initial=0.0)) if enough.any() else 1.0
         else:
             figures = (single[0] / max(length / 2, 1.0), single[1])
@@ -113,6 +122,29 @@ def own_windows(plan: PanePlan, coded: Coded, times: Indexes, watched: Subject |
     return out
 
 
+def _ordered_rows(
+    coded: Coded, watched: Subject | None, inside: Mask, pane: Indexes, count: int
+) -> Callable[[int, Mask], Floats] | None:
+    """Squares of the distances of the windows of so many panes, of which some are asked for; None: bins tell them."""
+    if watched is None or watched.ordered is None or coded.values is None or watched.measure not in _ORDERED:
+        return None
+    reference = watched.ordered
+    table = OrderedTable([reference])
+    size = table.shape[1]
+    values, pane = np.clip(coded.values[inside], -CLIP, CLIP), pane[inside]
+    codes = np.searchsorted(reference.edges, values, side="right")
+    counts = np.bincount(pane * size + codes, minlength=count * size).reshape(count, size)
+    sums = np.zeros((count, 5))
+    for column, rows in enumerate((codes >= 0, codes == 0, codes == size - 1), start=2):
+        sums[:, column] = np.bincount(pane[rows], weights=values[rows], minlength=count)
+
+    def squares(length: int, used: Mask) -> Floats:
+        windows, rest = _rolled(counts, length)[used], _rolled(sums, length)[used]
+        return np.asarray(table.distances(windows.astype(np.float64), rest)[_ORDERED.index(watched.measure)] ** 2)
+
+    return squares
+
+
 def _rolled(counts: NDArray[Any], length: int) -> NDArray[Any]:
     """Sums of every `length` neighbouring rows."""
     sums = np.concatenate([np.zeros((1, *counts.shape[1:]), dtype=counts.dtype), np.cumsum(counts, axis=0)])
@@ -120,25 +152,33 @@ def _rolled(counts: NDArray[Any], length: int) -> NDArray[Any]:
 
 
 def _scatter(
-    windows: NDArray[np.int64], whole: NDArray[np.int64], length: int, watched: Subject | None
+    windows: NDArray[np.int64],
+    whole: NDArray[np.int64],
+    length: int,
+    watched: Subject | None,
+    rows: Floats | None,
 ) -> tuple[float, float]:
     """Mean distance beyond chance, and the degrees of freedom of a scaled chi-squared with its scatter.
 
     Notes
     -----
-    On the scale of `streams.drift.measures`. Few windows know neither: the mean is raised by what it may be off by, the
-    degrees of freedom are drawn to 1, the longest tail (days that differ by one shift).
+    On the scale of `streams.drift.measures`; `rows` are the windows' distances where bins alone do not tell them. Few
+    windows know neither: the mean is raised by what it may be off by, the degrees of freedom are drawn to 1, the
+    longest tail (days that differ by one shift).
     """
     measure: DriftMeasure = "psi" if watched is None else watched.measure
     gaps = None if watched is None else watched.gaps
     scale, freedom = noise_of(measure, whole.astype(np.float64), gaps)
     prior = PRIOR_EXCESS if measure == "psi" else PRIOR_EXCESS * scale / (BINS - 1)
+    if measure == "wasserstein" and watched is not None:
+        scale = watched.noise[0]
     independent = len(windows) / length
     if len(windows) < 2:
         return prior, 1.0
     n = windows.sum(axis=1).astype(np.float64)
     total = float(whole.sum())
-    rows = rows_of(measure, windows.astype(np.float64), whole.astype(np.float64), gaps)
+    if rows is None:
+        rows = rows_of(measure, windows.astype(np.float64), whole.astype(np.float64), gaps)
     values = rows / np.maximum(1.0 - n / total, 0.25) ** 2
     noise = scale * (1.0 / np.maximum(n, 1.0) + 1.0 / max(total, 1.0))
     seen = max(float((values - noise).mean()), 0.0)

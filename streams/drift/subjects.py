@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,16 @@ from numpy.typing import NDArray
 from schemas.reference import CategoricalReference, FeatureReference, NumericReference
 from schemas.specification import DriftMeasure
 from streams.drift.measures import measure_of, noise_of
+from streams.drift.ordered import Ordered
 from streams.panes import FeatureSlots, PanePlan
-from streams.sketches import bin_centres, coarse_edges
+from streams.sketches import COARSE_BINS, bin_centres, coarse_edges, coarse_groups, coarsened
 
 Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+ORDERED_SCORES: Final = 20
+"""Bins of equal shares of scores that KS and Wasserstein are measured by; others are added beyond the outer ones."""
+OUTER: Final = (0.1, 0.3, 0.5, 0.75)
+"""Where those end, as parts of the way from 0 or 1 to the outer quantile."""
 DriftKind = Literal["data-drift", "prediction-drift", "label-drift"]
 
 
@@ -48,8 +55,10 @@ class Subject:
     scale: float = 1.0
     slots: FeatureSlots | None = None
     groups: NDArray[np.int64] | None = None
-    """Prediction scores are counted finer than they are compared: bin of the comparison by fine bin."""
+    """Numbers are counted finer than they are compared: bin of the comparison by fine bin."""
 
+    ordered: Ordered | None = None
+    """What KS and Wasserstein are measured by; None: by the bins of the comparison."""
     measure: DriftMeasure = "psi"
     """Distance that decides about its drift."""
     noise: tuple[float, float] = (1.0, 1.0)
@@ -84,20 +93,43 @@ def subjects(plan: PanePlan) -> tuple[Subject, ...]:
 def with_noise(plan: PanePlan, subject: Subject) -> Subject:
     """The subject with the measure that decides about it, and what chance adds to that."""
     measure = measure_of(plan.spec.alarms.drift, ordered=len(subject.gaps) > 0)
-    return replace(
-        subject, measure=measure, noise=noise_of(measure, subject.reference.astype(np.float64), subject.gaps)
-    )
+    noise = noise_of(measure, subject.reference.astype(np.float64), subject.gaps)
+    if measure == "wasserstein" and subject.ordered is not None:
+        noise = (subject.ordered.chance(), noise[1])
+    return replace(subject, measure=measure, noise=noise)
 
 
 def _feature(plan: PanePlan, name: str, slots: FeatureSlots) -> Subject:
     reference = plan.reference.features[name]
+    if not isinstance(reference, NumericReference):
+        return Subject(f"feature:{name}", "data-drift", _counts(reference), reference.missing, slots=slots)
+    whole = coarsened(reference)
+    sums = (slots.low, slots.high, slots.total, slots.first_total, slots.last_total)
     return Subject(
         f"feature:{name}",
         "data-drift",
-        _counts(reference),
+        _counts(whole),
         reference.missing,
-        bin_centres(reference) if isinstance(reference, NumericReference) else None,
-        reference.std if isinstance(reference, NumericReference) else 1.0,
+        bin_centres(whole),
+        reference.std,
+        slots,
+        groups=None if whole is reference else coarse_groups(reference),
+        ordered=_ordered(reference, np.arange(len(reference.counts)), sums),
+    )
+
+
+def _ordered(
+    reference: NumericReference, groups: Counts, slots: tuple[int, int, int, int, int] | None = None
+) -> Ordered | None:
+    """None where the reference does not know what it takes."""
+    if reference.std <= 0 or len(reference.means) != len(reference.counts):
+        return None
+    return Ordered(
+        np.array(reference.counts, dtype=np.int64),
+        (np.array(reference.edges) - reference.mean) / reference.std,
+        (np.array(reference.means) - reference.mean) / reference.std,
+        (reference.tails[0] / reference.std, reference.tails[1] / reference.std),
+        groups,
         slots,
     )
 
@@ -113,18 +145,45 @@ def _prediction(plan: PanePlan) -> Subject:
     if scores is None or not sum(scores.counts):
         return Subject("prediction", "prediction-drift", _counts(plan.reference.predictions))
     edges = coarse_edges(scores)
-    coarse = np.searchsorted(edges, [scores.minimum, *scores.edges], side="right")
-    fine = np.searchsorted(edges, [-np.inf, *plan.score_edges], side="right")
-    size = len(edges) + 1
-    weight = np.asarray(scores.counts, dtype=np.float64)
-    centre = np.bincount(coarse, weights=bin_centres(scores) * weight, minlength=size)
+    groups, counts, centres = _grouped(plan, scores, edges)
     return Subject(
         "prediction",
         "prediction-drift",
-        np.bincount(coarse, weights=weight, minlength=size).astype(np.int64),
-        centres=np.maximum.accumulate(centre / np.maximum(np.bincount(coarse, weights=weight, minlength=size), 1.0)),
+        counts.astype(np.int64),
+        centres=np.maximum.accumulate(centres),
         scale=scores.std,
-        groups=fine.astype(np.int64),
+        groups=groups,
+        ordered=_ordered_scores(plan, scores),
+    )
+
+
+def _grouped(plan: PanePlan, scores: NumericReference, edges: Sequence[float]) -> tuple[Counts, Floats, Floats]:
+    """Bin of every counter of scores, and the reference's counts and typical values by bin (0 where it has none)."""
+    coarse = np.searchsorted(edges, [scores.minimum, *scores.edges], side="right")
+    fine = np.searchsorted(edges, [-np.inf, *plan.score_edges], side="right")
+    weight = np.asarray(scores.counts, dtype=np.float64)
+    counts = np.bincount(coarse, weights=weight, minlength=len(edges) + 1)
+    centres = np.bincount(coarse, weights=bin_centres(scores) * weight, minlength=len(edges) + 1)
+    return fine.astype(np.int64), counts.astype(np.float64), centres / np.maximum(counts, 1.0)
+
+
+def _ordered_scores(plan: PanePlan, scores: NumericReference) -> Ordered | None:
+    """Probabilities: of their bins, hundreds, so many as KS and Wasserstein need."""
+    if scores.std <= 0 or plan.task == "regression" or len(scores.counts) <= COARSE_BINS:
+        return None
+    inner = coarse_edges(scores, ORDERED_SCORES)
+    # Beyond the outer quantiles, too: no sums say where a window's scores lie there.
+    outer = [part * inner[0] for part in OUTER] + [1 - part * (1 - inner[-1]) for part in OUTER]
+    known = np.asarray(plan.score_edges)
+    snapped = known[np.clip(np.searchsorted(known, outer), 0, len(known) - 1)]
+    edges = np.array(sorted({*inner, *snapped.tolist()}))
+    groups, counts, typical = _grouped(plan, scores, edges.tolist())
+    low, high = np.concatenate([[0.0], edges]), np.concatenate([edges, [1.0]])
+    # Typical values are medians of fine bins: near the means, and kept within what they are means of.
+    means = np.clip(np.where(counts > 0, typical, (low + high) / 2), low, high)
+    unit = scores.std
+    return Ordered(
+        counts.astype(np.int64), (edges - scores.mean) / unit, (means - scores.mean) / unit, (0.0, 0.0), groups, None
     )
 
 

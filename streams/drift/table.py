@@ -16,8 +16,9 @@ from scipy import special
 
 from streams.drift.distances import SMOOTHING
 from streams.drift.measures import MEASURES, SCALES, chi2_rows
+from streams.drift.ordered import OrderedTable
 from streams.drift.subjects import Subject, positions
-from streams.panes import COARSE, PanePlan
+from streams.panes import COARSE, TAIL, PanePlan
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -25,6 +26,7 @@ Indexes = NDArray[np.int64]
 Statistics = dict[str, float | None]
 
 _REST: Final = ("missing", "invalid", "low", "high", "total")
+_UNITS: Final = np.array([1.0, 1.0, 1.0 / COARSE, 1.0 / TAIL, 1.0 / TAIL])
 
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class SubjectTable:
             self.reference[row, :size] = subject.reference
             self._padding[row, :size] = 0.0
             self._gaps[row, : len(subject.gaps)] = subject.gaps
+        self._order(plan)
         self.numbers = np.array([subject.centres is not None for subject in self.subjects], dtype=bool)
         self.reference_n = np.array([subject.reference_n for subject in self.subjects], dtype=np.float64)
         self.bins = np.array([subject.bins for subject in self.subjects], dtype=np.float64)
@@ -94,6 +97,27 @@ class SubjectTable:
         self._rest = np.array(
             [[getattr(s.slots, name) for name in _REST] for s in self.subjects if s.slots is not None], dtype=np.int64
         ).reshape(-1, len(_REST))
+
+    def _order(self, plan: PanePlan) -> None:
+        """What KS and Wasserstein are measured by, where more is known than the bins of the comparison."""
+        known = [(row, s, s.ordered) for row, s in enumerate(self.subjects) if s.ordered is not None]
+        self.ordered = OrderedTable([ordered for _, _, ordered in known])
+        self.ordered_rows = np.array([row for row, _, _ in known], dtype=np.int64)
+        width = self.ordered.shape[1]
+        at = [positions(plan, subject)[0] for _, subject, _ in known]
+        nothing = [np.zeros(0, np.int64)]
+        self._fine = np.concatenate([*nothing, *at])
+        self._fine_cells = np.concatenate([*nothing, *(o.groups + row * width for row, (_, _, o) in enumerate(known))])
+        slots = [ordered.slots or (-1,) * len(_UNITS) for _, _, ordered in known]
+        self._fine_rest = np.array(slots, dtype=np.int64).reshape(-1, len(_UNITS))
+
+    def fine(self, window: Counts) -> tuple[Floats, Floats]:
+        """Counts and sums of a window as `OrderedTable.distances` takes them."""
+        shape = self.ordered.shape
+        flat = np.bincount(self._fine_cells, window[self._fine].astype(np.float64), shape[0] * shape[1])
+        rest = window[self._fine_rest] * _UNITS
+        rest[self._fine_rest[:, 0] < 0] = 0.0
+        return flat.astype(np.float64, copy=False).reshape(shape), rest
 
     def told(self, scaled: Floats) -> Floats:
         """Distances on the measures' common scale in their own numbers, shape (subjects,)."""
@@ -174,6 +198,11 @@ class Measured:
         return np.asarray(np.abs(cumulative - self.table._cumulative))
 
     @cached_property
+    def _ordered(self) -> tuple[Floats, Floats]:
+        """KS and Wasserstein of the rows that the table can tell more finely."""
+        return self.table.ordered.distances(*self.table.fine(self._window))
+
+    @cached_property
     def ks(self) -> Floats:
         """Kolmogorov-Smirnov distance, shape (subjects,); means something for numbers.
 
@@ -185,6 +214,8 @@ class Measured:
         if len(rows):
             beyond = self.rest[:, 2:4].max(axis=1) / np.maximum(self.n[rows], 1.0)
             largest[rows] = np.maximum(largest[rows], beyond)
+        if len(self.table.ordered_rows):
+            largest[self.table.ordered_rows] = self._ordered[0]
         return np.asarray(largest)
 
     @cached_property
@@ -197,7 +228,10 @@ class Measured:
     @cached_property
     def wasserstein(self) -> Floats:
         """First Wasserstein distance in standard deviations of the reference, shape (subjects,); of numbers."""
-        return np.asarray(np.einsum("ij,ij->i", self._gap[:, :-1], self.table._gaps))
+        out = np.einsum("ij,ij->i", self._gap[:, :-1], self.table._gaps)
+        if len(self.table.ordered_rows):
+            out[self.table.ordered_rows] = self._ordered[1]
+        return np.asarray(out)
 
     @cached_property
     def chi2(self) -> Floats:

@@ -15,15 +15,15 @@ import numpy as np
 from scipy import sparse
 
 from schemas.metrics import split
+from schemas.reference import NumericReference
 from streams.columns import Floats, Indexes
 from streams.panes import PanePlan
+from streams.sketches import coarse_groups
 
 RIDGE: Final = 100.0
 """Rows with the mean loss that every bin is drawn towards."""
 LEAST_SHARE: Final = 0.05
 """An estimate never falls below this share of the reference's loss: sums of bins may."""
-STATE_BYTES: Final = 48
-"""What `LevelState.pack` makes."""
 PRIOR_SPREAD: Final = 0.1
 PRIOR_PANES: Final = 3.0
 _LEVEL: Final = 1.0
@@ -59,9 +59,7 @@ class LevelState(NamedTuple):
     @classmethod
     def unpack(cls, data: bytes, count: int) -> list[LevelState]:
         """What `pack` wrote, `count` times; nothing where it is of another number."""
-        return (
-            [cls(*numbers) for numbers in struct.iter_unpack("<6d", data)] if len(data) == STATE_BYTES * count else []
-        )
+        return [cls(*numbers) for numbers in struct.iter_unpack("<6d", data)] if len(data) == 48 * count else []
 
 
 def loss_of(name: str, miss: Floats) -> Floats | None:
@@ -82,7 +80,11 @@ def positions_of(plan: PanePlan) -> list[tuple[int, ...]]:
     scores = plan.slots["scores"]
     out: list[tuple[int, ...]] = [(at,) for at in range(scores.start, scores.stop)]
     for where in plan.features.values():
-        out += [(at,) for at in range(where.bins.start, where.bins.stop)]
+        feature = plan.reference.features[where.name]
+        size = where.bins.stop - where.bins.start
+        groups = coarse_groups(feature) if isinstance(feature, NumericReference) else np.arange(size)
+        for group in range(int(groups[-1]) + 1):
+            out.append(tuple((where.bins.start + np.flatnonzero(groups == group)).tolist()))
         out.append((where.missing, where.invalid))
     return out
 

@@ -20,7 +20,6 @@ _SLOTS: Final = (
     *("calibration_n", "calibration_hits", "calibration_total"),
     *("labels", "clipped", "error", "error_abs", "error_square_high", "error_square_low", "ape", "ape_n"),
     *("label_total", "label_square_high", "label_square_low", "truth", "decided", "hits", "ranks"),
-    *("bin_scored", "bin_error_abs"),
 )
 _I64: Final = 1 << 63
 
@@ -74,7 +73,8 @@ def describe(plan: PanePlan) -> bytes:
                 _u32(0, where.bins.start),
                 _floats(feature.edges),
                 struct.pack("<dddd", feature.minimum, feature.maximum, feature.mean, plan.unit(feature)),
-                _u32(where.missing, where.invalid, where.low, where.high, where.total),
+                _u32(where.missing, where.invalid, where.low, where.high),
+                _u32(where.total, where.first_total, where.last_total),
             ]
         else:
             table = [(category, where.bins.start + index) for index, category in enumerate(feature.categories)]

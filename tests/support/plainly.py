@@ -21,8 +21,9 @@ from streams.drift.distances import (
     wasserstein,
 )
 from streams.drift.measures import chi2_rows
-from streams.drift.subjects import Subject, subjects
-from streams.panes import COARSE, FeatureSlots, PanePlan
+from streams.drift.ordered import SOON
+from streams.drift.subjects import Subject, positions, subjects
+from streams.panes import COARSE, TAIL, FeatureSlots, PanePlan
 from streams.windows import Window
 
 Counts = NDArray[np.int64]
@@ -31,7 +32,10 @@ Counts = NDArray[np.int64]
 def observed(plan: PanePlan, subject: Subject, counts: Counts) -> Counts:
     """A window's counts of a subject, in the bins of its reference."""
     if subject.slots is not None:
-        return counts[subject.slots.bins]
+        fine = counts[subject.slots.bins]
+        if subject.groups is None:
+            return fine
+        return np.bincount(subject.groups, weights=fine, minlength=len(subject.reference)).astype(np.int64)
     if subject.name == "prediction":
         if subject.groups is None:
             return counts[plan.slots["predictions"]]
@@ -45,7 +49,7 @@ def observed(plan: PanePlan, subject: Subject, counts: Counts) -> Counts:
     return np.asarray(counts[plan.slots["confusion"]].reshape(side, side).sum(axis=1), dtype=np.int64)
 
 
-def statistics(subject: Subject, counts: Counts, window: Counts) -> dict[str, float | None]:
+def statistics(plan: PanePlan, subject: Subject, counts: Counts, window: Counts) -> dict[str, float | None]:
     """Every statistic of a subject in a window."""
     n = int(counts.sum())
     out: dict[str, float | None] = {}
@@ -60,14 +64,61 @@ def statistics(subject: Subject, counts: Counts, window: Counts) -> dict[str, fl
             out["chi2_p"] = chi_squared_p(counts, subject.reference)
         else:
             distance = kolmogorov_smirnov(counts, subject.reference)
+            far = wasserstein(counts, subject.reference, subject.centres, subject.scale)
             if subject.slots is not None:
                 distance = max(distance, int(window[subject.slots.low]) / n, int(window[subject.slots.high]) / n)
+            if subject.ordered is not None:
+                distance, far = _ordered(subject, window, positions(plan, subject)[0])
             out["ks"] = distance
             out["ks_p"] = kolmogorov_smirnov_p(distance, n, subject.reference_n)
-            out["wasserstein"] = wasserstein(counts, subject.reference, subject.centres, subject.scale)
+            out["wasserstein"] = far
     if subject.slots is not None:
         out.update(_of_feature(subject, subject.slots, n, window))
     return out
+
+
+def _ordered(subject: Subject, window: Counts, at: Counts) -> tuple[float, float]:
+    """KS and Wasserstein distance of numbers that are counted finely: bin by bin."""
+    o = subject.ordered
+    assert o is not None
+    bins, edges = len(o.counts), o.edges
+    mine = [int(window[at[o.groups == bin_]].sum()) for bin_ in range(bins)]
+    n, m = sum(mine), int(o.counts.sum())
+    gaps = [sum(mine[: k + 1]) / n - int(o.counts[: k + 1].sum()) / m for k in range(bins)]
+    low = high = total = first = last = 0.0
+    if o.slots is not None:
+        low, high, total, first, last = (int(window[slot]) / n for slot in o.slots)
+        total, first, last = total / COARSE, first / TAIL, last / TAIL
+    ks = max(*map(abs, gaps), low, high)
+    several = [o.tails[0] > 1e-9, *(bool(o.means[k] - edges[k - 1] > 1e-9) for k in range(1, bins))]
+    if mine[0] == 0 and low == 0 and bins > 2:
+        ks = max(ks, _until_first(mine, o.counts.tolist(), several))
+    if mine[-1] == 0 and high == 0 and bins > 2:
+        ks = max(ks, _until_first(mine[::-1], o.counts.tolist()[::-1], several[::-1]))
+    far = 0.0
+    for k in range(1, bins - 1):
+        one, other = gaps[k - 1], gaps[k]
+        lower, upper = float(o.means[k] - edges[k - 1]), float(edges[k] - o.means[k])
+        if one * other < 0 and several[k]:
+            far += (one**2 + other**2) / (2 * (abs(one) + abs(other))) * (lower + upper)
+        else:
+            far += abs(one) * lower + abs(other) * upper
+    outer = float(edges[0] - o.means[0]), float(o.means[-1] - edges[-1])
+    if o.slots is None:
+        return ks, far + abs(gaps[0]) * outer[0] + abs(gaps[-2]) * outer[1]
+    far += abs(float(edges[0]) * mine[0] / n - first - outer[0] * int(o.counts[0]) / m)
+    far += abs(last - float(edges[-1]) * mine[-1] / n - outer[1] * int(o.counts[-1]) / m)
+    return ks, max(far, abs(total))
+
+
+def _until_first(mine: list[int], reference: list[int], several: list[bool]) -> float:
+    """Share of the reference before the first value of the window, as a straight line tells it."""
+    at = next(k for k, count in enumerate(mine) if count)
+    if at + 1 >= len(mine) or not (several[at] and several[at + 1] and mine[at + 1]):
+        return 0.0
+    width = reference[at] / sum(reference)
+    within = min(mine[at] / (mine[at + 1] / (reference[at + 1] / sum(reference))), width)
+    return sum(reference[: at + 1]) / sum(reference) - (width - SOON * (width - within))
 
 
 def _of_feature(subject: Subject, slots: FeatureSlots, n: int, window: Counts) -> dict[str, float | None]:
@@ -104,7 +155,7 @@ def _drift(
     n = int(counts.sum())
     if n < cal.MINIMUM_TRAFFIC:
         return
-    found = statistics(subject, counts, total)
+    found = statistics(plan, subject, counts, total)
     value = found["psi"]
     assert value is not None
     p = Equipment.of(plan).allowance.drift

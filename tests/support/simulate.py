@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.events import DeltaRecord, JoinedDelta, Observation, PaneDelta
-from schemas.reference import NumericReference
 from schemas.specification import Specification
 from streams.aggregate import AggregatePartition
 from streams.metrics.batch import label_counters
 from streams.packed import pack_dense
 from streams.panes import PanePlan
 from streams.reference import compile_reference
+from streams.traffic import traffic_counters
 from tests.support.plans import specification
 from tests.support.replay import DAY, watermark
 
@@ -113,16 +113,8 @@ def record_of(plan: PanePlan, rows: Day, day: int) -> JoinedDelta:
 
 
 def _features(plan: PanePlan, rows: Day, counts: NDArray[np.int64]) -> None:
-    slots = plan.features["distance"]
-    reference = plan.reference.features["distance"]
-    assert isinstance(reference, NumericReference)
-    present = rows["distance"][~np.isnan(rows["distance"])]
-    bins = np.searchsorted(reference.edges, present, side="right")
-    counts[slots.bins] = np.bincount(bins, minlength=len(reference.counts))
-    counts[slots.missing] = len(rows["distance"]) - len(present)
-    slots = plan.features["origin"]
-    names = plan.reference.features["origin"].categories  # type: ignore[union-attr]
-    counts[slots.bins] = [*(int((rows["origin"] == name).sum()) for name in names), 0]
+    counted = traffic_counters(plan, {name: rows[name] for name in plan.features})[0]
+    counts[plan.segment_size :] = counted[plan.segment_size :]
 
 
 def live(

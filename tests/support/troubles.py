@@ -110,6 +110,8 @@ def _stuck(plan: PanePlan, counts: Counts) -> None:
     n = counts[slots.bins].sum()
     counts[slots.bins] = 0
     counts[slots.bins.start + 3] = n
+    counts[slots.total] = -n * COARSE
+    counts[[slots.first_total, slots.last_total]] = 0
 
 
 def _typed_wrong(plan: PanePlan, counts: Counts) -> None:

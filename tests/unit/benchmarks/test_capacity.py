@@ -96,7 +96,7 @@ def test_a_pane_of_many_features_is_as_large_as_the_page_says() -> None:
         sums.update(plan.labelled(plan.compact(prediction), decode_ground_truth(label).label, 60_000))
     assert len(pack_counters(sums)) == pytest.approx(_constant("pane of 56 events, 20 features"), rel=0.05)
     of_features = {position: count for position, count in sums.items() if position >= plan.segment_size}
-    assert len(pack_counters(of_features)) / len(plan.features) == pytest.approx(24, rel=0.05)
+    assert len(pack_counters(of_features)) / len(plan.features) == pytest.approx(43, rel=0.05)
 
 
 def test_a_feature_adds_what_the_page_says() -> None:

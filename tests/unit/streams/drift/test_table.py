@@ -62,7 +62,7 @@ def test_every_row_is_what_its_subject_alone_would_be(task: str, n: int) -> None
             counts = observed(p, subject, total)
             assert measured.counts[row, : len(counts)].tolist() == counts.tolist()
             assert measured.n[row] == counts.sum()
-            alone = statistics(subject, counts, total)
+            alone = statistics(p, subject, counts, total)
             together = measured.statistics(row)
             assert list(together) == list(alone)
             for name, value in alone.items():
