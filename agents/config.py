@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     archive_idle_ms: int = Field(default=2_000, description="archive early when nothing came for so long")
     archive_max_rows: int = Field(default=100_000, description="rows of one archive file at most")
     training_timeout_ms: int = Field(default=3_600_000, ge=1_000, description="longest a training may take")
+    projects: list[str] = Field(
+        default_factory=list, description="folders whose code is the models': trigger `code` looks at them"
+    )
     fleet_budget: str = Field(
         default="",
         description="false incidents tolerated over all models together, such as 1/1d; "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import datetime
 
 import msgspec
 from sqlalchemy.orm import Session
@@ -21,6 +22,7 @@ from agents.alerting.logic import AlertBook
 from agents.alerting.standing import standings
 from agents.alerting.tables import AlertBookRow, IncidentRow
 from agents.alerting.together import join_fleet
+from agents.alerting.triggers import Learnt
 from agents.config import Settings
 from agents.control import run_control_agent
 from agents.database.engine import make_engine, session_factory
@@ -28,7 +30,7 @@ from agents.database.outbox import enqueue
 from agents.registry.questions import Questions
 from agents.registry.watched import external_name
 from agents.runtime import mark_ready
-from schemas.codec import decode, segment_key, utc
+from schemas.codec import decode, segment_key, to_ms, utc
 from schemas.errors import DecodeError, NotFoundError
 from schemas.events import (
     Alert,
@@ -104,7 +106,8 @@ class AlertHandler:
         if isinstance(event, Observation):
             effects = book.observed(event, spec, self._share(session))
         else:
-            effects = book.pane_closed(event, spec)
+            wanted = spec is not None and "data" in spec.retraining.triggers
+            effects = book.pane_closed(event, spec, self._learnt(session, event.model) if wanted else None)
         self._store(session, book, row, effects, spec)
 
     def _followed(self, session: Session, record: Record) -> None:
@@ -132,6 +135,21 @@ class AlertHandler:
                 self._store(session, book, row, book.refused(served))
             elif isinstance(served, ModelSwapped):
                 self._store(session, book, row, book.recovered(served.to_version))
+
+    def _learnt(self, session: Session, model: str) -> Learnt | None:
+        """What the champion was made from; of one that is trained elsewhere: whatever came before it appeared.
+
+        Notes
+        -----
+        Asked of the registry at every pane rather than kept from its events: topics have no order between them.
+        """
+        champion = self._questions.champion(session, model)
+        if champion is None:
+            return None
+        dataset = champion.dataset
+        if "labelled" in dataset and "last_event" in dataset:
+            return Learnt(rows=int(dataset["labelled"]), until_ms=to_ms(datetime.fromisoformat(dataset["last_event"])))
+        return Learnt(rows=None, until_ms=to_ms(champion.at))
 
     def _share(self, session: Session) -> float | None:
         """What one model may raise of the fleet's budget, by the number of registered models."""

@@ -30,7 +30,17 @@ from agents.alerting.crossing import (
     rank,
 )
 from agents.alerting.incident import INPUTS, Effects, Incident
-from agents.alerting.triggers import Ground, RetrainState, answered, asked, change_point, due
+from agents.alerting.triggers import (
+    Ground,
+    Learnt,
+    RetrainState,
+    answered,
+    asked,
+    change_point,
+    counted,
+    due,
+    replaced,
+)
 from agents.alerting.weight import (
     CALM,
     drift_kind,
@@ -132,9 +142,15 @@ class AlertBook(msgspec.Struct, kw_only=True):
         effects.extend(self._tick(now, spec))
         return effects
 
-    def pane_closed(self, pane: PaneClosed, spec: Specification | None) -> Effects:
-        """Event time moved on: send gathered updates, close what stayed quiet, ask for a successor when one is due."""
+    def pane_closed(self, pane: PaneClosed, spec: Specification | None, learnt: Learnt | None = None) -> Effects:
+        """Event time moved on: send gathered updates, close what stayed quiet, ask for a successor when one is due.
+
+        `learnt`: what the champion was made from, where that is known.
+        """
         now = self._advance(to_ms(pane.observed_at))
+        if learnt is not None:
+            replaced(self.retrain, learnt)
+        counted(self.retrain, to_ms(pane.pane_start), pane.labelled)
         effects = Effects()
         versions = {c.version for c in self.crossings.values()} if self.champion is None else {self.champion}
         for version in sorted(versions):

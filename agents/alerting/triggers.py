@@ -1,8 +1,13 @@
-"""When to ask for a successor: the specification's triggers, by event time. Pure."""
+"""When to ask for a successor: the specification's triggers, by event time. Pure.
+
+What changed outside of the traffic (``code``) is for the retraining agent to see: `agents.retraining.code`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -17,6 +22,17 @@ _WANTED: dict[str, frozenset[str]] = {
     "drift": DRIFT_KINDS,
     "new-segment": frozenset({"new-segment"}),
 }
+
+
+NEW_ROWS: Final = 0.5
+"""New labelled rows that the trigger ``data`` waits for, as a share of those the champion learnt from."""
+
+
+class Learnt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version was made from: labelled rows (None: nobody knows), and the event time of the last one."""
+
+    rows: int | None
+    until_ms: int
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +59,34 @@ class RetrainState(msgspec.Struct, kw_only=True):
     """What has been asked for one model. Times are event time.
 
     `origin_ms` is where the schedule starts (the first pane seen); `open_request` is the request that no run has
-    answered yet.
+    answered yet. `learnt_rows`: labelled rows that the champion was made from; `new_rows`: labelled rows of panes that
+    began after `known_until_ms`, the end of what the champion or the last run could learn from.
     """
 
     origin_ms: int | None = None
     last_ms: int | None = None
     open_request: str | None = None
+    learnt_rows: int | None = None
+    known_until_ms: int = 0
+    new_rows: int = 0
+
+
+def counted(state: RetrainState, pane_start_ms: int, labelled: int) -> None:
+    """A pane closed with so many labelled rows."""
+    if pane_start_ms >= state.known_until_ms:
+        state.new_rows += labelled
+
+
+def replaced(state: RetrainState, learnt: Learnt) -> None:
+    """Another version is champion. Rows are counted anew only where it knows more than the last run could."""
+    state.learnt_rows = learnt.rows
+    if learnt.until_ms > state.known_until_ms:
+        state.known_until_ms, state.new_rows = learnt.until_ms, 0
+
+
+def enough_rows(state: RetrainState, spec: Specification) -> int:
+    """New labelled rows that the trigger ``data`` waits for."""
+    return max(spec.retraining.min_labels, math.ceil(NEW_ROWS * (state.learnt_rows or 0)))
 
 
 def due(
@@ -75,8 +113,8 @@ def due(
 
     Notes
     -----
-    Incidents come before the schedule, quality before drift, overall before segments: the request names the strongest
-    reason. An incident that is still open when the cool-down ends leads to the next request.
+    Incidents come before new rows and these before the schedule, quality before drift, overall before segments: the
+    request names the strongest reason. An incident still open when the cool-down ends leads to the next request.
     """
     if state.origin_ms is None:
         state.origin_ms = now_ms
@@ -94,6 +132,10 @@ def due(
         )
         if fitting:
             return _request(model, name, fitting[0].title, now_ms, fitting[0])
+    if "data" in asked_for and state.new_rows >= enough_rows(state, spec):
+        of = "" if state.learnt_rows is None else f", the champion learnt from {state.learnt_rows:,}"
+        reason = f"{state.new_rows:,} labelled rows since {_day(state.known_until_ms)}{of}"
+        return _request(model, "data", reason, now_ms, None)
     period = spec.schedule_ms
     since = state.last_ms if state.last_ms is not None else state.origin_ms
     if period is not None and now_ms >= since + period:
@@ -102,14 +144,19 @@ def due(
 
 
 def asked(state: RetrainState, request: RetrainRequest, now_ms: int) -> None:
-    """Record that `request` was sent."""
+    """Record that `request` was sent. Whatever becomes of it, the next one for new rows waits for as many again."""
     state.last_ms = now_ms
     state.open_request = request.request_id
+    state.known_until_ms, state.new_rows = max(now_ms, state.known_until_ms), 0
 
 
 def answered(state: RetrainState) -> None:
     """A run ended (or was refused): the model may ask again after its cool-down."""
     state.open_request = None
+
+
+def _day(ms: int) -> str:
+    return f"{utc(ms):%Y-%m-%d}" if ms else "monitoring began"
 
 
 def _request(model: str, trigger: str, reason: str, now_ms: int, ground: Ground | None) -> RetrainRequest:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.alerting.triggers import Learnt
 from agents.artifacts import ArtifactStore, load_model
 from agents.backtest.history import NEVER, History
 from agents.retraining.choice import Choice, choose
@@ -15,7 +16,7 @@ from agents.retraining.logic import too_few
 from agents.retraining.project import Project
 from agents.retraining.scoring import Scored, score
 from agents.retraining.step_cache import Store
-from agents.retraining.trainer import train
+from agents.retraining.trainer import event_times_ms, train
 from agents.retraining.validation import Champion, validate
 from schemas.codec import iso, utc
 from schemas.errors import ArtifactError, ConfigurationError, DriftlineError, TrainingError
@@ -38,6 +39,8 @@ class Version:
     plan : PanePlan
     report : dict
         The gate's validation report.
+    learnt : Learnt
+        What it was made from.
     """
 
     number: int
@@ -45,6 +48,7 @@ class Version:
     estimator: Any
     plan: PanePlan
     report: dict[str, Any]
+    learnt: Learnt
 
     def score(self, history: History, rows: NDArray[np.int64]) -> Scored:
         """Answers to rows.
@@ -175,6 +179,10 @@ class Learning:
             estimator=load_model(self._artifacts, artifact, self.spec.model.allowed_types),
             plan=PanePlan(self.spec, candidate.reference()),
             report=verdict.report | ({} if choice is None else {"choice": choice.report}),
+            learnt=Learnt(
+                rows=int(table[self.spec.data.label].notna().sum()),
+                until_ms=int(event_times_ms(table, self.spec).max()),
+            ),
         )
         decision = "rejected"
         if verdict.passed:

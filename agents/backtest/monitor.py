@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from agents.alerting.logic import AlertBook
+from agents.alerting.triggers import Learnt
 from agents.backtest.events import Batch
 from schemas.codec import encode
 from schemas.events import (
@@ -92,6 +93,7 @@ class Monitor:
         self.spec = spec
         self.plans = plans
         self.book = AlertBook(model=spec.name)
+        self._learnt: Learnt | None = None
         self.quality: list[QualityMetric] = []
         self.estimates: list[QualityMetric] = []
         self.drift: list[DriftMetric] = []
@@ -113,8 +115,9 @@ class Monitor:
         """Whether some pane is still to be closed."""
         return any(panes.boundary is not None for panes in self._aggregate.models.values())
 
-    def champion(self, version: int) -> list[Alert]:
+    def champion(self, version: int, learnt: Learnt) -> list[Alert]:
         """Another version answers from here on."""
+        self._learnt = learnt
         return self._told(self.book.champion_changed(version).alerts)
 
     def advance(self, predictions: Batch, labels: Batch, until_ms: int) -> Step:
@@ -163,7 +166,7 @@ class Monitor:
                 effects = self.book.observed(event, self.spec)
             else:
                 self.panes.append(event)
-                effects = self.book.pane_closed(event, self.spec)
+                effects = self.book.pane_closed(event, self.spec, self._learnt)
             step.alerts.extend(self._told(effects.alerts))
             step.requests.extend(effects.requests)
         return step

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from agents.alerting.triggers import Learnt
 from agents.backtest.answers import Answers
 from agents.backtest.events import LabelFeed, predictions
 from agents.backtest.front import Front, Refused
@@ -153,7 +154,8 @@ class Replay:
             newest = int(answers.versions[pane.first : pane.last].max(initial=0))
             if newest > champion:
                 champion = newest
-                world.monitor.champion(champion)
+                first = pane.first + int(np.argmax(answers.versions[pane.first : pane.last] == newest))
+                world.monitor.champion(champion, Learnt(rows=None, until_ms=int(history.times_ms[first])))
                 world.swaps.append(Swap(int(history.times_ms[pane.first]), champion))
             for request in self._advance(world, pane):
                 world.requests.append(request)
@@ -164,7 +166,7 @@ class Replay:
         """Let `version` answer to the end."""
         world = self._world(Answers(self.history.spec, len(self.history)), {version.number: version.plan})
         front = Front(self.history, world.answers, version, self.first, world.refused)
-        world.monitor.champion(version.number)
+        world.monitor.champion(version.number, version.learnt)
         for pane in _panes(self.history, self.first, self._feed, world.monitor):
             front.answer(pane.last)
             for request in self._advance(world, pane):
@@ -185,7 +187,7 @@ class Replay:
         world = self._world(Answers(spec, len(self.history)), {version.number: version.plan})
         front = Front(self.history, world.answers, version, self.first, world.refused)
         always = Front(self.history, Answers(spec, len(self.history)), version, self.first)
-        world.monitor.champion(version.number)
+        world.monitor.champion(version.number, version.learnt)
         world.swaps.append(Swap(int(self.history.times_ms[self.first]), version.number))
         trial: _Trial | None = None
         for pane in _panes(self.history, self.first, self._feed, world.monitor):
@@ -215,7 +217,7 @@ class Replay:
     @staticmethod
     def _swap(world: World, front: Front, version: Version, pane: _Pane) -> None:
         front.switch(version, pane.last)
-        world.monitor.champion(version.number)
+        world.monitor.champion(version.number, version.learnt)
         world.swaps.append(Swap(pane.until_ms, version.number))
 
     def _run(self, world: World, champion: Version, learning: Learning, request: RetrainRequest) -> Run | None:

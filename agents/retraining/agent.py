@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
@@ -16,6 +18,7 @@ from agents.registry import watched
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
 from agents.retraining import jobs, learning
+from agents.retraining.code import CodeWatch
 from agents.retraining.logic import outcome, refusal
 from agents.retraining.runner import Runner
 from agents.retraining.watch import ProbationWatch
@@ -33,10 +36,18 @@ log = logging.getLogger("driftline.retraining")
 
 
 class Handler:
-    """Writes what a record means, in the record's session."""
+    """Writes what a record means, in the record's session.
 
-    def __init__(self, registry: Registry) -> None:
+    Parameters
+    ----------
+    registry : Registry
+    projects : sequence of Path
+        Folders whose code is that of the models.
+    """
+
+    def __init__(self, registry: Registry, projects: Sequence[Path] = ()) -> None:
         self._registry = registry
+        self._code = CodeWatch(registry, projects)
 
     def __call__(self, session: Session, record: Record) -> None:
         if record.topic == REGISTRY_EVENTS:
@@ -96,15 +107,19 @@ class Handler:
             log.info("%s version %d: %s", event.model, *found)
 
     def _observation(self, session: Session, record: Record) -> None:
-        """Event time moved on: the reference of a watched model may be due to be learnt."""
+        """Event time moved on: a watched model's reference may be due to be learnt, code may have changed."""
         try:
             event: AnyObservation = decode(record.value or b"", AnyObservation)  # type: ignore[arg-type]
         except DecodeError:
             return  # alerting dead-letters it
-        if isinstance(event, PaneClosed) and watched.is_watched(session, event.model):
+        if not isinstance(event, PaneClosed):
+            return
+        if watched.is_watched(session, event.model):
             run_id = learning.due(self._registry, session, event)
             if run_id is not None:
                 log.info("run %s of %s: its reference is learnt", run_id, event.model)
+        elif (run_id := self._code.due(session, event)) is not None:
+            log.info("run %s of %s (code): queued", run_id, event.model)
 
     def _appeared(self, session: Session, event: VersionObserved) -> None:
         """A new version of a watched model answers what was asked; another reference of a known one does not."""
@@ -124,7 +139,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         run_control_agent(
             jobs.AGENT,
             (RETRAIN_REQUESTS, REGISTRY_EVENTS, OBSERVATIONS),
-            Handler(registry),
+            Handler(registry, [Path(folder) for folder in settings.projects]),
             settings,
             kafka,
             stop,

@@ -16,8 +16,8 @@ from schemas.specification import AUTO, Specification
 
 REFERENCE = "reference"
 """Trigger of a run that learns the reference of a watched model."""
-BY_HAND = frozenset({"manual", "registration", "code", "data", REFERENCE})
-"""Triggers of people and of what they changed: no cool-down, and they do not start one."""
+BY_HAND = frozenset({"manual", "registration", REFERENCE})
+"""Triggers of people, and the learning of a reference: no cool-down, and they do not start one."""
 
 
 def refusal(

@@ -86,16 +86,8 @@ def load_project(directory: Path, *, member: str | None = None) -> Project:
         `pipeline.py` is missing, does not compile or import, or its steps do not fit together.
     """
     root = directory.resolve()
-    if not root.is_dir():
-        raise ProjectError("no such folder", where=str(directory), remedy="`driftline init DIR` writes a first project")
-    files = _read(root)
+    spec, spec_text, files = read_project(root)
     spec_file = root / FILE_NAME
-    if FILE_NAME not in files:
-        raise SpecificationError(
-            "the file is missing", where=str(spec_file), remedy="`driftline init DIR` writes a first one"
-        )
-    spec_text = resolved_text(spec_file)
-    spec = parse(spec_text, file=str(spec_file))
     if member is not None:
         spec_text, spec = fleets.member(spec_text, member, file=str(spec_file))
     elif spec.is_fleet:
@@ -111,6 +103,33 @@ def load_project(directory: Path, *, member: str | None = None) -> Project:
 
     plan(functions, ROOTS, root / PIPELINE)
     return Project(root, spec, spec_text, functions, files, _hash(files))
+
+
+def read_project(root: Path) -> tuple[Specification, str, dict[str, bytes]]:
+    """Specification, its text with what it inherits, and the files as they would be stored; nothing of it is run.
+
+    Raises
+    ------
+    SpecificationError
+        `driftline.toml` is missing or wrong.
+    ProjectError
+        No such folder, or its files are too large.
+    """
+    if not root.is_dir():
+        raise ProjectError("no such folder", where=str(root), remedy="`driftline init DIR` writes a first project")
+    files = _read(root)
+    spec_file = root / FILE_NAME
+    if FILE_NAME not in files:
+        raise SpecificationError(
+            "the file is missing", where=str(spec_file), remedy="`driftline init DIR` writes a first one"
+        )
+    spec_text = resolved_text(spec_file)
+    return parse(spec_text, file=str(spec_file)), spec_text, {**files, FILE_NAME: spec_text.encode()}
+
+
+def tree_hash(files: Mapping[str, bytes]) -> str:
+    """SHA-256 over the paths and contents of a project's files."""
+    return _hash(files)
 
 
 def _read(root: Path) -> dict[str, bytes]:

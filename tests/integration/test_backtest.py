@@ -37,6 +37,7 @@ from schemas.events import (
     Observation,
     PaneClosed,
     QualityMetric,
+    RetrainRequest,
     Wire,
 )
 from schemas.topics import (
@@ -49,6 +50,7 @@ from schemas.topics import (
     QUALITY_METRICS,
     REGISTRY_EVENTS,
     REGISTRY_STATE,
+    RETRAIN_REQUESTS,
 )
 from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
@@ -56,6 +58,7 @@ from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
 from tests.support.wait import eventually
 from tests.unit.agents.backtest.stories import TRAIN_DAYS, options, turned
+from tests.unit.agents.retraining.projects import SPEC
 from tests.unit.agents.retraining.tables import DAY_MS, START_MS
 
 PARTITIONS = 3
@@ -77,12 +80,13 @@ def eventful() -> pd.DataFrame:
 
 
 def test_the_backtest_agrees_with_the_agents(kafka: KafkaConfig, tmp_path: Path) -> None:
-    asked = options(tmp_path, eventful(), frozen=True)
+    asked = options(tmp_path, eventful(), frozen=True, spec=SPEC + 'triggers = ["data"]\n')
     outcome = replay(asked)
     world = outcome.live.monitor
     assert {alert.kind for alert in world.alerts} >= {"quality"}
     assert {observation.kind for observation in world.observations} >= {"quality", "data-drift", "new-segment"}
     assert outcome.live.monitor.totals["labels.late"] > 0
+    assert {request.trigger for request in outcome.live.requests} == {"data"}
 
     settings = _installed(kafka, tmp_path, outcome)
     _send(kafka, settings, outcome)
@@ -96,6 +100,8 @@ def test_the_backtest_agrees_with_the_agents(kafka: KafkaConfig, tmp_path: Path)
     assert [o for o in told if isinstance(o, Observation)] == world.observations
     assert [o for o in told if isinstance(o, PaneClosed)] == world.panes
     assert _alerts(kafka) == wanted
+    # Nobody answers the request here, so there is one; its numbers are those of the registry.
+    assert _all(kafka, RETRAIN_REQUESTS, RetrainRequest) == outcome.live.requests[:1]
     final = [m for m in _all(kafka, QUALITY_METRICS, QualityMetric) if m.state != "provisional"]
     assert Counter(map(encode, final)) == Counter(map(encode, [*world.quality, *world.estimates]))
     assert Counter(map(encode, _all(kafka, DRIFT_METRICS, DriftMetric))) == Counter(map(encode, world.drift))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from agents.alerting.incident import Effects
 from agents.alerting.logic import AlertBook
+from agents.alerting.triggers import Learnt
 from schemas.codec import segment_of, utc
 from schemas.events import ModelRefused, Observation, PaneClosed
 from schemas.specification import Specification, parse
@@ -362,6 +364,70 @@ def test_schedule_counts_event_time_from_the_first_pane_and_from_the_last_reques
             asked.append((day, request.trigger))
             book.run_ended()
     assert asked == [(30, "schedule"), (60, "schedule"), (90, "schedule")]
+
+
+def asked_on(
+    book: AlertBook, rules: Specification, days: Iterable[int], rows: int | None = None, until_day: int | None = None
+) -> list[int]:
+    """Days on which a successor is asked for; every run ends at once. `rows`, `until_day`: what the champion knows."""
+    found = []
+    learnt = None if until_day is None else Learnt(rows=rows, until_ms=START + until_day * DAY)
+    for day in days:
+        for request in book.pane_closed(pane(day), rules, learnt).requests:
+            assert request.trigger == "data"
+            found.append(day)
+            book.run_ended()
+    return found
+
+
+def test_new_rows_ask_when_they_are_half_of_what_the_champion_learnt_from() -> None:
+    """A pane has 800 labels and began four days before it closed."""
+    rules = spec('["data"]', cool_down="1d")
+    book = AlertBook(model="m")
+    assert asked_on(book, rules, range(1, 8), 6000, 0) == [7]  # panes of the days 0 to 3
+    # Counted from day 7 on, whatever became of the run.
+    assert asked_on(book, rules, range(8, 15), 6000, 0) == [14]
+    restored = AlertBook.from_snapshot(book.snapshot())
+    for one in (book, restored):
+        assert asked_on(one, rules, range(15, 32), 20_000, 14) == [30]
+
+
+@pytest.mark.parametrize(
+    ("rows", "until_day", "asked"),
+    [
+        (None, None, 6),  # nobody knows: min_labels, 1,000
+        (None, 0, 5),
+        (100, 0, 5),
+        (8000, 0, 8),
+        (100, 2, 7),
+        (100, -99, 6),
+    ],
+)
+def test_how_many_new_rows_it_takes(rows: int | None, until_day: int | None, asked: int) -> None:
+    book = AlertBook(model="m", clock_ms=START)
+    first = 5 if until_day is None or until_day < 0 else 1
+    assert asked_on(book, spec('["data"]'), range(first, 9), rows, until_day) == [asked]
+
+
+def test_a_roll_back_does_not_count_rows_again_that_a_run_has_seen() -> None:
+    rules = spec('["data"]', cool_down="1d")
+    book = AlertBook(model="m")
+    assert asked_on(book, rules, range(1, 8), 6000, 0) == [7]
+    assert asked_on(book, rules, range(8, 10), 9000, 7) == []
+    assert asked_on(book, rules, range(10, 15), 6000, 0) == [14]
+
+
+def test_new_rows_wait_for_the_cool_down_and_come_after_incidents() -> None:
+    rules = spec('["data", "new-segment"]', cool_down="30d")
+    book = AlertBook(model="m")
+    assert asked_on(book, spec('["schedule:90d"]'), range(1, 7), 100, 0) == []
+    appeared = observation(7, "origin=XYZ", kind="new-segment", segment="origin=XYZ", value=120.0)
+    book.observed(appeared, rules)
+    (request,) = book.pane_closed(pane(7), rules).requests
+    assert request.trigger == "new-segment"
+    book.run_ended()
+    book.observed(observation(7, "origin=XYZ", kind="new-segment", segment="origin=XYZ", status="closed"), rules)
+    assert asked_on(book, rules, range(8, 60)) == [37]
 
 
 EVENTS = st.lists(

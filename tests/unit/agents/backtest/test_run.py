@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,17 @@ def test_a_successor_that_harms_is_brought_back_by_probation(tmp_path: Path) -> 
     assert "probation of 6d" in next(r["reason"] for r in found["retrainings"] if r["decision"] == "rolled-back")
     assert found["events"] == (50 - TRAIN_DAYS) * 150
     assert found["accounting"]["predictions"] > found["events"]  # the champion before answered in shadow
+
+
+def test_new_rows_ask_for_successors_in_event_time(tmp_path: Path) -> None:
+    """14 days of 60 rows are learnt from: half as many come in a week; a day is told two days after it began."""
+    table = toy_table(36, 60)
+    rules = [("retraining.triggers", ["data"]), ("retraining.min_labels", 100), ("retraining.cool_down", "1d")]
+    found = run_backtest(options(tmp_path, table, settings=rules))
+    assert [run["trigger"] for run in found["retrainings"]] == ["registration", "data", "data"]
+    days = [to_ms(datetime.fromisoformat(run["at"])) // DAY_MS - START_MS // DAY_MS for run in found["retrainings"]]
+    assert days[1] == TRAIN_DAYS + 7 + 1
+    assert days[2] > days[1] + 7  # the second one waits for more: its champion learnt from more, and rows count anew
 
 
 def test_what_steps_print_stays_out_of_the_document(tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ DAY = 86_400_000
         ("drift", {"last_as_of_ms": 8 * DAY}, None),
         ("drift", {"last_as_of_ms": 12 * DAY}, "cool-down"),
         ("manual", {"last_as_of_ms": 9 * DAY}, None),
-        ("code", {"last_as_of_ms": 9 * DAY}, None),
+        ("code", {"last_as_of_ms": 9 * DAY}, "cool-down"),
+        ("data", {"last_as_of_ms": 9 * DAY}, "cool-down"),
+        ("registration", {"last_as_of_ms": 9 * DAY}, None),
     ],
 )
 def test_refusals(trigger: str, known: dict[str, Any], words: str | None) -> None:
