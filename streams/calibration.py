@@ -62,12 +62,10 @@ BOUNDED: Final = frozenset(
     }
 )  # fmt: skip
 """Metrics on a scale of 0–1: their losses are judged in points, all others relative to the reference."""
-EVENT_SKEW: Final = 2.0
-"""Skewness, towards bad, of one event's loss: that of an exponential."""
-PANE_SKEW: Final = 8**0.5
-"""Skewness of what makes single panes differ: a loss goes with the square of how far a day is from what was learnt."""
+SKEW: Final = 2.0
+"""Skewness, towards bad, of what makes single panes differ and of one event's loss: that of an exponential."""
 EXCESS: Final = 6.0
-"""Excess kurtosis of that: with such tails, panes tell their spread as well as a quarter as many normal ones would."""
+"""Their excess kurtosis: with such tails, panes tell their spread as well as a quarter as many normal ones would."""
 TAME: Final = 2.0
 """Standard errors up to which a pane's loss counts as it is."""
 FOREVER: Final = 1e6
@@ -217,10 +215,10 @@ def quality_bound(name: str, level: MetricReference, *, n: int, panes: int, p: f
     both = better(name) == "zero"
     tail = p / 2 if both else p
     z = float(-special.ndtri(tail))
-    skewed = (z * z - 1) / 6
+    skewed = (z * z - 1) / 6 * SKEW
     # Each with its own tail, so that more events or a larger budget never move a threshold outwards.
-    far = (_student(tail, known_sums(level, panes)) + skewed * PANE_SKEW / math.sqrt(independent)) * math.sqrt(between)
-    near = (z + skewed * EVENT_SKEW / math.sqrt(max(n, 1))) * math.sqrt(chance)
+    far = (_student(tail, known_sums(level, panes)) + skewed / math.sqrt(independent)) * math.sqrt(between)
+    near = (z + skewed / math.sqrt(max(n, 1))) * math.sqrt(chance)
     error = math.sqrt(between + chance)
     least = LEAST_LOSS if split(name)[0] in BOUNDED else LEAST_RELATIVE_LOSS * (level.scale if both else abs(reference))
     distance = max(math.hypot(far, near), least)

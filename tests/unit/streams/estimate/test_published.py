@@ -128,7 +128,7 @@ def test_scores_that_lost_their_certainty_are_found_before_any_label() -> None:
     calm = _run(plan, [Rows(rng) for _ in range(30)], labels=None)
     assert _observed(calm) == []
     rng = np.random.default_rng(3)
-    events = _run(plan, [*(Rows(rng) for _ in range(8)), *(Rows(rng, shift=1.2) for _ in range(6))], labels=None)
+    events = _run(plan, [*(Rows(rng) for _ in range(8)), *(Rows(rng, shift=1.4) for _ in range(6))], labels=None)
     found = _observed(events)
     assert {o.subject for o in found if o.window == "1d"} >= {"accuracy", "roc_auc"}
     first = min(found, key=lambda o: o.observed_at)
