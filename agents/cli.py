@@ -19,6 +19,7 @@ from agents.commands import (
     demo,
     history,
     keys,
+    lineage,
     project,
     rebuild,
     registry,
@@ -67,7 +68,7 @@ def _root(
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
     *(registry, audit, signing),
-    rebuild,
+    *(rebuild, lineage),
     *(training, backtest, traffic, history, datasets),
     keys,
 )

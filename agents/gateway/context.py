@@ -12,6 +12,7 @@ from agents.access.gate import Visit
 from agents.access.logic import Principal, Role, local_principal
 from agents.gateway.shared import SharedBoard
 from agents.gateway.views import ModelFacts, VersionFacts
+from agents.registry.lineage import Lineage
 from schemas.specification import Specification
 
 Check = Callable[[], str]
@@ -26,6 +27,8 @@ class RegistryPort(Protocol):
     def versions(self, model: str, as_of: datetime | None = None) -> list[VersionFacts]: ...
 
     def specification(self, model: str) -> Specification: ...
+
+    def lineage(self, model: str, version: int | None = None) -> Lineage: ...
 
     def approve(
         self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None

@@ -9,7 +9,9 @@ from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.gateway.views import ModelFacts, VersionFacts
+from agents.registry import lineage
 from agents.registry.ledger import acting_for
+from agents.registry.lineage import Lineage, Use
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
 from agents.registry.watched import is_watched
@@ -101,6 +103,37 @@ class RegistryDecisions:
         """Specification of the champion. Raises `NotFoundError`."""
         with self.readers() as session:
             return self._registry.specification(session, model)
+
+    def lineage(self, model: str, version: int | None = None) -> Lineage:
+        """Lineage of a version; default the champion, else the newest. Raises `NotFoundError`."""
+        with self.readers() as session:
+            champion = self._registry.champion(session, model)
+            found = lineage.made(session, model)
+        number = version or (champion.version if champion is not None else max((v.version for v in found), default=0))
+        return lineage.around(found, lineage.version_id(model, number))
+
+    def uses(self, kind: str, value: str, *, only_live: bool) -> list[Use]:
+        """Versions that a dataset, commit, run or package went into.
+
+        Raises
+        ------
+        NotFoundError
+            No version was made from it.
+        ConfigurationError
+            It is named too shortly, or is no package.
+        """
+        with self.readers() as session:
+            found = lineage.made(session, only_live=only_live and kind == "package")
+        if kind == "package":
+            return lineage.package_uses(found, value, self._packages)
+        lineage.find(found, kind, value)
+        uses = lineage.uses(found, kind, value)
+        return [use for use in uses if use.live or not only_live]
+
+    def _packages(self, lock: str) -> dict[str, str]:
+        from agents.retraining.lock import read
+
+        return {one.name: one.version for one in read(self._registry.artifacts, lock).packages}
 
     def approve(
         self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None

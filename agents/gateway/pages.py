@@ -14,6 +14,7 @@ from agents.gateway.access import may, visit
 from agents.gateway.api import champion_of, listed_models, visible_models
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, ordered_windows
+from agents.registry import drawing
 from schemas.errors import DatabaseUnavailableError, DriftlineError
 
 PARTS = ("tiles", "incidents", "versions", "activity", "drift", "accounting")
@@ -71,6 +72,11 @@ def router(context: Context, templates: Environment) -> APIRouter:
         for part in PARTS:
             values |= show.part(part, model)
         return show.page("model.html", **values, **show.selectors(model))
+
+    @routes.get("/models/{model}/lineage.svg")
+    def picture(model: str, version: int = 0) -> Response:
+        found = context.registry.lineage(model, version or None)
+        return Response(drawing.svg(found), media_type="image/svg+xml")
 
     @routes.get("/models/{model}/parts/{part}")
     def part(model: str, part: str, statistic: str = "") -> Response:

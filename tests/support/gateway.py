@@ -18,6 +18,7 @@ from agents.gateway.context import Check, Context
 from agents.gateway.logic import Board
 from agents.gateway.shared import SharedBoard
 from agents.gateway.views import ModelFacts, VersionFacts
+from agents.registry.lineage import Lineage, Made, around, version_id
 from schemas.errors import DatabaseUnavailableError, NotFoundError, TransitionError
 from schemas.events import (
     Alert,
@@ -87,6 +88,26 @@ class MemoryRegistry:
         if model != MODEL:
             raise NotFoundError(f"no model {model!r}")
         return parse(SPECIFICATION)
+
+    def lineage(self, model: str, version: int | None = None) -> Lineage:
+        found = self.versions(model)
+        number = version or self.champion or max((v.version for v in found), default=0)
+        return around(
+            (
+                Made(
+                    model=model,
+                    version=v.version,
+                    stage=v.stage,
+                    live=v.version == self.champion,
+                    environment={},
+                    inputs=[("version", f"{model}/{v.parent}", f"{model} {v.parent}", "successor of")]
+                    if v.parent is not None
+                    else [],
+                )
+                for v in found
+            ),
+            version_id(model, number),
+        )
 
     def approve(
         self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None

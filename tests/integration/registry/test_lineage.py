@@ -1,0 +1,145 @@
+"""Lineage is read from what versions record, on both databases."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+
+from agents.gateway.decisions import RegistryDecisions
+from agents.registry import lineage
+from agents.registry.drawing import svg
+from schemas.errors import ConfigurationError, NotFoundError
+from tests.support.registries import EVENT_TIME, RegistryWorld, spec_text
+
+JANUARY, SEASONS, COMMIT = "1a" * 32, "2b" * 32, "3c" * 20
+OLD, NEW = "4d" * 32, "5e" * 32
+PACKAGES = {OLD: {"scikit-learn": "1.8.0", "numpy": "2.1.0"}, NEW: {"scikit-learn": "1.9.1", "numpy": "2.4.6"}}
+
+
+def promoted(world: RegistryWorld, name: str, parent: int | None, **record: Any) -> int:
+    """A version that became champion."""
+    with world.sessions.begin() as session:
+        version = world.registry.register_version(
+            session,
+            name,
+            artifact=world.store.put(f"{name} {world.now}".encode(), "model"),
+            reference=world.store.put(b"{}", "reference"),
+            specification_text=spec_text(name),
+            code={"tree": "tree-" + "0" * 59, "commit": record.get("commit", COMMIT)},
+            dataset={"rows": 3, "sha256": record["rows"], "registered": record["data"], **record.get("more", {})},
+            environment={"python": "3.11", "lock": record["lock"]},
+            parameters={},
+            seed=0,
+            parent=parent,
+            run_id=f"run-{name}-{parent}",
+            report={},
+            actor="ann",
+            at=EVENT_TIME,
+        )
+        world.submit(session, version, name)
+        return version
+
+
+@pytest.fixture
+def history(world: RegistryWorld) -> RegistryDecisions:
+    """Two models of one table; the first has had three versions, the third of them without that commit."""
+    archive = {"archive": {"from": "2013-01-01T00:00:00Z", "as_of": "2013-03-01T00:00:00Z"}, "seasons": SEASONS}
+    for name in ("m", "n"):
+        world.model(name)
+    promoted(world, "m", None, data=JANUARY, rows="a1" * 32, lock=OLD)
+    promoted(world, "m", 1, data=JANUARY, rows="b2" * 32, lock=OLD, more=archive)
+    promoted(world, "m", 2, data=JANUARY, rows="c3" * 32, lock=NEW, commit="9f" * 20 + "-dirty", more=archive)
+    promoted(world, "n", None, data=JANUARY, rows="a1" * 32, lock=OLD)
+    return RegistryDecisions(world.registry, world.readers)
+
+
+def test_ancestors_and_descendants(history: RegistryDecisions) -> None:
+    found = history.lineage("m", 2)
+    assert found.of.label == "m 2"
+    assert not found.of.live
+    before = {name for name, depth in found.depth.items() if depth < 0}
+    after = {name for name, depth in found.depth.items() if depth > 0}
+    assert after == {"version:m/3"}
+    assert {
+        "version:m/1",
+        f"dataset:{JANUARY}",
+        f"dataset:{SEASONS}",
+        f"commit:{COMMIT}",
+        f"environment:{OLD}",
+        "run:run-m-1",
+        f"rows:{'b2' * 32}",
+        "archive:m/2013-01-01T00:00:00Z/2013-03-01T00:00:00Z",
+    } <= before
+    assert f"rows:{'a1' * 32}" in before, "what the parent was made from"
+    assert f"rows:{'c3' * 32}" not in found.depth, "what a descendant was made from besides"
+    assert ("version:m/2", "version:m/3", "successor of") in {(e.source, e.target, e.relation) for e in found.edges}
+    assert all(found.depth[edge.source] < found.depth[edge.target] for edge in found.edges)
+
+
+def test_a_model_stands_for_its_champion(history: RegistryDecisions) -> None:
+    found = history.lineage("m")
+    assert found.of == lineage.Node(id="version:m/3", kind="version", label="m 3", live=True)
+    with pytest.raises(NotFoundError, match="no model"):
+        history.lineage("absent")
+    with pytest.raises(NotFoundError, match="version:m/9"):
+        history.lineage("m", 9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "live", "every"),
+    [
+        ("dataset", JANUARY, {("m", 3), ("n", 1)}, {("m", 1), ("m", 2), ("m", 3), ("n", 1)}),
+        ("dataset", "a1" * 32, {("n", 1)}, {("m", 1), ("n", 1)}),
+        ("dataset", SEASONS[:8], {("m", 3)}, {("m", 2), ("m", 3)}),
+        ("commit", COMMIT[:7], {("n", 1)}, {("m", 1), ("m", 2), ("n", 1)}),
+        ("commit", "9f" * 20, {("m", 3)}, {("m", 3)}),
+        ("run", "run-m-1", set(), {("m", 2)}),
+        ("package", "scikit-learn==1.8.0", {("n", 1)}, {("m", 1), ("m", 2), ("n", 1)}),
+        ("package", "scikit-learn==1.x", {("m", 3), ("n", 1)}, {("m", 1), ("m", 2), ("m", 3), ("n", 1)}),
+        ("package", "numpy>2.1", {("m", 3)}, {("m", 3)}),
+        ("package", "python", {("m", 3), ("n", 1)}, {("m", 1), ("m", 2), ("m", 3), ("n", 1)}),
+        ("package", "log4j", set(), set()),
+    ],
+)
+def test_impact(
+    history: RegistryDecisions,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    value: str,
+    live: set[tuple[str, int]],
+    every: set[tuple[str, int]],
+) -> None:
+    monkeypatch.setattr(history, "_packages", PACKAGES.__getitem__)
+    assert {(use.model, use.version) for use in history.uses(kind, value, only_live=True)} == live
+    assert {(use.model, use.version) for use in history.uses(kind, value, only_live=False)} == every
+
+
+def test_what_cannot_be_meant(history: RegistryDecisions) -> None:
+    for kind, value, error, said in (
+        ("dataset", "ff" * 32, NotFoundError, "no version was made from dataset"),
+        ("dataset", "1a", ConfigurationError, "too short"),
+        ("run", "run-m-", ConfigurationError, "may be"),
+        ("package", "==1", ConfigurationError, "names no package"),
+    ):
+        with pytest.raises(error, match=said):
+            history.uses(kind, value, only_live=True)
+
+
+def test_the_picture_is_well_formed_whatever_models_are_called() -> None:
+    made = [
+        lineage.Made(
+            model='<b>&"x',
+            version=2,
+            stage="promoted",
+            live=True,
+            environment={},
+            inputs=[("version", '<b>&"x/1', '<b>&"x 1', "successor of"), ("commit", "abc", "commit abc", "commit")],
+        )
+    ]
+    root = ET.fromstring(svg(lineage.around(made, 'version:<b>&"x/2')))
+    texts = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert '<b>&"x 2' in texts
+    assert "version · champion" in texts
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) == 2
