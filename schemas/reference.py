@@ -79,8 +79,11 @@ class EstimateReference(msgspec.Struct, frozen=True, kw_only=True):
     Classification: `knots` (logits of the score), `offsets` (logit of the share of hits − logit of the score, by knot),
     `information` on them (upper triangle of a matrix, by rows) and `spread` between panes (weight, sum of squares).
     Regression: by metric `losses` (mean, variance in squared means, weights by bin) and `levels` (logarithm of realised
-    over expected, information, weight, sum of squares). `errors`: by metric what became of estimates of rows left out
-    (`streams.estimate.trust.Errors`).
+    over expected, information, weight, sum of squares); by bin of the prediction `bin_losses` (mean loss by metric) and
+    `bin_errors` (variance of an absolute error in squared means; mean absolute error by bin; information by bin).
+    `errors`: by metric what became of estimates of rows left out (`streams.estimate.trust.Errors`). `segments`: by key
+    what a segment lies off by and the information on it, one of each a measure (`streams.estimate.parts`), with
+    `segment_spread` (weights, sums of squares) and `segment_errors` as `errors`.
     """
 
     knots: list[float] = msgspec.field(default_factory=list)
@@ -90,6 +93,11 @@ class EstimateReference(msgspec.Struct, frozen=True, kw_only=True):
     losses: dict[str, tuple[float, float, list[float]]] = msgspec.field(default_factory=dict)
     levels: dict[str, tuple[float, float, float, float]] = msgspec.field(default_factory=dict)
     errors: dict[str, list[float]] = msgspec.field(default_factory=dict)
+    bin_losses: dict[str, list[float]] = msgspec.field(default_factory=dict)
+    bin_errors: tuple[float, list[float], list[float]] = (0.0, [], [])
+    segments: dict[str, tuple[list[float], list[float]]] = msgspec.field(default_factory=dict)
+    segment_spread: tuple[list[float], list[float]] = ([], [])
+    segment_errors: dict[str, list[float]] = msgspec.field(default_factory=dict)
 
 
 class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -233,6 +233,8 @@ class PanePlan:
                 self._take(name)
             for name in ("ape", "ape_n", "label_total", "label_square_high", "label_square_low"):
                 self._take(name)
+            for name in ("bin_scored", "bin_error_abs"):  # errors by bin of the prediction: estimates follow them
+                self._take(name, scores)
         else:
             classes = len(self.classes) + 1
             self._take("predictions", classes)
@@ -545,6 +547,9 @@ class PanePlan:
             out[at["clipped"]] = 1
         _put(out, at["error"], error)
         _put(out, at["error_abs"], abs(error))
+        bin_ = bisect_right(self._edges, c.score)
+        out[at["bin_scored"] + bin_] = 1
+        _put(out, at["bin_error_abs"] + bin_, abs(error))
         self._square(out, "error_square", error)
         _put(out, at["label_total"], value)
         self._square(out, "label_square", value)

@@ -47,6 +47,8 @@ QUANTILES: Final = 128
 MINIMUM_SEGMENT: Final = 200
 MOST_SEGMENTS: Final = 50
 """Segments whose distributions of predictions and labels are kept."""
+ESTIMATED_SEGMENTS: Final = 20
+"""Segments whose quality is estimated before labels come."""
 
 
 class History(NamedTuple):
@@ -212,8 +214,21 @@ def compile_reference(
         drift=drift,
         segment_drift=by_segment,
         seasons=_seasons(plan, own if history is None else history, None if history is None else (own, held)),
-        estimate=compile_estimate(plan, outcomes, rows, binned, overall) if spec.alarms.estimate else None,
+        estimate=compile_estimate(
+            plan, outcomes, rows, binned, overall, segments=_estimated_segments(columns, reference, rows)
+        )
+        if spec.alarms.estimate
+        else None,
     )
+
+
+def _estimated_segments(
+    columns: Mapping[str, NDArray[np.object_]], reference: ReferenceStatistics, rows: Mask
+) -> dict[str, Mask]:
+    """Rows of the largest segments, as far as enough of them are held out and labelled."""
+    largest = sorted(reference.segments, key=lambda key: (-reference.segments[key], key))[:ESTIMATED_SEGMENTS]
+    found = {key: _in_segment(columns, key) for key in sorted(largest)}
+    return {key: mask for key, mask in found.items() if int((mask & rows).sum()) >= MINIMUM_SEGMENT}
 
 
 def _seasons(plan: PanePlan, history: History, ordinary: tuple[History, Mask] | None) -> Seasons | None:

@@ -6,7 +6,7 @@ asked for, the plan is handed in where it is needed, and detectors are built fro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -340,8 +340,7 @@ class Series:
                         continue
                     metric = self._metric(detectors.plan, segment, window, total, state="closed")
                     out.quality.append(metric)
-                    if not segment:
-                        out.quality += self._reconciled(detectors, window, metric)
+                    out.quality += self._reconciled(detectors, segment, window, metric)
                     if self._judged(window, metric.n, swaps):
                         out.observations += detectors.quality(
                             segment, window, metric, total=total, filled=filled, now_ms=boundary
@@ -351,13 +350,16 @@ class Series:
                 counts, _ = self._sum("", pane)
                 if self._judged(pane, 0, swaps):
                     out.observations += detectors.pane(pane, counts, boundary)
-                detectors.estimates.learn(end, counts, usable=detectors.enough_labels(counts))
+                usable = detectors.enough_labels(counts)
+                parts = self._parts(detectors, pane) if usable else {}
+                parts = {key: of for key, of in parts.items() if detectors.enough_labels(of)}
+                detectors.estimates.learn(end, counts, usable=usable, parts=parts)
             for window, total in self._timed(end):
                 measured = detectors.equipment.labels.measure(total)
                 out.drift += self._drift(measured, window, detectors.verdicts(measured, window), state="closed")
                 if self._judged(window, 0, swaps):
                     out.observations += detectors.labels(window, total, boundary, measured)
-                    out.observations += self._by_segment(detectors, "label", window, boundary)
+                    out.observations += self._by_segment(detectors, "label", window, boundary, {})
 
     def _close_traffic(self, detectors: Detectors, boundary: int, out: Closing, versions: Versions) -> None:
         pane_ms, swaps = self.frame.pane_ms, versions.swaps
@@ -375,13 +377,17 @@ class Series:
                 measured = detectors.equipment.traffic.measure(total)
                 out.drift += self._drift(measured, window, detectors.verdicts(measured, window), state="closed")
                 judged = self._judged(window, 0, swaps)
+                parts = {} if found is None else self._parts(detectors, window)
                 if judged:
                     out.observations += detectors.traffic(window, total, boundary, measured)
-                    out.observations += self._by_segment(detectors, "prediction", window, boundary)
+                    out.observations += self._by_segment(detectors, "prediction", window, boundary, parts)
                 if found is not None:
-                    out.quality.append(self._estimated(window, found, int(total[self.frame.labelled])))
+                    out.quality.append(self._estimated("", window, found, int(total[self.frame.labelled])))
                     if judged:
                         out.observations += detectors.estimated(window, found, boundary)
+                    for segment, of_part in detectors.estimates.make_parts(window, total, parts).items():
+                        labelled = int(parts[segment][self.frame.labelled])
+                        out.quality.append(self._estimated(segment, window, of_part, labelled))
             # One that came is news once, so new segments are looked for in one window only.
             for window in [window for window, _ in windows if window.name == steadiest]:
                 for segment in self._segments():
@@ -390,19 +396,29 @@ class Series:
                         predicted = sum(p.predicted for at, p in held if window.start_ms <= at < window.end_ms)
                         out.observations += detectors.segment(segment, window, predicted, boundary)
 
-    def _by_segment(self, detectors: Detectors, name: str, window: Window, boundary: int) -> Iterator[Observation]:
-        """Drift of predictions or labels in the segments that the reference knows."""
+    def _by_segment(
+        self, detectors: Detectors, name: str, window: Window, boundary: int, summed: Mapping[str, Counts]
+    ) -> Iterator[Observation]:
+        """Drift of predictions or labels in the segments that the reference knows; some are `summed` already."""
         known = detectors.equipment.by_segment[name].segments
-        totals = {segment: self._sum(segment, window)[0] for segment in known if segment in self.panes}
+        totals = {
+            segment: summed[segment] if segment in summed else self._sum(segment, window)[0]
+            for segment in known
+            if segment in self.panes
+        }
         return detectors.segments(name, window, totals, boundary)
 
+    def _parts(self, detectors: Detectors, window: Window) -> dict[str, Counts]:
+        """Counters of the segments that are estimated."""
+        return {key: self._sum(key, window)[0] for key in detectors.estimates.segments if key in self.panes}
+
     def _estimated(
-        self, window: Window, found: Estimated, labelled: int, realised: QualityMetric | None = None
+        self, segment: str, window: Window, found: Estimated, labelled: int, realised: QualityMetric | None = None
     ) -> QualityMetric:
         return QualityMetric(
             model=self.model,
             version=self.version,
-            segment=None,
+            segment=segment_of(segment),
             window=window.name,
             window_start=utc(window.start_ms),
             window_end=utc(window.end_ms),
@@ -420,12 +436,18 @@ class Series:
             ),
         )
 
-    def _reconciled(self, detectors: Detectors, window: Window, metric: QualityMetric) -> list[QualityMetric]:
+    def _reconciled(
+        self, detectors: Detectors, segment: str, window: Window, metric: QualityMetric
+    ) -> list[QualityMetric]:
         """The estimate of a window again, beside what its labels say."""
         if not window.timed and self.frame.time_windows:
             return []
-        found = detectors.estimates.reconcile(window, metric.metrics, metric.n)
-        return [] if found is None else [self._estimated(window, found, metric.n, metric)]
+        estimates = detectors.estimates
+        if segment:
+            found = estimates.reconcile_part(window, segment, metric.metrics, metric.n)
+        else:
+            found = estimates.reconcile(window, metric.metrics, metric.n)
+        return [] if found is None else [self._estimated(segment, window, found, metric.n, metric)]
 
     def _told_at(self, end: int) -> bool:
         """Whether any window may have to be told that ends here."""

@@ -123,6 +123,9 @@ fn regression(plan: &Plan, told: &Told, label: f64, out: &mut Contribution) {
     }
     out.push((at.error, error));
     out.push((at.error_abs, error.abs()));
+    let bin = bisect_right(&plan.edges, told.score);
+    out.push((at.bin_scored + bin, 1));
+    out.push((at.bin_error_abs + bin, error.abs()));
     square(at.error_square_high, at.error_square_low, error, out);
     out.push((at.label_total, value));
     square(at.label_square_high, at.label_square_low, value, out);

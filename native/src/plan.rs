@@ -87,6 +87,8 @@ pub struct Slots {
     pub decided: u32,
     pub hits: u32,
     pub ranks: u32,
+    pub bin_scored: u32,
+    pub bin_error_abs: u32,
 }
 
 pub struct Plan {
@@ -196,6 +198,8 @@ impl Plan {
             decided: w.u32()?,
             hits: w.u32()?,
             ranks: w.u32()?,
+            bin_scored: w.u32()?,
+            bin_error_abs: w.u32()?,
         };
         let edges = w.list(Words::f64)?;
         let label_edges = w.list(Words::f64)?;

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 
 from schemas.reference import EstimateReference, MetricReference
-from streams.columns import Indexes, Mask
+from streams.columns import Floats, Indexes, Mask
+from streams.estimate.bins import information_of, shrunk
 from streams.estimate.calibration import bin_scores, fit, hats, knots_of, logits
-from streams.estimate.estimates import trusted_window
+from streams.estimate.estimates import LEAST_PART, trusted_window
 from streams.estimate.losses import Level, LevelState, fit_weights, loss_of, positions_of
-from streams.estimate.model import Confidence, Grid, Guess, Losses, Model, Table, estimable
+from streams.estimate.model import Confidence, Counts, Grid, Guess, Losses, Model, Part, Table, estimable
+from streams.estimate.parts import Parts
 from streams.estimate.trust import Errors
 from streams.metrics.batch import class_indexes, label_counters
 from streams.metrics.compute import compute
 from streams.metrics.levels import Outcomes
+from streams.metrics.view import Dense
 from streams.panes import PanePlan
 
 LEAST_ROWS: Final = 100
@@ -37,6 +40,8 @@ def compile_estimate(
     rows: Mask,
     features: Iterable[tuple[Indexes, int]],
     levels: dict[str, MetricReference],
+    *,
+    segments: Mapping[str, Mask] | None = None,
 ) -> EstimateReference | None:
     """Model of a version's estimates.
 
@@ -50,6 +55,8 @@ def compile_estimate(
     features : iterable of (array of int, shape (rows,); number of bins)
         Regression: bin of every row, the last for unusable values; in the order of `plan.features`.
     levels : dict of str to MetricReference
+    segments : mapping of str to array of bool, optional
+        Rows of each segment that is estimated, too.
 
     Returns
     -------
@@ -71,8 +78,44 @@ def compile_estimate(
         source = _Regressed(plan, outcomes, rows, list(features), blocks)
     else:
         source = _Classified(plan, outcomes, rows, blocks)
-    whole = source.fit(np.ones(source.size, dtype=bool))
-    return msgspec.structs.replace(whole, errors=_evidence(plan, source, names, levels))
+    inside = {key: mask[rows] for key, mask in sorted((segments or {}).items())}
+    parts = {key: source.counted(mask) for key, mask in inside.items()}
+    every = np.ones(source.size, dtype=bool)
+    whole = source.fit(every)
+    errors, of_segments = _evidence(plan, source, parts, names, levels)
+    told = _parts(_model(plan, names, whole), source.counts, parts, every)
+    return msgspec.structs.replace(
+        whole,
+        errors=errors,
+        segments={
+            key: (_rounded(told.offsets[row].tolist()), _rounded(told.information[row].tolist()))
+            for key, row in told.rows.items()
+        },
+        segment_spread=(_rounded(told.panes.tolist()), _rounded(told.squares.tolist())),
+        segment_errors=of_segments,
+    )
+
+
+def _model(plan: PanePlan, names: tuple[str, ...], reference: EstimateReference) -> Model:
+    if plan.task == "regression":
+        return Losses(plan, Table(plan, reference))
+    return Confidence(plan, names, Grid(plan, reference))
+
+
+def _parts(model: Model, whole: Dense, parts: Mapping[str, Dense], used: Mask) -> Parts:
+    """What segments lie off by, learnt from the blocks `used`, one after the other."""
+    out = Parts(tuple(parts), model.width)
+    if not parts:
+        return out
+    at = model.plan.slots["labelled"].start
+    for block in np.flatnonzero(used).tolist():
+        here = [(row, parts[key][block]) for key, row in out.rows.items() if parts[key][block, at] > 0]
+        if not here:
+            continue
+        rows = np.array([row for row, _ in here], dtype=np.int64)
+        off, chance = model.compare(whole[block], [counts for _, counts in here], out.offsets[rows])
+        out.learn(rows, off, chance, 1.0)
+    return out
 
 
 def _blocks(plan: PanePlan, times: Indexes) -> Blocks:
@@ -87,29 +130,49 @@ def _blocks(plan: PanePlan, times: Indexes) -> Blocks:
 
 
 def _evidence(
-    plan: PanePlan, source: _Classified | _Regressed, names: tuple[str, ...], levels: dict[str, MetricReference]
-) -> dict[str, list[float]]:
+    plan: PanePlan,
+    source: _Classified | _Regressed,
+    parts: Mapping[str, Dense],
+    names: tuple[str, ...],
+    levels: dict[str, MetricReference],
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """What became of estimates of blocks that were left out: of the whole, and of segments."""
     if source.size < 3:
-        return {}
+        return {}, {}
     errors = {name: Errors() for name in names}
+    of_parts = {name: Errors() for name in names}
     fold = np.arange(source.size) * min(FOLDS, source.size) // source.size
     for held in range(int(fold.max()) + 1):
-        reference = source.fit(fold != held)
-        model: Model
-        if plan.task == "regression":
-            model = Losses(plan, Table(plan, reference))
-        else:
-            model = Confidence(plan, names, Grid(plan, reference))
+        model = _model(plan, names, source.fit(fold != held))
         left_out = source.counts[fold == held]
         for counts, guesses in zip(left_out, model.estimate([(counts, 1.0) for counts in left_out]), strict=True):
             realised = compute(plan, counts, names)
             for name, guess in guesses.items():
                 if name in realised:
                     _add(errors[name], guess, realised[name], levels.get(name))
+        known = _parts(model, source.counts, parts, fold != held)
+        for block in np.flatnonzero(fold == held).tolist():
+            _add_parts(of_parts, model, known, source.counts[block], {key: of[block] for key, of in parts.items()})
+    return _found(errors), _found(of_parts)
+
+
+def _found(errors: Mapping[str, Errors]) -> dict[str, list[float]]:
     return {name: msgspec.to_builtins(one) for name, one in errors.items() if one.weight > 0}
 
 
-def _add(errors: Errors, guess: Guess, realised: float, level: MetricReference | None) -> None:
+def _add_parts(
+    errors: dict[str, Errors], model: Model, known: Parts, whole: Counts, parts: Mapping[str, Counts]
+) -> None:
+    at = model.plan.slots["predicted"].start
+    given = [Part(known.rows[key], of, whole, 1.0) for key, of in parts.items() if of[at] >= LEAST_PART]
+    for part, guesses in zip(given, model.estimate_parts(given, known), strict=True):
+        realised = compute(model.plan, part.counts, list(guesses))
+        for name, guess in guesses.items():
+            if name in realised:
+                _add(errors[name], guess, realised[name], None, weight=1.0 / len(given))
+
+
+def _add(errors: Errors, guess: Guess, realised: float, level: MetricReference | None, weight: float = 1.0) -> None:
     usual = None if level is None else level.value if level.pane_value is None else level.pane_value
     errors.add(
         estimate=guess.value,
@@ -117,6 +180,7 @@ def _add(errors: Errors, guess: Guess, realised: float, level: MetricReference |
         level=usual,
         variance=guess.doubt + guess.chance,
         chance=guess.chance,
+        weight=weight,
     )
 
 
@@ -126,35 +190,40 @@ class _Classified:
     def __init__(self, plan: PanePlan, outcomes: Outcomes, rows: Mask, blocks: Blocks) -> None:
         self.plan = plan
         self.size = int(blocks.max()) + 1
+        self._blocks = blocks
         assert outcomes.score is not None
-        score = outcomes.score[rows]
-        truth = class_indexes(plan, outcomes.truth[rows])
-        guess = class_indexes(plan, outcomes.guesses[rows])
+        self._score = outcomes.score[rows]
+        self._truth, self._guess = outcomes.truth[rows], outcomes.guesses[rows]
+        truth = class_indexes(plan, self._truth)
+        guess = self._decided = class_indexes(plan, self._guess)
         hit = truth == 1 if plan.task == "binary" else (truth == guess) & (truth < len(plan.classes))
-        bins = np.searchsorted(np.asarray(plan.score_edges), score, side="right")
+        self._bins = np.searchsorted(np.asarray(plan.score_edges), self._score, side="right")
         width = len(plan.score_edges) + 1
         inside = blocks >= 0
-        at = blocks[inside] * width + bins[inside]
+        at = blocks[inside] * width + self._bins[inside]
         shape = (self.size, width)
         self.n = np.bincount(at, minlength=self.size * width).reshape(shape).astype(np.float64)
         self.hits = np.bincount(at[hit[inside]], minlength=self.size * width).reshape(shape).astype(np.float64)
-        self.counts = label_counters(
-            plan,
-            outcomes.truth[rows][inside],
-            outcomes.guesses[rows][inside],
-            score[inside],
-            groups=blocks[inside],
-            group_count=self.size,
-        )
-        self.counts[:, plan.slots["scores"]] = self.n.astype(np.int64)
-        self.counts[:, plan.slots["predicted"].start] = self.n.sum(axis=1).astype(np.int64)
-        classes = len(plan.classes) + 1
-        decided = np.bincount(blocks[inside] * classes + guess[inside], minlength=self.size * classes)
-        self.counts[:, plan.slots["predictions"]] = decided.reshape(self.size, classes)
+        self.counts = self.counted(np.ones(len(blocks), dtype=bool))
         self.score = bin_scores(np.asarray(plan.score_edges))
         self.knots = knots_of(self.score, self.n.sum(axis=0))
         self.logit = logits(self.score)
         self.basis = hats(np.asarray(self.knots), self.logit)
+
+    def counted(self, some: Mask) -> Dense:
+        """Counters by block of some of the rows, as the panes would have them."""
+        plan, size = self.plan, self.size
+        rows = some & (self._blocks >= 0)
+        blocks, width, classes = self._blocks[rows], len(plan.score_edges) + 1, len(plan.classes) + 1
+        counts = label_counters(
+            plan, self._truth[rows], self._guess[rows], self._score[rows], groups=blocks, group_count=size
+        )
+        scores = np.bincount(blocks * width + self._bins[rows], minlength=size * width).reshape(size, width)
+        counts[:, plan.slots["scores"]] = scores
+        counts[:, plan.slots["predicted"].start] = scores.sum(axis=1)
+        decided = np.bincount(blocks * classes + self._decided[rows], minlength=size * classes)
+        counts[:, plan.slots["predictions"]] = decided.reshape(size, classes)
+        return counts
 
     def fit(self, used: Mask) -> EstimateReference:
         """Calibration from the blocks `used`."""
@@ -177,20 +246,26 @@ class _Regressed:
         truth = outcomes.truth[rows].astype(np.float64)
         guess = outcomes.guesses[rows].astype(np.float64)
         self.miss = guess - truth
+        self._truth, self._guess = truth, guess
         bins = np.searchsorted(np.asarray(plan.score_edges), guess, side="right").astype(np.int64)
         self.codes: list[tuple[Indexes, int]] = [(bins, len(plan.score_edges) + 1)]
         self.codes += [(code[rows], size) for code, size in features]
-        inside = blocks >= 0
-        self.counts = label_counters(
-            plan, truth[inside], guess[inside], None, groups=blocks[inside], group_count=self.size
-        )
-        self.counts[:, plan.slots["predicted"].start] = np.bincount(blocks[inside], minlength=self.size)
+        self.counts = self.counted(np.ones(len(blocks), dtype=bool))
+
+    def counted(self, some: Mask) -> Dense:
+        """Counters by block of some of the rows, as the panes would have them."""
+        plan = self.plan
+        rows = some & (self.blocks >= 0)
+        blocks = self.blocks[rows]
+        counts = label_counters(plan, self._truth[rows], self._guess[rows], None, groups=blocks, group_count=self.size)
+        counts[:, plan.slots["predicted"].start] = np.bincount(blocks, minlength=self.size)
         counters = iter(positions_of(plan))
         for code, size in self.codes:
-            held = np.bincount(blocks[inside] * size + code[inside], minlength=self.size * size).reshape(-1, size)
+            held = np.bincount(blocks * size + code[rows], minlength=self.size * size).reshape(-1, size)
             for column in range(size):
                 # Weights stand for sums of counters: it does not matter which of them holds the count.
-                self.counts[:, next(counters)[0]] = held[:, column]
+                counts[:, next(counters)[0]] = held[:, column]
+        return counts
 
     def fit(self, used: Mask) -> EstimateReference:
         """Weights and levels from the blocks `used`; rows of no block count where all blocks do."""
@@ -199,19 +274,41 @@ class _Regressed:
         )
         codes = [(code[rows], size) for code, size in self.codes]
         losses: dict[str, tuple[float, float, list[float]]] = {}
+        by_bin: dict[str, list[float]] = {}
         for name in estimable(self.plan.spec):
             loss = loss_of(name, self.miss[rows])
             if loss is None or not math.isfinite(mean := float(loss.mean())) or mean <= 0:
                 continue
             base, weights = fit_weights(codes, loss)
             losses[name] = (base, float(np.var(loss)) / mean**2, weights)
-        reference = EstimateReference(losses=losses)
+            by_bin[name] = _rounded(self._by_bin(rows, loss).tolist())
+        reference = EstimateReference(losses=losses, bin_losses=by_bin, bin_errors=self._bin_errors(rows, used))
         levels = {}
         table = Table(self.plan, reference)
         model = Losses(self.plan, table)
         for name in model.names:
             levels[name] = self._level(model, table.losses[name].ratio, name, used)
         return msgspec.structs.replace(reference, levels=levels)
+
+    def _by_bin(self, rows: Mask, loss: Floats) -> Floats:
+        """Mean loss by bin of the prediction."""
+        code, size = self.codes[0]
+        return shrunk(
+            np.bincount(code[rows], minlength=size).astype(np.float64),
+            np.bincount(code[rows], weights=loss, minlength=size).astype(np.float64),
+        )
+
+    def _bin_errors(self, rows: Mask, used: Mask) -> tuple[float, list[float], list[float]]:
+        """Of absolute errors: variance of one event's in squared means, means by bin, information by bin."""
+        error = np.abs(self.miss[rows])
+        mean = float(error.mean()) if len(error) else 0.0
+        if not 0 < mean < math.inf:
+            return (0.0, [], [])
+        (code, size), inside = self.codes[0], rows & (self.blocks >= 0)
+        blocks = np.bincount(self.blocks[inside] * size + code[inside], minlength=self.size * size)
+        ratio = float(f"{float(np.var(error)) / mean**2:.6g}")
+        n = blocks.reshape(self.size, size)[used].astype(np.float64)
+        return ratio, _rounded(self._by_bin(rows, error).tolist()), _rounded(information_of(n, ratio).tolist())
 
     def _level(self, model: Losses, ratio: float, name: str, used: Mask) -> tuple[float, float, float, float]:
         """Spread between blocks around the weights, which have the right level by themselves."""

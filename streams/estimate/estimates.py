@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.metrics import split
+from schemas.reference import EstimateReference
 from schemas.specification import Specification
+from streams.estimate.calibration import kept_of
 from streams.estimate.model import Confidence, Grid, Guess, Losses, Model, Table, estimable
+from streams.estimate.segments import SegmentEstimates, SegmentState, Told
 from streams.estimate.trust import Errors
 from streams.panes import PanePlan
 from streams.windows import PANE, Window
@@ -20,6 +23,8 @@ from streams.windows import PANE, Window
 Counts = NDArray[np.int64]
 LEAST_PREDICTIONS: Final = 20
 LEAST_LABELLED: Final = 10
+LEAST_PART: Final = 50
+"""Predictions below which a segment is not estimated."""
 MOST_PENDING: Final = 48
 """Estimates that wait for their labels; where more would, only every second, third … window is reconciled."""
 DESK: Final = "_desk"
@@ -57,6 +62,7 @@ class EstimateState(msgspec.Struct, array_like=True):
     model: bytes
     errors: list[tuple[str, str, Errors]]
     waiting: list[Waiting]
+    segments: SegmentState | None = None
 
 
 def trusted_window(spec: Specification) -> tuple[str, int]:
@@ -85,9 +91,11 @@ class Desk:
         self._table: Table | None = None
         self.shortest, _ = trusted_window(spec)
         self.steps = {name: window.step_ms or plan.pane_ms for name, window in spec.time_windows.items()}
-        outstanding = sum((plan.max_label_delay_ms + plan.pane_ms) / step for step in self.steps.values() or [1])
-        self.every = max(math.ceil(outstanding / MOST_PENDING), 1) if self.steps else 1
+        self.outstanding = sum((plan.max_label_delay_ms + plan.pane_ms) / step for step in self.steps.values() or [1])
+        self.every = max(math.ceil(self.outstanding / MOST_PENDING), 1) if self.steps else 1
         self.evidence: dict[str, list[float]] = {}
+        self.kept = kept_of(plan.pane_ms)
+        self.reference = reference or EstimateReference()
         if reference is None or not spec.alarms.estimate:
             return
         self.evidence = reference.errors
@@ -147,6 +155,11 @@ class Estimates:
         self._errors: dict[tuple[str, str], Errors] = {}
         self._waiting: dict[tuple[str, int], Waiting] = {}
         self._changed = state is not None
+        self._parts: SegmentEstimates | None = None
+        """None where no segment is estimated."""
+        if self._model is not None and self._desk.reference.segments:
+            told = None if state is None else state.segments
+            self._parts = SegmentEstimates(plan, self._model, self._desk.reference, self._desk.outstanding, told)
         if state is not None and self._model is not None:
             self._errors = {(window, name): errors for window, name, errors in state.errors}
             self._waiting = {(one.window, one.end_ms): one for one in state.waiting}
@@ -155,6 +168,11 @@ class Estimates:
     def active(self) -> bool:
         """Whether anything is estimated."""
         return self._model is not None
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Keys of the segments that are estimated."""
+        return () if self._parts is None else self._parts.keys
 
     def errors(self, window: str, name: str) -> Errors:
         """What became of the estimates of a metric in a window so far; the reference's own evidence to begin with."""
@@ -252,18 +270,60 @@ class Estimates:
             )
         return Estimated(waiting.n, guesses, intervals, self.trust()) if guesses else None
 
-    def learn(self, end_ms: int, counts: Counts, *, usable: bool) -> None:
+    def make_parts(self, window: Window, whole: Counts, parts: Mapping[str, Counts]) -> dict[str, Estimated]:
+        """Estimate the segments of a window whose traffic is complete: those with at least 50 predictions.
+
+        Parameters
+        ----------
+        whole : array of int
+            Counters of the window.
+        parts : mapping of str to array of int
+            The same by segment, of `segments`.
+        """
+        if self._parts is None or not parts:
+            return {}
+        step = self._desk.steps.get(window.name, self.plan.pane_ms)
+        made = self._parts.make(window, step, whole, parts, LEAST_PART)
+        self._changed = self._changed or bool(made)
+        return {key: self._of_part(told) for key, told in made.items()}
+
+    def reconcile_part(
+        self, window: Window, segment: str, realised: dict[str, float | None], labelled: int
+    ) -> Estimated | None:
+        """As `reconcile`, of a segment."""
+        if self._parts is None:
+            return None
+        told = self._parts.reconcile(window, segment, realised, labelled, LEAST_LABELLED)
+        return None if told is None else self._of_part(told)
+
+    def _of_part(self, told: Told) -> Estimated:
+        intervals = {
+            name: (
+                max(guess.value - told.halves[name], self._desk.lows[name]),
+                min(guess.value + told.halves[name], self._desk.tops[name]),
+            )
+            for name, guess in told.guesses.items()
+        }
+        return Estimated(told.n, told.guesses, intervals, self.trust())
+
+    def learn(self, end_ms: int, counts: Counts, *, usable: bool, parts: Mapping[str, Counts] | None = None) -> None:
         """Take the pane that ends at `end_ms` in, whose labels are complete; forget what waited for it in vain.
 
         Parameters
         ----------
         usable : bool
             Whether enough of its labels came: those of a few events may not be those of all.
+        parts : mapping of str to array of int, optional
+            Counters of its segments, of those with enough labels.
         """
         if self._model is None:
             return
         if self._waiting:
             self._waiting = {key: one for key, one in self._waiting.items() if one.end_ms > end_ms}
+        if self._parts is not None and usable:
+            self._parts.learn(end_ms, counts, parts or {}, self._desk.kept)
+        elif self._parts is not None:
+            self._parts.forget(end_ms)
         if usable:
             self._model.learn(counts)
             self._changed = True
@@ -275,4 +335,6 @@ class Estimates:
         if self._model is None or not self._changed:
             return None
         errors = [(window, name, errors) for (window, name), errors in sorted(self._errors.items())]
-        return EstimateState(self._model.state(), errors, [self._waiting[key] for key in sorted(self._waiting)])
+        segments = None if self._parts is None else self._parts.snapshot()
+        waiting = [self._waiting[key] for key in sorted(self._waiting)]
+        return EstimateState(self._model.state(), errors, waiting, segments)

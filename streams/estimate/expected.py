@@ -22,7 +22,7 @@ class Scores(NamedTuple):
     ----------
     n : array, shape (windows, bins)
         Events, bins ascending in score; some in every window.
-    p : array, shape (bins,)
+    p : array, shape (bins,) or (windows, bins)
         Probability that an event of the bin is a hit.
     score : array, shape (bins,)
         Score that stands for the bin.
@@ -121,7 +121,7 @@ def _roc_auc(of: Scores, sums: _Sums) -> Expected:
     """Ratio of expected pairs ranked right to expected pairs; an event makes no pair with itself."""
     hits, misses = sums.hits, of.n - sums.hits
     rest = sums.events - sums.total
-    own = (hits @ (1 - of.p))[:, None]
+    own = (hits * (1 - of.p)).sum(axis=-1, keepdims=True)
     pairs = sums.total * rest - own
     pairs = np.where(pairs > 1e-9 * sums.events, pairs, np.nan)
     below = misses.cumsum(axis=-1) - misses / 2

@@ -24,6 +24,8 @@ RIDGE: Final = 100.0
 """Rows with the mean loss that every bin is drawn towards."""
 LEAST_SHARE: Final = 0.05
 """An estimate never falls below this share of the reference's loss: sums of bins may."""
+STATE_BYTES: Final = 48
+"""What `LevelState.pack` makes."""
 PRIOR_SPREAD: Final = 0.1
 PRIOR_PANES: Final = 3.0
 _LEVEL: Final = 1.0
@@ -59,7 +61,9 @@ class LevelState(NamedTuple):
     @classmethod
     def unpack(cls, data: bytes, count: int) -> list[LevelState]:
         """What `pack` wrote, `count` times; nothing where it is of another number."""
-        return [cls(*numbers) for numbers in struct.iter_unpack("<6d", data)] if len(data) == 48 * count else []
+        return (
+            [cls(*numbers) for numbers in struct.iter_unpack("<6d", data)] if len(data) == STATE_BYTES * count else []
+        )
 
 
 def loss_of(name: str, miss: Floats) -> Floats | None:

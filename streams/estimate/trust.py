@@ -73,7 +73,16 @@ class Errors(msgspec.Struct, array_like=True):
         """Half the width of the interval of an estimate with this promised variance."""
         return self.width * self.quantile * self.scale * math.sqrt(variance)
 
-    def add(self, *, estimate: float, realised: float, level: float | None, variance: float, chance: float) -> None:
+    def add(
+        self,
+        *,
+        estimate: float,
+        realised: float,
+        level: float | None,
+        variance: float,
+        chance: float,
+        weight: float = 1.0,
+    ) -> None:
         """Take a reconciled window in.
 
         Parameters
@@ -83,20 +92,22 @@ class Errors(msgspec.Struct, array_like=True):
             Of the reference.
         variance : float
             Of the error, as promised; `chance` the part of it that is the labels' own.
+        weight : float
+            In windows, at most 1: segments of one window share it.
         """
         error = estimate - realised
-        kept = 1.0 - 1.0 / MEMORY
+        kept = 1.0 - weight / MEMORY
         held = abs(error) <= self.half_width(variance)
-        wider = self.width * math.exp(STEP * ((not held) - (1 - CONFIDENCE)))
+        wider = self.width * math.exp(weight * STEP * ((not held) - (1 - CONFIDENCE)))
         self.width = min(max(wider, _WIDTHS[0]), _WIDTHS[1])
         moved = error if level is None else realised - level
         surprise = min(error * error / variance, _MOST_SURPRISE) if variance > 0 else float(error != 0.0)
-        self.weight = kept * self.weight + 1.0
-        self.held = kept * self.held + held
-        self.surprise = kept * self.surprise + surprise
-        self.missed = kept * self.missed + error * error
-        self.moved = kept * self.moved + moved * moved
-        self.chance = kept * self.chance + chance
+        self.weight = kept * self.weight + weight
+        self.held = kept * self.held + weight * held
+        self.surprise = kept * self.surprise + weight * surprise
+        self.missed = kept * self.missed + weight * error * error
+        self.moved = kept * self.moved + weight * moved * moved
+        self.chance = kept * self.chance + weight * chance
 
     @property
     def coverage(self) -> float:

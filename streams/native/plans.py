@@ -20,6 +20,7 @@ _SLOTS: Final = (
     *("calibration_n", "calibration_hits", "calibration_total"),
     *("labels", "clipped", "error", "error_abs", "error_square_high", "error_square_low", "ape", "ape_n"),
     *("label_total", "label_square_high", "label_square_low", "truth", "decided", "hits", "ranks"),
+    *("bin_scored", "bin_error_abs"),
 )
 _I64: Final = 1 << 63
 
