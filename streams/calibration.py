@@ -1,15 +1,15 @@
 """Thresholds from a false-alarm budget: people say how many false alarms they bear, not which PSI is too much.
 
-The budget is spent per closed pane over all tests of a version: nearly half of it on quality (most of that on the
-primary metric overall), the rest on calibration, estimated quality, drift, unusable values and the sequential
-detectors. A test crosses where a value is less likely than its share under what the reference shows of itself: chance
-(sample size) and the spread between its own panes.
+The budget is spent per closed pane over all tests of a version: more than half of it on quality (windows, most of that
+on the primary metric overall, and sums of panes), the rest on calibration, estimated quality, drift, unusable values
+and River's detectors. A test crosses where a value is less likely than its share under what the reference shows of
+itself: chance (sample size) and the spread between its own panes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -21,7 +21,7 @@ from scipy import special
 from schemas.events import Severity
 from schemas.metrics import better, split
 from schemas.reference import MetricReference
-from schemas.specification import CALIBRATION, DriftMeasure
+from schemas.specification import CALIBRATION, DriftMeasure, Task
 from streams.drift.distances import psi_noise
 from streams.drift.measures import SCALES
 from streams.drift.scatter import drift_key
@@ -32,7 +32,7 @@ from streams.panes import PanePlan
 Floats = NDArray[np.float64]
 
 LEAST_PSI: Final = SCALES["psi"].least
-QUALITY_SHARE: Final = 0.46
+QUALITY_SHARE: Final = 0.36
 CALIBRATION_SHARE: Final = 0.04
 """Of classifiers; that of regressions is quality's."""
 ESTIMATE_SHARE: Final = 0.1
@@ -42,7 +42,8 @@ USABLE_SHARE: Final = 0.04
 SHAPE_SHARE: Final = 0.03
 VOLUME_SHARE: Final = 0.02
 DELAY_SHARE: Final = 0.01
-SEQUENTIAL_SHARE: Final = 0.1
+CUSUM_SHARE: Final = 0.15
+SEQUENTIAL_SHARE: Final = 0.05
 SHAPES: Final = 3
 """Checks of one feature's shape: range or new categories, vanished categories, standing still."""
 MOST_P: Final = 0.01
@@ -54,6 +55,8 @@ SMALLEST_P: Final = 1e-30
 MINIMUM_LABELLED: Final = 100
 MINIMUM_CLASS: Final = 20
 MINIMUM_TRAFFIC: Final = 100
+LOSSES: Final = {"binary": ("brier", "accuracy"), "multiclass": ("accuracy",), "regression": ("mae",)}
+"""Means over events, which panes can be added up by."""
 BOUNDED: Final = frozenset(
     {
         "roc_auc", "pr_auc", "accuracy", "precision", "recall", "f1", "calibration_error", "precision_macro",
@@ -126,7 +129,9 @@ class Allowance:
     """Of each check of a feature's shape (`streams.drift.shapes`)."""
     volume: float
     delay: float
+    cusum: float
     sequential: float
+    """Of each of River's detectors."""
     estimated: float
     calibration: float
 
@@ -166,7 +171,8 @@ class Allowance:
             shape=share(SHAPE_SHARE, SHAPES * len(plan.features) * timed),
             volume=share(VOLUME_SHARE, 1),
             delay=share(DELAY_SHARE, 2),
-            sequential=share(SEQUENTIAL_SHARE, 2 + len(spec.alarms.sequential)),
+            cusum=share(CUSUM_SHARE, len(summed(plan.task, spec.metrics.primary))),
+            sequential=share(SEQUENTIAL_SHARE, 1 + len(spec.alarms.sequential)),
             estimated=share(ESTIMATE_SHARE, len(spec.judged) * timed),
             calibration=share(CALIBRATION_SHARE, windows * (1 + segments)),
         )
@@ -454,6 +460,27 @@ def tame(z: float, value: float, bound_at: Callable[[float], Bound]) -> float:
     if not bound_at(chance).crossed(value):
         return TAME
     return min(z, float(-special.ndtri(least_p(bound_at, value, chance))))
+
+
+def summed(task: Task, primary: str, known: Container[str] | None = None) -> list[str]:
+    """Losses whose panes are added up: the task's first, and the primary metric where it is another of them.
+
+    Parameters
+    ----------
+    known : container of str, optional
+        Metrics that the model has.
+
+    Notes
+    -----
+    New errors show in accuracy first where doubtful predictions turn wrong, in Brier's score where sure ones do.
+
+    Examples
+    --------
+    >>> summed("binary", "accuracy"), summed("binary", "roc_auc"), summed("regression", "rmse")
+    (['brier', 'accuracy'], ['brier'], ['mae'])
+    """
+    there = [name for name in LOSSES[task] if known is None or name in known]
+    return [name for at, name in enumerate(there) if at == 0 or name == primary]
 
 
 def cusum_p(

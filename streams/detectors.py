@@ -50,7 +50,6 @@ COVERAGE_PANES: Final = 5
 """Panes from which on coverage is known well enough to be called thin."""
 THIN: Final = 0.5
 """Coverage below this share of the usual one is thin: an observation of its own, and no quality is judged on it."""
-_LOSS: Final = {"binary": ("brier", "accuracy"), "multiclass": ("accuracy",), "regression": ("mae",)}
 _QUALITY: Final = frozenset({"quality", "calibration", "estimated-quality"})
 _ALLOWANCE: Final = 0.25
 _FAR: Final = 1e-4
@@ -81,13 +80,21 @@ class _Loss(NamedTuple):
     n: int
     own_share: float
 
+    @classmethod
+    def of(cls, name: str, value: float, level: MetricReference, n: int, own: float) -> _Loss:
+        """Of a metric's value in a pane of `n` events; `own`: its standard error (`calibration.pane_errors`)."""
+        sign = 1.0 if lower_is_better(name) else -1.0
+        reference = level.value if level.pane_value is None else level.pane_value
+        bound = cal.Bound(reference, reference + sign * _ALLOWANCE * own, own, sign > 0)
+        return cls(sign * (value - reference) / own, value, bound, n, (level.spread**2 + level.scale**2 / n) / own**2)
+
 
 class DetectorState(msgspec.Struct, array_like=True):
     """Snapshot of `Detectors`."""
 
     open: list[tuple[Kind, str, str, str, Open]]
     coverage: list[float]
-    page: PageState
+    pages: dict[str, PageState]
     history: list[float]
     jump: tuple[float, float] | None
     since_ms: int = -1
@@ -197,7 +204,8 @@ class Detectors:
         self.levels: Mapping[str, MetricReference] = plan.reference.metrics
         """Of the version overall: the reference's, with what the first stable period adds."""
         self._wanted = stable_panes(plan.pane_ms)
-        self.page = PageState()
+        self.pages: dict[str, PageState] = {}
+        """Cumulative sums by metric."""
         self.history: list[float] = []
         self.jump: tuple[float, float] | None = None
         self.jumps: dict[str, tuple[float, float]] = {}
@@ -412,57 +420,58 @@ class Detectors:
 
     # ------------------------------------------------------------------------------------------ sequential
 
-    def _loss(self, view: View) -> tuple[str, float, MetricReference] | None:
-        """The metric whose mean is watched pane by pane, as a loss (higher is worse)."""
-        for name in _LOSS[self.plan.task]:
-            level = self.levels.get(name)
-            value = compute(self.plan, view.counts, [name]).get(name)
-            if level is not None and value is not None:
-                # A threshold that a person set is all there is to say about a metric.
-                return None if name in self.plan.spec.alarms.thresholds else (name, value, level)
-        return None
+    def _losses(self, view: View) -> Iterator[tuple[str, float, MetricReference]]:
+        """Metrics whose means are watched pane by pane, as losses (higher is worse)."""
+        plan, levels = self.plan, self.levels
+        for name in cal.summed(plan.task, plan.spec.metrics.primary, levels):
+            value = compute(plan, view.counts, [name]).get(name)
+            # A threshold that a person set is all there is to say about a metric.
+            if value is not None and name not in plan.spec.alarms.thresholds:
+                yield name, value, levels[name]
 
     def _sequential(self, pane: Window, view: View, n: int, now_ms: int) -> Iterator[Observation]:
-        found = self._loss(view)
-        if found is None:
-            return
-        name, value, level = found
-        sign = 1.0 if lower_is_better(name) else -1.0
-        reference = level.value if level.pane_value is None else level.pane_value
-        own, unsure, freedom = cal.pane_errors(level, n)
-        if own <= 0:
-            return
+        """The sums of every loss; River's detectors on the first."""
+        for at, (name, value, level) in enumerate(self._losses(view)):
+            errors = cal.pane_errors(level, n)
+            if errors.own <= 0:
+                continue
+            loss = _Loss.of(name, value, level, n, errors.own)
+            yield from self._summed(pane, name, loss, level, errors, now_ms)
+            if at == 0:
+                yield from self._river(pane, name, loss, now_ms)
+                yield from self._adaptive(pane, name, loss, now_ms)
+
+    def _summed(  # noqa: PLR0917
+        self, pane: Window, name: str, loss: _Loss, level: MetricReference, errors: cal.PaneErrors, now_ms: int
+    ) -> Iterator[Observation]:
+        """The cumulative sum of a loss."""
+        p, unsure, freedom = self.allowance.cusum, errors.unsure / errors.own, errors.freedom
         # The reference is a sample: what it may be off by, pane after pane, must not add up to an alarm.
-        allowance = _ALLOWANCE + 2 * unsure / own
-        limit = cal.cusum_limit(self.allowance.sequential, allowance, freedom)
-        most = min(cal.cusum_limit(self.allowance.sequential * _FAR, allowance, freedom), _MOST_LIMITS * limit)
-        at = _at(name, level, n=n, panes=1, noise=0.0)
-        step = cal.tame(sign * (value - reference) / own, value, at)
-        crossed = page_test(self.page, step, allowance=allowance, limit=limit, pane_start_ms=pane.start_ms, most=most)
-        span = Window("cusum", self.page.since_ms, pane.end_ms)
-        bound = cal.Bound(reference, reference + sign * allowance * own, own, sign > 0)
+        allowance = _ALLOWANCE + 2 * unsure
+        limit = cal.cusum_limit(p, allowance, freedom)
+        most = min(cal.cusum_limit(p * _FAR, allowance, freedom), _MOST_LIMITS * limit)
+        at = _at(name, level, n=loss.n, panes=1, noise=0.0)
+        state = self.pages.setdefault(name, PageState())
+        step = cal.tame(loss.z, loss.value, at)
+        crossed = page_test(state, step, allowance=allowance, limit=limit, pane_start_ms=pane.start_ms, most=most)
+        reference, own, sign = loss.bound.reference, loss.bound.error, 1.0 if loss.bound.upper else -1.0
+        bound = loss.bound._replace(threshold=reference + sign * allowance * own)
         evidence: dict[str, Any] = {
             "statistic": "cusum",
-            "sum": round(self.page.total, 3),
+            "sum": round(state.total, 3),
             "limit": round(limit, 3),
             "allowance": round(allowance, 3),
-            "p": self.allowance.sequential,
+            "p": p,
         }
         if crossed:
-            panes = (pane.end_ms - self.page.since_ms) // self.plan.pane_ms
-            p_value = cal.cusum_p(
-                self.page.total, panes, allowance, unsure / own, freedom=freedom, whole=self.page.whole
-            )
-            evidence["p_value"] = min(p_value, self.allowance.sequential)
+            panes = (pane.end_ms - state.since_ms) // self.plan.pane_ms
+            p_value = cal.cusum_p(state.total, panes, allowance, unsure, freedom=freedom, whole=state.whole)
+            evidence["p_value"] = min(p_value, p)
         finding = Finding(
-            span.start_ms, span.end_ms, value, reference, bound.threshold, n,
-            cal.quality_severity(name, bound, value), crossed, self.page.total <= limit / 2, evidence,
+            state.since_ms, pane.end_ms, loss.value, reference, bound.threshold, loss.n,
+            cal.quality_severity(name, bound, loss.value), crossed, state.total <= limit / 2, evidence,
         )  # fmt: skip
         yield from self._look(Key("quality", name, "", "cusum"), finding, now_ms)
-        z = sign * (value - reference) / own
-        shares = level.spread**2 + level.scale**2 / n
-        yield from self._river(pane, name, _Loss(z, value, bound, n, shares / own**2), now_ms)
-        yield from self._adaptive(pane, name, _Loss(z, value, bound, n, shares / own**2), now_ms)
 
     def _river(self, pane: Window, name: str, loss: _Loss, now_ms: int) -> Iterator[Observation]:
         """River's other detectors on the standardised loss; before ADWIN, whose history is their state."""
@@ -842,7 +851,7 @@ class Detectors:
         return DetectorState(
             open=[(*key, state) for key, state in sorted(self.watches.open.items())],
             coverage=list(self.coverage),
-            page=msgspec.structs.replace(self.page),
+            pages={name: msgspec.structs.replace(one) for name, one in sorted(self.pages.items())},
             history=list(self.history),
             jump=self.jump,
             since_ms=self.since_ms,
@@ -859,7 +868,7 @@ class Detectors:
         for kind, subject, segment, window, opened in state.open:
             detectors.watches.open[Key(kind, subject, segment, window)] = opened
         detectors.coverage = list(state.coverage)
-        detectors.page = state.page
+        detectors.pages = dict(state.pages)
         detectors.history = list(state.history)
         detectors.jump = state.jump
         detectors.since_ms = state.since_ms

@@ -20,6 +20,10 @@ def detection(  # noqa: PLR0917
     rows: Annotated[int, typer.Option(min=100, help="Mean rows a pane.")] = 200,
     peers: Peers = "all",
     cache: Cache = None,
+    memory: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep answers in: runs that were stopped go on, runs of parts add up."),
+    ] = None,
 ) -> None:
     """False alarms, delay and misses next to River, NannyML, Evidently and alibi-detect. About an hour."""
     from agents.commands.bench import benchmark, show
@@ -31,6 +35,7 @@ def detection(  # noqa: PLR0917
         rows=rows,
         kinds=kinds or None,
         peers=_peers(peers, [contender.name for contender in bench.contenders()]),
+        memory=memory,
         note=note,
         **({} if cache is None else {"cache": cache}),
     )

@@ -19,6 +19,7 @@ from benchmarks.detection.contenders.driftline import Driftline
 from benchmarks.detection.contenders.elsewhere import AlibiDetect, Evidently, NannyML
 from benchmarks.detection.contenders.river import detectors
 from benchmarks.detection.equal import STEPS, Calibrated, calibrate
+from benchmarks.detection.memory import Memory, Remembered
 from benchmarks.detection.scoring import COOL_DOWN, Score, interval, score
 from benchmarks.detection.streams import GENERATED, REAL, TWINS
 from benchmarks.detection.streams.base import HORIZON_PANES, REFERENCE_PANES, Stream
@@ -52,6 +53,7 @@ def run(
     cache: Path = CACHE,
     rate: float = RATE,
     steps: int = STEPS,
+    memory: Path | None = None,
     note: Note = lambda _: None,
 ) -> dict[str, Any]:
     """The document of ``driftline bench detection --json``.
@@ -72,12 +74,16 @@ def run(
         False alarms a pane at which contenders are compared.
     steps : int
         Of the bisection that finds their settings.
+    memory : Path, optional
+        Folder in which answers are kept: what is in it is not computed again. A run that was stopped goes on, and after
+        runs of some kinds and peers one of all puts their answers together.
     """
     wanted = list(KINDS if kinds is None else kinds)
-    chosen = [c for c in contenders() if peers is None or c.name in peers or c.name == "driftline"]
+    known = Memory(memory)
+    chosen = [Remembered(c, known) for c in contenders() if peers is None or c.name in peers or c.name == "driftline"]
     made: dict[tuple[str, int], Sequence[Stream]] = {}
 
-    def streams_of(kind: str, contender: Contender, first: int = 0) -> Sequence[Stream]:
+    def streams_of(kind: str, contender: Remembered, first: int = 0) -> Sequence[Stream]:
         """The same objects for everybody: what was computed of a stream once is known."""
         if kind in REAL:
             made.setdefault((kind, 0), [REAL[kind]()])
@@ -164,7 +170,7 @@ def _line(own: Score) -> str:
 
 def _row(
     kind: str,
-    contender: Contender,
+    contender: Remembered,
     version: str,
     own: Score,
     *,
@@ -217,7 +223,7 @@ def _rounded(values: tuple[float, float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
-def _skipped(contender: Contender, reason: str, kind: str = "all") -> dict[str, Any]:
+def _skipped(contender: Remembered, reason: str, kind: str = "all") -> dict[str, Any]:
     return {
         "name": f"{kind}/{contender.name}", "version": "", "value": None, "unit": "panes", "spread": None,
         "kind": kind, "contender": contender.name, "skipped": reason,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from benchmarks.detection.streams.base import Stream
 
@@ -46,5 +46,21 @@ class Contender(Protocol):
     def about(self) -> Mapping[str, object]:
         """What the row says of it."""
 
+    def code(self) -> Sequence[Path]:
+        """Sources (files, folders) that its answers depend on, besides its version."""
+
     def alarms(self, streams: Sequence[Stream], setting: float) -> list[Alarms]:
         """Run over every stream, its reference first."""
+
+
+@runtime_checkable
+class Scored(Contender, Protocol):
+    """One that gives every pane a number, whatever the setting, and alarms beyond it: run once, judged at any."""
+
+    def scores(self, streams: Sequence[Stream]) -> list[list[float]]:
+        """The numbers of the live panes of every stream."""
+
+
+def beyond(scores: Sequence[float], setting: float) -> Alarms:
+    """Panes whose number is beyond the setting."""
+    return [pane for pane, value in enumerate(scores) if value > setting]

@@ -14,6 +14,7 @@ import numpy as np
 from agents.alerting.logic import AlertBook
 from benchmarks.detection.contenders.base import Alarms
 from benchmarks.detection.streams.base import Rows, Stream
+from schemas.codec import utc
 from schemas.events import JoinedDelta, Observation, PaneClosed, PaneDelta, PartitionWatermark, WatermarkUpdate
 from schemas.reference import ReferenceStatistics
 from schemas.specification import Specification, parse
@@ -24,6 +25,7 @@ from streams.panes import PanePlan
 from streams.reference import compile_reference
 from streams.traffic import traffic_counters
 
+_ROOT = Path(__file__).parents[3]
 DAY_MS = 86_400_000
 LABELS_LATE_PANES = 1
 """Labels come within the day; a pane is judged when the day after it is over, for every contender alike."""
@@ -71,6 +73,10 @@ class Driftline:
         """Where its figures come from."""
         return {"knob": "[alarms] budget, false incidents a day", "what": "panes with an open incident"}
 
+    def code(self) -> Sequence[Path]:
+        """All that decides."""
+        return [Path(__file__), *(_ROOT / name for name in ("streams", "schemas", "agents/alerting"))]
+
     def alarms(self, streams: Sequence[Stream], setting: float) -> list[Alarms]:
         """Run over every stream."""
         return [panes_in_alarm(stream, specification(setting)) for stream in streams]
@@ -87,6 +93,7 @@ def incidents_of(stream: Stream, spec: Specification) -> list[tuple[int, list[st
     aggregate = AggregatePartition(1, lambda model, number: plan)
     book = AlertBook(model="m", champion=1)
     first = len(stream.reference)
+    over = utc((first + len(stream.live)) * DAY_MS)
     out: list[tuple[int, list[str]]] = []
     for pane, counters in enumerate([*_counters(_Whole(stream)), *[None] * LABELS_LATE_PANES]):
         if counters is not None:
@@ -95,7 +102,9 @@ def incidents_of(stream: Stream, spec: Specification) -> list[tuple[int, list[st
         end = (first + pane + 1) * DAY_MS
         for event in aggregate.merge(WatermarkUpdate([PartitionWatermark(0, end, False)])):
             if isinstance(event, Observation):
-                book.observed(event, spec)
+                # That nothing comes any more is the stream's end, not a collapse of its volume.
+                if event.window_start < over:
+                    book.observed(event, spec)
             elif isinstance(event, PaneClosed):
                 book.pane_closed(event, spec)
         judged = pane - LABELS_LATE_PANES

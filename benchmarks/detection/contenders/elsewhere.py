@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.detection.contenders.base import Alarms
+from benchmarks.detection.contenders.base import Alarms, beyond
 from benchmarks.detection.streams.base import Stream
 from benchmarks.environments import PROGRAMS, python_of, run, version_in
 
@@ -47,6 +47,10 @@ class _Elsewhere:
         """What it said of itself."""
         return {"knob": self.knob, **self._about}
 
+    def code(self) -> Sequence[Path]:
+        """The program that runs there."""
+        return [PROGRAMS / self.program]
+
     def _run(self, streams: Sequence[Stream], **settings: float) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             given, out = Path(folder) / "streams.npz", Path(folder) / "found.json"
@@ -71,20 +75,14 @@ def _arrays(streams: Sequence[Stream]) -> dict[str, Any]:
 class _Scored(_Elsewhere):
     """One that gives every pane a number and alarms beyond a threshold: run once, judged at any."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._known: dict[int, tuple[Stream, list[float]]] = {}
+    def scores(self, streams: Sequence[Stream]) -> list[list[float]]:
+        """Run over every stream."""
+        found: list[list[float]] = self._run(streams)["scores"]
+        return found
 
     def alarms(self, streams: Sequence[Stream], setting: float) -> list[Alarms]:
         """Panes beyond the threshold."""
-        fresh = [stream for stream in streams if id(stream) not in self._known]
-        if fresh:
-            for stream, scores in zip(fresh, self._run(fresh)["scores"], strict=True):
-                # Kept with its stream, so that no other can get its id.
-                self._known[id(stream)] = (stream, scores)
-        return [
-            [pane for pane, value in enumerate(self._known[id(stream)][1]) if value > setting] for stream in streams
-        ]
+        return [beyond(own, setting) for own in self.scores(streams)]
 
 
 class Evidently(_Scored):

@@ -28,7 +28,7 @@ SHARES = {
     "data-quality": cal.USABLE_SHARE + cal.SHAPE_SHARE + cal.VOLUME_SHARE,
     "label-delay": cal.DELAY_SHARE,
     "calibration": cal.CALIBRATION_SHARE,
-    "quality": cal.QUALITY_SHARE + cal.SEQUENTIAL_SHARE,
+    "quality": cal.QUALITY_SHARE + cal.CUSUM_SHARE + cal.SEQUENTIAL_SHARE,
 }
 
 
