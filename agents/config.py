@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     webhook_secret: str = Field(default="", repr=False, description="signs webhooks (whsec_…)")
     webhook_allow: list[str] = Field(default_factory=list, description="private hosts that webhooks may go to")
     notify_urls: list[str] = Field(default_factory=list, repr=False, description="Apprise URLs")
+    alertmanager_urls: list[str] = Field(
+        default_factory=list,
+        repr=False,
+        description="Prometheus Alertmanagers that are told every minute what is open, such as http://localhost:9093",
+    )
     api_key: str = Field(default="", repr=False, description="your API key, for the command line (dlk_…)")
     allow_plaintext: bool = Field(default=False, description="permit PLAINTEXT to a broker off loopback")
     log_level: str = Field(default="INFO")

@@ -1,4 +1,4 @@
-"""The notifying agent: alerts become log lines, signed webhooks and messages.
+"""The notifying agent: alerts become log lines, signed webhooks, messages, and what fires in an Alertmanager.
 
 Notes
 -----
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
@@ -21,6 +21,7 @@ from agents.control import Background, event_identity, run_control_agent
 from agents.database.engine import make_engine, session_factory
 from agents.notifying import deliveries
 from agents.notifying.addresses import Endpoint, parse_endpoint
+from agents.notifying.alertmanager import Teller
 from agents.notifying.logic import (
     STALE_AFTER,
     Target,
@@ -55,10 +56,19 @@ def targets_of(settings: Settings) -> list[Target]:
 
 
 class AlertNotifier:
-    """Writes the log line of an alert and plans its deliveries."""
+    """Writes the log line of an alert and plans its deliveries.
 
-    def __init__(self, targets: Sequence[Target]) -> None:
+    Parameters
+    ----------
+    targets : sequence of Target
+        Who gets messages.
+    changed : callable
+        Called with every alert, for those who are told what is open rather than what is new.
+    """
+
+    def __init__(self, targets: Sequence[Target], changed: Callable[[], None] = lambda: None) -> None:
         self._targets = targets
+        self._changed = changed
 
     def __call__(self, session: Session, record: Record) -> None:
         """Handle one record of `alerts` or `retrain-requests`; what cannot be read is logged and left out."""
@@ -72,6 +82,7 @@ class AlertNotifier:
             return
         level = logging.INFO if alert.status == "closed" else _LEVELS[alert.severity]
         log.log(level, "alert %s %s: %s. %s", alert.status, alert.incident_id, alert.title, alert.explanation)
+        self._changed()
         now = datetime.now(UTC)
         if record.timestamp_ms and now - utc(record.timestamp_ms) > STALE_AFTER:
             return
@@ -141,7 +152,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     Raises
     ------
     UnsafeSettingError, ConfigurationError
-        A webhook URL or the secret is wrong.
+        A URL or the secret is wrong.
     TopicError, BrokerError, DatabaseUnavailableError
         The supervisor starts the agent again.
     """
@@ -152,13 +163,22 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     sessions, readers = session_factory(engine), session_factory(engine, read_only=True)
     send = Sender(secret, endpoints)
     couriers = [deliveries.Courier(target, send, sessions, readers) for target in targets]
-    for courier in couriers:
-        courier.start()
+    page = f"http://{settings.host}:{settings.port}/" if settings.port else ""
+    managers = list(dict.fromkeys(Target(url, "alertmanager") for url in settings.alertmanager_urls))
+    tellers = [Teller(target, readers, page) for target in managers]
+
+    def changed() -> None:
+        for teller in tellers:
+            teller.changed()
+
+    threads: list[deliveries.Courier | Teller] = [*couriers, *tellers]
+    for each in threads:
+        each.start()
     try:
         run_control_agent(
             NAME,
             (ALERTS, RETRAIN_REQUESTS),
-            AlertNotifier(targets),
+            AlertNotifier(targets, changed),
             settings,
             kafka,
             stop,
@@ -167,6 +187,6 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
             on_ready=lambda: mark_ready(settings, NAME),
         )
     finally:
-        for courier in couriers:
-            courier.stop(timeout_s=2.0)
+        for each in threads:
+            each.stop(timeout_s=2.0)
         engine.dispose()

@@ -22,7 +22,7 @@ GIVE_UP_AFTER = timedelta(hours=24)
 STALE_AFTER = timedelta(hours=24)
 """Alerts that lay in the topic for longer are logged and not sent: a new installation does not replay the past."""
 
-Channel = Literal["webhook", "apprise"]
+Channel = Literal["webhook", "apprise", "alertmanager"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Target:
     def label(self) -> str:
         """Scheme and host: what a log may show."""
         parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.hostname or '…'}" if self.channel == "webhook" else f"{parts.scheme}://…"
+        return f"{parts.scheme}://…" if self.channel == "apprise" else f"{parts.scheme}://{parts.hostname or '…'}"
 
     def __repr__(self) -> str:
         return f"Target({self.label!r})"

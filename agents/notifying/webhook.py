@@ -1,4 +1,4 @@
-"""One signed webhook request: pinned to a checked address, no redirects, ended by a deadline.
+"""One signed webhook request, or another's: pinned to a checked address, no redirects, ended by a deadline.
 
 References
 ----------
@@ -12,7 +12,7 @@ import secrets
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -95,18 +95,34 @@ def post(
     RefusedAddressError
         The host resolves to an address that is not public.
     """
+    signed = [
+        ("webhook-id", message_id),
+        ("webhook-timestamp", str(int(at.timestamp()))),
+        ("webhook-signature", Webhook(secret).sign(message_id, at, body)),
+    ]
+    exchange(endpoint, signed, body.encode(), deadline_s=deadline_s, resolve=resolve, tls=tls)
+
+
+def exchange(
+    endpoint: Endpoint,
+    headers: Sequence[tuple[str, str]],
+    body: bytes,
+    *,
+    deadline_s: float = DEADLINE_S,
+    resolve: Resolve = system_resolve,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Post JSON and wait for the answer. Raises as `post`."""
     try:
         address = pinned_address(endpoint, resolve)
     except OSError as error:
         raise DeliveryError(f"{endpoint.host} does not resolve: {error}") from error
-    headers = [
+    sent = [
         ("Host", endpoint.host_header),
         ("Content-Type", "application/json"),
-        ("Content-Length", str(len(body.encode()))),
+        ("Content-Length", str(len(body))),
         ("User-Agent", "driftline"),
-        ("webhook-id", message_id),
-        ("webhook-timestamp", str(int(at.timestamp()))),
-        ("webhook-signature", Webhook(secret).sign(message_id, at, body)),
+        *headers,
     ]
     backend = _PinnedBackend(address, time.monotonic() + deadline_s)
     url = httpcore.URL(
@@ -119,7 +135,7 @@ def post(
     try:
         with (
             httpcore.ConnectionPool(ssl_context=tls or ssl.create_default_context(), network_backend=backend) as pool,
-            pool.stream("POST", url, headers=headers, content=body.encode(), extensions=limit) as response,
+            pool.stream("POST", url, headers=sent, content=body, extensions=limit) as response,
         ):
             status = int(response.status)
     except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
