@@ -20,6 +20,7 @@ from agents.commands import (
     history,
     keys,
     lineage,
+    principals,
     project,
     rebuild,
     registry,
@@ -70,7 +71,7 @@ MODULES = (
     *(registry, audit, signing),
     *(rebuild, lineage),
     *(training, backtest, traffic, history, datasets),
-    keys,
+    *(keys, principals),
 )
 for module in MODULES:
     module.add_to(app)

@@ -20,19 +20,20 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
+from agents.access.signatures import CommandSigner, audience_of, own_ring
 from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.inbox import seen_before
 from agents.database.outbox import OutboxRelay
 from schemas.codec import derived_id
 from schemas.errors import BrokerError, DecodeError
-from schemas.topics import DEAD_LETTERED
+from schemas.topics import DEAD_LETTERED, REGISTRY_COMMANDS
 from streams.kafka.admin import missing_topic, partition_counts
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.records import Record, dead_letter
 
-Handler = Callable[[Session, Record], None]
+Handler = Callable[[Session, Record], DecodeError | None]
 RELAY_POLL_S = 0.2
 PRUNE_EVERY_S = 3_600.0
 WATCHDOG_S = 60.0
@@ -75,8 +76,8 @@ def run_control_agent(  # noqa: PLR0917
     handler : callable
         ``handler(session, record)``: decide, write, `enqueue` events. The session is committed by the caller. It runs
         in a thread of its own, one record at a time. `DecodeError` sends the record to its dead-letter topic (where
-        it has one) and goes on; any other exception rolls back and ends the process: after the restart the record
-        comes again.
+        it has one) and goes on: raised, nothing that was written stays; returned, it does. Any other exception rolls
+        back and ends the process: after the restart the record comes again.
     background : sequence of Background
     sessions : Sessions, optional
         Default: sessions on `Settings.database`.
@@ -227,7 +228,8 @@ class _ControlAgent:
 
     def _relay(self, poll_s: float) -> None:
         readers = session_factory(self.sessions.kw["bind"], read_only=True)
-        relay = OutboxRelay(self.sessions, self.producer, self.name, owner=self.slot, readers=readers)
+        sign = {REGISTRY_COMMANDS: CommandSigner(own_ring(self.home), lambda: audience_of(self.kafka)).headers}
+        relay = OutboxRelay(self.sessions, self.producer, self.name, owner=self.slot, readers=readers, sign=sign)
         prune_at = time.monotonic() + PRUNE_EVERY_S
         while not self.ended.is_set():
             self.wake_relay.wait(poll_s)
@@ -349,11 +351,14 @@ class _ControlAgent:
     # ---------------------------------------------------------------------------------------- handling
 
     def _handle(self, record: Record) -> None:
+        refused: DecodeError | None = None
         try:
             with self.sessions.begin() as session:
                 if seen_before(session, self.name, event_identity(record)):
                     return
-                self.handler(session, record)
+                refused = self.handler(session, record)
+            if refused is not None:
+                raise refused
         except DecodeError as error:
             self._dead_letter(record, error)
         self.wake_relay.set()

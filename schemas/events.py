@@ -447,6 +447,15 @@ class AccessChanged(RegistryEvent, tag="AccessChanged", frozen=True, gc=False, k
     credential_id: str | None = None
 
 
+class CommandRefused(RegistryEvent, tag="CommandRefused", frozen=True, gc=False, kw_only=True):
+    """A command of `registry-commands` that was not believed. `actor`: whom it named; `reason` as in its letter."""
+
+    command: str
+    command_id: str
+    reason: str
+    detail: str
+
+
 AnyRegistryEvent = (
     ModelRegistered
     | VersionRegistered
@@ -459,6 +468,7 @@ AnyRegistryEvent = (
     | ModelRolledBack
     | ProbationEnded
     | AccessChanged
+    | CommandRefused
 )
 
 

@@ -10,7 +10,7 @@ runs more than once, one of them holds the lease and sends: two senders would mi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from schemas.codec import Headers, encode, iso
 from schemas.events import Wire
 
 BATCH = 500
+Sign = Callable[[bytes | None, bytes], Headers]
 AUDIT_HASH = "ce_audithash"
 """Header (a CloudEvents extension attribute) with the hash of the audit row that an event of the registry is."""
 
@@ -137,6 +138,8 @@ class OutboxRelay:
         Longest to wait for the broker's acknowledgement; the lease lasts longer.
     clock : callable
         The system's clock, aware.
+    sign : mapping of str to callable, optional
+        By topic: more headers for a record, of its key and value.
     """
 
     def __init__(
@@ -149,8 +152,10 @@ class OutboxRelay:
         readers: Sessions | None = None,
         timeout_s: float = 20.0,
         clock: Callable[[], datetime] = _now,
+        sign: Mapping[str, Sign] | None = None,
     ) -> None:
         self._sessions = sessions
+        self._sign = sign or {}
         self._readers = readers or sessions
         self._producer = producer
         self._agent = agent
@@ -192,7 +197,10 @@ class OutboxRelay:
         if not rows or not self._may_send():
             return 0
         for row in rows:
-            self._producer.send(row.topic, row.payload, key=row.key.encode(), headers=_headers(row, self._agent))
+            key, headers = row.key.encode(), _headers(row, self._agent)
+            if row.topic in self._sign:
+                headers += self._sign[row.topic](key, row.payload)
+            self._producer.send(row.topic, row.payload, key=key, headers=headers)
         # No transaction is open while the broker is waited for: a slow broker must not block the registry.
         self._producer.flush(self._timeout_s)
         with self._sessions.begin() as session:

@@ -25,6 +25,7 @@ from schemas.events import (
     AnyRegistryEvent,
     AnyServingEvent,
     AnyTrainingEvent,
+    CommandRefused,
     DriftMetric,
     JournalRecord,
     QualityMetric,
@@ -130,4 +131,6 @@ class Feed:
         if event.model == FLEET:
             return  # who may what: no model's history
         with self._board.use() as board:
+            if isinstance(event, CommandRefused) and event.model not in board.models:
+                return  # anybody can name a model
             board.add_event(event)

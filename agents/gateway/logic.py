@@ -22,6 +22,7 @@ from schemas.events import (
     Alert,
     ApprovalRequested,
     CandidateStaged,
+    CommandRefused,
     DriftMetric,
     Estimate,
     JournalRecord,
@@ -350,6 +351,8 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
             return "registry", f"Rolled back from {event.previous} to {event.version}: {event.reason}", "bad"
         case ProbationEnded():
             return "registry", f"Version {event.version} stays: {event.reason}", "good"
+        case CommandRefused():
+            return "access", f"{event.command} of {event.actor} refused: {event.detail}", "bad"
         case AccessChanged():
             return "access", f"{event.subject}: {event.change} {event.detail}".strip(), "plain"
         case ModelSwapped():

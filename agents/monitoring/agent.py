@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from agents.access.signatures import CommandSigner
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.monitoring.aggregate_handler import AggregateHandler, AggregateOptions
@@ -60,7 +61,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
 
 def _run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     partitions = check_topics(settings, kafka)
-    registry = RegistryView(kafka, ArtifactStore.of(settings), stop=stop)
+    registry = RegistryView(kafka, ArtifactStore.of(settings), stop=stop, signer=CommandSigner.of(settings, kafka))
     try:
         admin.check_retention(kafka, registry.needed_retention_ms + RETENTION_MARGIN_MS, _TRAFFIC)
         join = JoinHandler(

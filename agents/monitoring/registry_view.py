@@ -12,6 +12,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
+from agents.access.signatures import CommandSigner
 from agents.artifacts import ArtifactStore
 from schemas.codec import cloudevent_headers, decode, derived_id, encode, utc
 from schemas.errors import BrokerError, StateError
@@ -129,6 +130,8 @@ class RegistryView:
         Longest to wait for the topic's end.
     stop : threading.Event, optional
         Ends waiting for the number of a version.
+    signer : CommandSigner, optional
+        Signs what the registry is asked; without it the registry refuses to be asked.
 
     Notes
     -----
@@ -142,8 +145,10 @@ class RegistryView:
         *,
         timeout_s: float = 30.0,
         stop: threading.Event | None = None,
+        signer: CommandSigner | None = None,
     ) -> None:
         self._kafka = kafka
+        self._signer = signer
         self._artifacts = artifacts
         self._timeout_s = timeout_s
         self._stop = stop or threading.Event()
@@ -346,8 +351,11 @@ class RegistryView:
         headers = cloudevent_headers(
             command, event_id=command.command_id, source="/driftline/monitoring", at=command.at
         )
+        value = encode(command)
+        if self._signer is not None:
+            headers += self._signer.headers(model.encode(), value)
         with EventProducer(self._kafka) as producer:
-            producer.send(REGISTRY_COMMANDS, encode(command), model.encode(), headers)
+            producer.send(REGISTRY_COMMANDS, value, model.encode(), headers)
 
     def registered_by(self, model: str, version: int, epoch: int) -> bool:
         """Whether a version was registered at `epoch`."""

@@ -7,20 +7,25 @@ import threading
 
 from sqlalchemy.orm import Session
 
+from agents.access.logic import Principal
+from agents.access.signatures import audience_of, own_ring
+from agents.access.signers import Signers
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.control import run_control_agent
 from agents.database.engine import make_engine, session_factory
 from agents.database.inbox import seen_before
 from agents.registry import watched
-from agents.registry.ledger import AGENT
+from agents.registry.ledger import AGENT, Ledger, acting_for
 from agents.registry.service import Registry
 from agents.runtime import mark_ready
-from schemas.codec import decode
+from agents.signing import KeyRing
+from schemas.codec import decode, derived_id
 from schemas.errors import ConflictError, DecodeError, NotFoundError, TransitionError
 from schemas.events import (
     AnyRegistryCommand,
     ApproveVersion,
+    CommandRefused,
     EndProbation,
     ObserveVersion,
     RejectVersion,
@@ -35,26 +40,71 @@ log = logging.getLogger(__name__)
 
 
 class CommandHandler:
-    """Carries out one command in the session of the record.
+    """Carries out one command in the session of the record, where a signature says whose it is.
+
+    Parameters
+    ----------
+    registry : Registry
+    audience : str
+        Whom commands have to be signed for (`agents.access.signatures`).
+    ring : KeyRing
+        Keys of this home's agents: believed unless they were revoked.
 
     Notes
     -----
-    A command that the registry refuses becomes a dead letter with the refusal as its reason: the sender finds it
-    there, and the stream goes on.
+    A command that is not believed is audited and becomes a dead letter. One that the registry refuses becomes a dead
+    letter with the refusal as its reason: the sender finds it there, and the stream goes on.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, audience: str, ring: KeyRing) -> None:
         self._registry = registry
+        self._audience = audience
+        self._ring = ring
+        self._signers = Signers(registry.now)
 
-    def __call__(self, session: Session, record: Record) -> None:
+    def __call__(self, session: Session, record: Record) -> DecodeError | None:
         command: AnyRegistryCommand = decode(record.value or b"", AnyRegistryCommand)  # type: ignore[arg-type]
+        try:
+            by = self._signer(session, record, command)
+        except DecodeError as error:
+            self._tell_refusal(session, record, command, error)
+            return error
         if seen_before(session, AGENT, f"command:{command.command_id}"):
-            return
+            return None
+        acting_for(session, by)
         try:
             self._obey(session, command)
         except (ConflictError, NotFoundError, TransitionError) as error:
             reason = {ConflictError: "conflict", NotFoundError: "not-found", TransitionError: "transition"}[type(error)]
             raise DecodeError(str(error), reason=reason) from error
+        return None
+
+    def _signer(self, session: Session, record: Record, command: AnyRegistryCommand) -> Principal:
+        try:
+            return self._signers.principal(session, record, command, self._audience)
+        except DecodeError as error:
+            if error.reason != "untrusted":
+                raise
+            # An agent of this home may have made or changed its key since we started.
+            self._signers.trust_own(session, self._ring)
+            return self._signers.principal(session, record, command, self._audience)
+
+    def _tell_refusal(self, session: Session, record: Record, command: AnyRegistryCommand, error: DecodeError) -> None:
+        ledger = Ledger(session, self._registry.now())
+        event = CommandRefused(
+            event_id=derived_id("refused", record.topic, record.partition, record.offset),
+            epoch=ledger.next_epoch,
+            at=ledger.now,
+            model=command.model[:256],
+            actor=command.actor[:256],
+            principal="nobody",
+            authenticated=False,
+            command=type(command).__name__,
+            command_id=command.command_id[:128],
+            reason=error.reason,
+            detail=error.what,
+        )
+        ledger.append(event, None)
 
     def _obey(self, session: Session, command: AnyRegistryCommand) -> None:
         registry = self._registry
@@ -89,7 +139,10 @@ class CommandHandler:
 def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     """Run the agent until `stop` is set."""
     sessions = session_factory(make_engine(settings.database))
-    handler = CommandHandler(Registry(sessions, ArtifactStore.of(settings)))
+    ring = own_ring(settings.home)
+    with sessions.begin() as session:
+        Signers().trust_own(session, ring)
+    handler = CommandHandler(Registry(sessions, ArtifactStore.of(settings)), audience_of(kafka), ring)
     run_control_agent(
         AGENT,
         REGISTRY_COMMANDS,

@@ -15,6 +15,7 @@ from schemas.events import (
     AccessChanged,
     AnyRegistryEvent,
     ApprovalRequested,
+    CommandRefused,
     ModelPromoted,
     ModelRegistered,
     ModelRolledBack,
@@ -108,7 +109,7 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
     missing: dict[int, int] = {}  # approvals still to come, where people decide
     for event in events:
         match event:
-            case ModelRegistered() | ProbationEnded() | AccessChanged():
+            case ModelRegistered() | ProbationEnded() | AccessChanged() | CommandRefused():
                 pass
             case VersionRegistered(version=version):
                 stages[version] = "registered"

@@ -62,6 +62,20 @@ def describe_broker(config: KafkaConfig, timeout_s: float = 5.0) -> str:
     return f"{count} broker{'s' if count != 1 else ''}, cluster {cluster.cluster_id}"
 
 
+def cluster_id(config: KafkaConfig, timeout_s: float = 10.0) -> str:
+    """Id of the cluster: no other one has it.
+
+    Raises
+    ------
+    BrokerUnreachableError
+    """
+    try:
+        found = _client(config).list_topics(timeout=timeout_s).cluster_id
+    except KafkaException as error:
+        raise unreachable(config, error) from error
+    return str(found or "unknown")
+
+
 def plan_topics(
     config: KafkaConfig, partitions: int, topics: Mapping[str, Topic] = CATALOGUE, *, timeout_s: float = TIMEOUT_S
 ) -> list[PlannedTopic]:

@@ -49,6 +49,7 @@ class RegistryWorld:
     """A registry on one database, with a clock that moves a second with every look."""
 
     def __init__(self, url: str, folder: Path) -> None:
+        self.folder = folder
         self.engine = make_engine(url)
         self.sessions = session_factory(self.engine)
         self.readers = session_factory(self.engine, read_only=True)

@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from agents.access.logic import Grant, local_principal
+from agents.access.signatures import CommandSigner, audience_of, own_ring
+from agents.access.signers import Signers
 from agents.config import load_settings
 from agents.database.migrate import upgrade
 from agents.registry.agent import run
 from agents.registry.tables import AuditRow, LedgerRow
 from agents.runtime import is_ready
+from agents.signing import KeyRing
 from schemas.codec import decode, encode
 from schemas.events import (
     AnyRegistryEvent,
     ApproveVersion,
+    CommandRefused,
     ModelPromoted,
+    ModelRolledBack,
     ModelState,
     RegistryCommand,
     RejectVersion,
@@ -53,10 +59,11 @@ def agent(kafka: KafkaConfig, tmp_path: Path) -> Iterator[RegistryWorld]:
     assert not thread.is_alive()
 
 
-def send(kafka: KafkaConfig, *commands: RegistryCommand) -> None:
+def send(kafka: KafkaConfig, signer: CommandSigner | None, *commands: RegistryCommand) -> None:
     with EventProducer(kafka) as producer:
         for command in commands:
-            producer.send(REGISTRY_COMMANDS, encode(command), command.model.encode())
+            value, key = encode(command), command.model.encode()
+            producer.send(REGISTRY_COMMANDS, value, key, signer.headers(key, value) if signer is not None else None)
 
 
 def events(kafka: KafkaConfig) -> list[AnyRegistryEvent]:
@@ -77,29 +84,59 @@ def submit(version: int, command_id: str = "c1") -> SubmitCandidate:
     )
 
 
+def signers(world: RegistryWorld, kafka: KafkaConfig) -> tuple[CommandSigner, CommandSigner]:
+    """Who signs as the agents of this home, and as bea, who approves."""
+    audience = lambda: audience_of(kafka)  # noqa: E731
+    bea = KeyRing(world.folder / "bea")
+    with world.sessions.begin() as session:
+        by = local_principal("root")
+        Signers().add(session, "bea", bea.public_pem(), by=by, grant=Grant("approver"))
+    return CommandSigner(own_ring(world.folder), audience), CommandSigner(bea, audience)
+
+
+def test_what_nobody_signed_is_refused_told_and_the_stream_goes_on(agent: RegistryWorld, kafka: KafkaConfig) -> None:
+    agent.model()
+    with agent.sessions.begin() as session:
+        agent.version(session)
+    system, _ = signers(agent, kafka)
+    send(kafka, None, submit(1, "forged"))
+    send(kafka, system, submit(1, "real"))
+    told = eventually(lambda: (found := events(kafka)) and isinstance(found[-1], ModelPromoted) and found, timeout=20)
+    (refused,) = (event for event in told if isinstance(event, CommandRefused))
+    assert (refused.command, refused.command_id, refused.reason) == ("SubmitCandidate", "forged", "unsigned")
+    promoted = told[-1]
+    assert (promoted.actor, promoted.principal) == ("policy:auto", "system:retraining")
+    (letter,) = eventually(lambda: read_all(kafka, "dlq." + REGISTRY_COMMANDS, timeout_s=10), timeout=20)
+    assert dict(letter.headers or ())["__dlq.errors.reason"] == b"unsigned"
+
+
 def test_commands_are_obeyed_once_and_the_topics_tell_all(agent: RegistryWorld, kafka: KafkaConfig) -> None:
     agent.model()
     for _ in range(2):
         with agent.sessions.begin() as session:
             agent.version(session)
-    send(kafka, submit(1, "a"), submit(1, "a"), submit(2, "b"), submit(1, "a"))
-    send(kafka, RollBackModel(command_id="d", model="m", actor="bea", reason="complaints"))
-    eventually(lambda: len(events(kafka)) >= 10, timeout=20)
+    system, bea = signers(agent, kafka)
+    send(kafka, system, submit(1, "a"), submit(1, "a"), submit(2, "b"), submit(1, "a"))
+    send(kafka, bea, RollBackModel(command_id="d", model="m", actor="bea", reason="complaints"))
+    eventually(lambda: isinstance(events(kafka)[-1], ModelRolledBack), timeout=20)
     published = events(kafka)
     assert published == agent.events(), "what is published is what was recorded, in its order"
     assert [event.epoch for event in published] == list(range(1, len(published) + 1))
+    assert [e.principal for e in published if isinstance(e, ModelRolledBack)] == ["signer:bea"]
     states = [decode(r.value or b"", ModelState) for r in read_all(kafka, REGISTRY_STATE, timeout_s=10)]
     assert states == agent.states()
     assert (states[-1].champion, states[-1].epoch) == (1, published[-1].epoch)
     keys = {record.key for record in read_all(kafka, REGISTRY_EVENTS, timeout_s=10)}
-    assert keys == {b"m"}
+    assert keys == {b"m", b"*"}, "the model, and the installation where it is about who may what"
 
 
 def test_refused_commands_are_dead_letters_with_the_reason(agent: RegistryWorld, kafka: KafkaConfig) -> None:
     agent.model(mode="manual")
     agent.candidate(mode="manual")
+    _, bea = signers(agent, kafka)
     send(
         kafka,
+        bea,
         ApproveVersion(command_id="1", model="nope", actor="bea", version=1),
         RollBackModel(command_id="2", model="m", actor="bea", reason=""),
         RejectVersion(command_id="3", model="m", actor="bea", version=1, reason="no"),
