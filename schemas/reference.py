@@ -108,9 +108,9 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     `segments`: rows by segment key. `metrics`: by metric name. `importances`: permutation importance by feature, ≥ 0.
     `drift`: what the reference's own panes show against the whole, by ``subject@window`` and statistic
     (`streams.reference.drift_key`). `segment_metrics`: as `metrics`, by segment key and metric name. `segment_drift`:
-    counts of ``prediction`` and ``label`` by segment key, in the bins that the whole is compared in. `seasons`:
-    None where no history of a year was given. `estimate`: None where nothing can be estimated
-    before labels come.
+    counts of ``prediction``, ``label`` and the features that are watched in segments by segment key, in the bins that
+    the whole is compared in; `segment_missing`: missing values of these features, likewise. `seasons`: None where no
+    history of a year was given. `estimate`: None where nothing can be estimated before labels come.
     """
 
     task: str
@@ -130,6 +130,7 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     end_ms: int = 0
     segment_metrics: dict[str, dict[str, MetricReference]] = msgspec.field(default_factory=dict)
     segment_drift: dict[str, dict[str, list[int]]] = msgspec.field(default_factory=dict)
+    segment_missing: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     seasons: Seasons | None = None
     estimate: EstimateReference | None = None
     schema_version: int = 1

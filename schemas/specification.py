@@ -32,6 +32,8 @@ SequentialDetector = Literal["page-hinkley", "ddm", "hddm"]
 
 CALIBRATION = "calibration_error"
 """Watched of every classifier that says how sure it is, named or not: a kind of its own."""
+EVERY = "*"
+"""`segment_features`: all of them."""
 AUTO = "auto"
 """`training_window`: every run chooses its rows by validation."""
 TRIGGERS = ("quality", "drift", "schedule", "data", "code", "new-segment")
@@ -85,6 +87,7 @@ class AlarmsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     cool_down: str | None = None
     minimum_labelled: int = 100
     estimate: bool = True
+    segment_features: list[str] = msgspec.field(default_factory=list)
 
 
 class Tolerance(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -158,6 +161,12 @@ class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     def judged(self) -> list[str]:
         """Watched metrics that are compared with the reference: those of which one side is better."""
         return [name for name in self.watched if better(name)]
+
+    @property
+    def segment_features(self) -> list[str]:
+        """Features that are watched in every segment, too, in the specification's order."""
+        named = self.alarms.segment_features
+        return [name for name in self.features if name in named or EVERY in named]
 
     @property
     def tested(self) -> list[str]:
@@ -250,6 +259,13 @@ def _check_alarms(spec: Specification, file: str) -> None:
         parse_duration(spec.alarms.cool_down, where=_where(file, "alarms.cool_down"))
     if spec.alarms.minimum_labelled < 1:
         raise SpecificationError("must be at least 1", where=_where(file, "alarms.minimum_labelled"))
+    _known(file, "alarms.segment_features", spec.alarms.segment_features, [*spec.features, EVERY])
+    if spec.alarms.segment_features and not spec.data.segments:
+        raise SpecificationError(
+            "there is no segment to watch features in",
+            where=_where(file, "alarms.segment_features"),
+            remedy='name one in [data] segments, such as "origin"',
+        )
     subjects = [*get_args(DriftMeasure), *(f"feature:{name}" for name in spec.features), "prediction", "label"]
     for name, value in spec.alarms.thresholds.items():
         where = _where(file, f"alarms.thresholds.{name}")

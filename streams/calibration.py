@@ -136,7 +136,7 @@ class Allowance:
     calibration: float
 
     @classmethod
-    def of(cls, plan: PanePlan, subjects: int, segments: int) -> Allowance:
+    def of(cls, plan: PanePlan, subjects: int, segments: int, cells: int = 0) -> Allowance:
         """Spend a plan's budget.
 
         Parameters
@@ -145,6 +145,8 @@ class Allowance:
             Drift subjects.
         segments : int
             Segments that have levels of their own.
+        cells : int
+            Features times segments that they are watched in.
         """
         spec = plan.spec
         budget = spec.budget_per_ms * plan.pane_ms
@@ -166,9 +168,9 @@ class Allowance:
             other=share(quality * 2, weight),
             segment=share(quality, weight),
             drift=share(DRIFT_SHARE, subjects * timed),
-            segment_drift=share(SEGMENT_DRIFT_SHARE, 2 * segments * timed),
-            unusable=share(USABLE_SHARE, len(plan.features) * timed),
-            shape=share(SHAPE_SHARE, SHAPES * len(plan.features) * timed),
+            segment_drift=share(SEGMENT_DRIFT_SHARE, (2 * segments + cells) * timed),
+            unusable=share(USABLE_SHARE, (len(plan.features) + cells) * timed),
+            shape=share(SHAPE_SHARE, SHAPES * (len(plan.features) + cells) * timed),
             volume=share(VOLUME_SHARE, 1),
             delay=share(DELAY_SHARE, 2),
             cusum=share(CUSUM_SHARE, len(summed(plan.task, spec.metrics.primary))),
@@ -381,8 +383,8 @@ def drift_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: flo
     scale = SCALES[subject.measure]
     chance, bins = subject.noise
     drift = plan.reference.drift
-    excess = drift.get(drift_key(subject.name, window, "excess"), 0.0)
-    freedom = max(drift.get(drift_key(subject.name, window, "dof"), bins), 1.0)
+    excess = drift.get(drift_key(subject.key, window, "excess"), 0.0)
+    freedom = max(drift.get(drift_key(subject.key, window, "dof"), bins), 1.0)
     noise = chance * (1.0 / max(n, 1) + 1.0 / max(subject.reference_n, 1))
     mean = noise + excess  # as `usual_drift`
     # Few values a bin have longer tails than chi-squared.
@@ -427,7 +429,7 @@ def unusable_bound(plan: PanePlan, subject: Subject, window: str, *, n: int, p: 
     """Bound of the share of values that are missing or of the wrong type."""
     m = subject.reference_n + subject.missing
     rate = usual_unusable(subject)
-    spread = plan.reference.drift.get(drift_key(subject.name, window, "missing"), 0.0)
+    spread = plan.reference.drift.get(drift_key(subject.key, window, "missing"), 0.0)
     error = math.sqrt(spread**2 + rate * (1 - rate) / m)
     usual = min(rate - float(special.ndtri(p)) * error, 1.0)
     if usual >= 1.0:

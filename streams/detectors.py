@@ -20,7 +20,7 @@ from schemas.specification import CALIBRATION
 from streams import calibration as cal
 from streams.detection import Finding, Key, Open, Watches
 from streams.drift.bank import Bank
-from streams.drift.by_segment import SegmentTable
+from streams.drift.by_segment import CellTable, SegmentTable
 from streams.drift.calendar import Calendar, Likeness
 from streams.drift.change import change_p
 from streams.drift.checks import Check, lead
@@ -28,7 +28,7 @@ from streams.drift.delays import DELAYS, STABLE_PANES, delay_bound, delay_severi
 from streams.drift.scatter import drift_key
 from streams.drift.sequential import AdaptiveWindow, PageState, page_test
 from streams.drift.shapes import Shapes, Usual
-from streams.drift.subjects import subjects
+from streams.drift.subjects import Subject, cell_name, subjects
 from streams.drift.table import Measured, SubjectTable
 from streams.drift.volume import volume_bound, volume_severity
 from streams.estimate.estimates import Estimated, Estimates, EstimateState
@@ -104,6 +104,27 @@ class DetectorState(msgspec.Struct, array_like=True):
     estimate: EstimateState | None = None
 
 
+class _Sheet:
+    """What the tests of one table's features need.
+
+    Attributes
+    ----------
+    drift : float
+        Chance of a false crossing of each distance.
+    shapes : Shapes
+    feature : dict of int to int
+        Number of a feature among the features by its row.
+    usual_lost : array of float
+        Missing values of each feature, as a share.
+    """
+
+    def __init__(self, table: SubjectTable, drift: float) -> None:
+        self.drift = drift
+        self.shapes = Shapes(table)
+        self.feature = {row: at for at, row in enumerate(table.features.tolist())}
+        self.usual_lost = np.array([cal.usual_unusable(s) for s in table.subjects if s.slots is not None])
+
+
 class Equipment:
     """What the tests of a version need of its plan, compiled once: many closings share it.
 
@@ -115,10 +136,10 @@ class Equipment:
     ----------
     traffic, labels : SubjectTable
         Subjects that close with the traffic (features, prediction), and with the labels.
-    feature : dict of int to int
-        Number of a feature among the features by its row in `traffic`.
     by_segment : dict of str to SegmentTable
         Prediction and label.
+    cells : CellTable
+        Features in segments.
     importance : dict of str to float
         Share of the model's importance by feature; sums to 1. Empty where nobody knows: of models that are trained
         elsewhere, and of those that no feature tells anything.
@@ -127,30 +148,39 @@ class Equipment:
     def __init__(self, plan: PanePlan) -> None:
         every = subjects(plan)
         self._plan = plan
-        self.allowance = cal.Allowance.of(plan, len(every), len(plan.reference.segment_metrics))
+        whole = {subject.name: subject for subject in every}
+        self.cells = CellTable(plan, whole)
+        a = self.allowance = cal.Allowance.of(
+            plan, len(every), len(plan.reference.segment_metrics), len(self.cells.table.subjects)
+        )
         self.traffic = SubjectTable(plan, [subject for subject in every if subject.kind != "label-drift"])
         self.labels = SubjectTable(plan, [subject for subject in every if subject.kind == "label-drift"])
-        whole = {subject.name: subject for subject in every}
         self.by_segment = {name: SegmentTable(plan, whole.get(name)) for name in ("prediction", "label")}
         total = sum(plan.reference.importances.values())
         self.importance = {name: value / total for name, value in plan.reference.importances.items() if total > 0}
-        self.shapes = Shapes(self.traffic)
-        self.feature = {row: at for at, row in enumerate(self.traffic.features.tolist())}
-        self.usual_lost = np.array([cal.usual_unusable(s) for s in self.traffic.subjects if s.slots is not None])
+        self._sheets = {
+            id(self.traffic): _Sheet(self.traffic, a.drift),
+            id(self.labels): _Sheet(self.labels, a.drift),
+            id(self.cells.table): _Sheet(self.cells.table, a.segment_drift),
+        }
         self._lengths = {name: timed.length_ms for name, timed in plan.spec.time_windows.items()}
-        self._excess: dict[tuple[str, int, str], NDArray[np.float64]] = {}
+        self._excess: dict[tuple[int, str], NDArray[np.float64]] = {}
         seasons = plan.reference.seasons
-        self.calendars = (
-            {} if seasons is None else {id(t): Calendar(t, seasons) for t in (self.traffic, self.labels) if t.subjects}
-        )
+        tables = [table for table in (self.traffic, self.labels, self.cells.table) if table.subjects]
+        self.calendars = {} if seasons is None else {id(table): Calendar(table, seasons) for table in tables}
         self.reference_days = (plan.reference.end_ms - plan.reference.start_ms) // DAY_MS + 1
         given = plan.spec.alarms.thresholds
         self.thresholds = {s.name: given.get(s.name, given.get(s.measure)) for s in every}
         """Distance that a person set, by subject; None: calibrated."""
 
+    def sheet(self, table: SubjectTable) -> _Sheet:
+        """What the tests of a table's features need."""
+        return self._sheets[id(table)]
+
     def fixed(self, table: SubjectTable) -> NDArray[np.float64]:
         """Set thresholds by row; infinite where there is none."""
-        found = (self.thresholds[s.name] for s in table.subjects)
+        # Of segments, none is set.
+        found = (None if s.segment else self.thresholds[s.name] for s in table.subjects)
         return np.array([math.inf if threshold is None else threshold for threshold in found])
 
     @classmethod
@@ -163,16 +193,16 @@ class Equipment:
 
     def excess(self, table: SubjectTable, window: str) -> NDArray[np.float64]:
         """Drift of the reference's own windows beyond chance, by row."""
-        key = (table.subjects[0].name, len(table.subjects), window)
+        key = (id(table), window)
         if key not in self._excess:
             drift = self._plan.reference.drift
-            usual = [drift.get(drift_key(s.name, window, "excess"), 0.0) for s in table.subjects]
+            usual = [drift.get(drift_key(s.key, window, "excess"), 0.0) for s in table.subjects]
             self._excess[key] = np.array(usual)
         return self._excess[key]
 
     def usual(self, table: SubjectTable, window: str, row: int) -> Usual:
         """How the reference's own windows of a feature differ."""
-        reference, subject = self._plan.reference, table.subjects[row].name
+        reference, subject = self._plan.reference, table.subjects[row].key
         varies = float(self.excess(table, window)[row] / table.noise[row])
         known = self._lengths.get(window, self._plan.pane_ms)
         top = reference.drift.get(drift_key(subject, window, "top"), 1.0)
@@ -555,11 +585,19 @@ class Detectors:
         measured : Measured, optional
             Of the equipment's `traffic`, where it is there already.
         """
-        equipment = self.equipment
-        measured = equipment.traffic.measure(total) if measured is None else measured
+        measured = self.equipment.traffic.measure(total) if measured is None else measured
         if self.since_ms < 0:
             self.since_ms = window.start_ms
-        moved, broken = (set(rows) for rows in equipment.shapes.unusual(measured))
+        yield from self._inputs(measured, window, now_ms)
+
+    def cells(self, window: Window, totals: Mapping[str, Counts], now_ms: int) -> Iterator[Observation]:
+        """Compare the features that are watched in segments with the reference; totals as of `segments`."""
+        table = self.equipment.cells
+        if table.segments:
+            yield from self._inputs(table.measure(totals), window, now_ms)
+
+    def _inputs(self, measured: Measured, window: Window, now_ms: int) -> Iterator[Observation]:
+        moved, broken = (set(rows) for rows in self.equipment.sheet(measured.table).shapes.unusual(measured))
         drifting = self._drifting(measured, window) | moved
         unusable = self._unusable_rows(measured, window) | broken
         # Few windows have anything to say: what is neither open nor near its bound costs nothing beyond the arrays.
@@ -615,14 +653,15 @@ class Detectors:
             def bound(p: float) -> cal.Bound:
                 return cal.drift_bound(self.plan, subject, window.name, n=n, p=p)
 
-            fixed = self.equipment.thresholds[subject.name] if p is None else None  # of segments, none is set
+            fixed = self.equipment.thresholds[subject.name] if p is None and not subject.segment else None
 
             def given(p: float) -> cal.Bound:
                 return cal.explicit_bound(bound(p).reference, math.inf if fixed is None else fixed, upper=True)
 
             severity = partial(cal.drift_severity, measure=subject.measure)
             value = float(measured.deciding[row])
-            at, allowed = bound if fixed is None else given, self.allowance.drift if p is None else p
+            at = bound if fixed is None else given
+            allowed = self.equipment.sheet(measured.table).drift if p is None else p
             measured.checks[row] = Check(subject.measure, value, allowed, at, severity, fixed=fixed is not None)
         return measured.checks[row]
 
@@ -663,20 +702,16 @@ class Detectors:
             return set()
         n = measured.n[table.features] + measured.lost
         enough = n >= cal.MINIMUM_TRAFFIC
-        usual = self.equipment.usual_lost
+        usual = self.equipment.sheet(table).usual_lost
         beyond = measured.lost / np.maximum(n, 1.0) - usual >= _NEARLY * np.minimum(cal.LEAST_UNUSABLE, 1.0 - usual)
         rows = set(table.features[enough & beyond].tolist())
         return rows | {row for row in self._open_rows(table, window, drift=False) if enough[row]}
 
     def _open_rows(self, table: SubjectTable, window: Window, *, drift: bool) -> Iterator[int]:
         for key in self.watches.open:
-            if (
-                key.window == window.name
-                and not key.segment
-                and key.subject in table.rows
-                and drift == (key.kind not in _BROKEN)
-            ):
-                yield table.rows[key.subject]
+            row = table.rows.get(cell_name(key.subject, key.segment))
+            if row is not None and key.window == window.name and drift == (key.kind not in _BROKEN):
+                yield row
 
     def _drift(
         self, measured: Measured, row: int, window: Window, now_ms: int, *, shaped: bool = False
@@ -684,12 +719,18 @@ class Detectors:
         subject = measured.table.subjects[row]
         n = int(measured.n[row])
         checks = self._distances(measured, row, window)
-        key = Key(subject.kind, subject.name, "", window.name)
+        key = Key(subject.kind, subject.name, subject.segment, window.name)
         if subject.slots is not None and (shaped or key in self.watches.open):
-            at = self.equipment.feature[row]
+            sheet = self.equipment.sheet(measured.table)
             usual = self.equipment.usual(measured.table, window.name, row)
-            checks += self.equipment.shapes.of_drift(measured, at, usual, self.allowance.shape)
+            checks += sheet.shapes.of_drift(measured, sheet.feature[row], usual, self.allowance.shape)
+        if not checks:
+            return
         yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)
+
+    def _seasonal(self, name: str) -> bool:
+        seasons = self.plan.reference.seasons
+        return seasons is not None and name in seasons.months
 
     def _like(self, measured: Measured, window: Window) -> Likeness | None:
         """How far a window lies from its season; None without a calendar. Computed once for a measured window."""
@@ -712,10 +753,12 @@ class Detectors:
         like = self._like(measured, window)
         if like is None:
             return [replace(plain, details={"reference_days": self.equipment.reference_days})]
+        subject = measured.table.subjects[row]
         if math.isnan(like.psi[row]):
-            return [plain]
-        subject, n, value = measured.table.subjects[row], int(measured.n[row]), float(measured.psi[row])
-        p, bins = self.allowance.drift, subject.bins
+            # Of a segment whose seasons nobody knows, while those of the whole are known, no distance tells anything.
+            return [] if subject.segment and self._seasonal(subject.name) else [plain]
+        n, value = int(measured.n[row]), float(measured.psi[row])
+        p, bins = self.equipment.sheet(measured.table).drift, subject.bins
         near, rows = float(like.psi[row]), float(like.rows[row])
         scatter = (float(like.excess[row]), float(like.dof[row]))
         season = Check("psi", near, p, partial(_season_bound, bins, n, rows, *scatter), cal.drift_severity)
@@ -733,7 +776,8 @@ class Detectors:
 
     def _unusable(self, measured: Measured, row: int, window: Window, now_ms: int) -> Iterator[Observation]:
         subject = measured.table.subjects[row]
-        at = self.equipment.feature[row]
+        sheet = self.equipment.sheet(measured.table)
+        at = sheet.feature[row]
         missing, invalid = (int(count) for count in measured.rest[at, :2])
         lost = missing + invalid
         n = int(measured.n[row]) + lost
@@ -747,21 +791,26 @@ class Detectors:
             counted["schema"] = "absent" if missing >= invalid else "wrong type"
         checks = [
             Check("unusable_rate", lost / n, self.allowance.unusable, bound, cal.unusable_severity, counted),
-            *self.equipment.shapes.of_quality(measured, at, usual, self.allowance.shape),
+            *sheet.shapes.of_quality(measured, at, usual, self.allowance.shape),
         ]
-        key = Key(self._broken_kind(subject.name, window), subject.name, "", window.name)
+        key = Key(self._broken_kind(subject, window), subject.name, subject.segment, window.name)
         yield from self._answer(key, window, checks, measured, row, n=n, now_ms=now_ms)
 
-    def _broken_kind(self, subject: str, window: Window) -> Kind:
+    def _broken_kind(self, subject: Subject, window: Window) -> Kind:
         """Broken since the version answers: training and serving disagree; later: something broke.
 
         Notes
         -----
         What is open keeps its kind. Longer windows say what the shorter ones said.
         """
-        known: set[Kind] = {key.kind for key in self.watches.open if key.subject == subject and key.kind in _BROKEN}
+        name, segment = subject.name, subject.segment
+        known: set[Kind] = {
+            key.kind
+            for key in self.watches.open
+            if key.subject == name and key.segment == segment and key.kind in _BROKEN
+        }
         for kind in _BROKEN:
-            if Key(kind, subject, "", window.name) in self.watches.open or known == {kind}:
+            if Key(kind, name, segment, window.name) in self.watches.open or known == {kind}:
                 return kind
         return "skew" if window.end_ms <= self.since_ms + FRESH_PANES * self.plan.pane_ms else "data-quality"
 

@@ -159,7 +159,9 @@ class PanePlan:
     layout : str
         Hash of the layout; deltas carry it, so that positions are never read with another plan.
     size, segment_size : int
-        Number of positions, overall and for segments (features come last and are counted overall only).
+        Number of positions, overall and for segments (features that are counted overall only come last).
+    of_segments : frozenset of str
+        Features that are counted in segments, too (`[alarms] segment_features`).
     slots : dict of str to slice
         Positions by name; `features` holds those of the features.
     classes : tuple of str
@@ -252,15 +254,19 @@ class PanePlan:
                 self._take("negatives", scores)
             for name in ("calibration_n", "calibration_hits", "calibration_total"):
                 self._take(name, CALIBRATION_BINS)
+        known = [name for name in self.spec.features if name in self.reference.features]
+        self.of_segments = frozenset(self.spec.segment_features) & frozenset(known)
+        placed = {name: self._place_feature(name) for name in known if name in self.of_segments}
         self.segment_size = self.size
-        for name in self.spec.features:
-            feature = self.reference.features.get(name)
-            if feature is None:
-                continue
-            numeric = isinstance(feature, NumericReference)
-            bins = self._take(f"feature:{name}", len(feature.counts) + (0 if numeric else 1))
-            rest = self._take(f"feature:{name}:rest", 7)
-            self.features[name] = FeatureSlots(name, numeric, bins, *range(rest.start, rest.stop))
+        placed |= {name: self._place_feature(name) for name in known if name not in self.of_segments}
+        self.features = {name: placed[name] for name in known}
+
+    def _place_feature(self, name: str) -> FeatureSlots:
+        feature = self.reference.features[name]
+        numeric = isinstance(feature, NumericReference)
+        bins = self._take(f"feature:{name}", len(feature.counts) + (0 if numeric else 1))
+        rest = self._take(f"feature:{name}:rest", 7)
+        return FeatureSlots(name, numeric, bins, *range(rest.start, rest.stop))
 
     def _hash(self) -> str:
         described = [
@@ -275,6 +281,8 @@ class PanePlan:
             self.label_std,
             [(name, where.start, where.stop) for name, where in self.slots.items()],
             [(name, self.reference.features[name]) for name in self.features],
+            # What has none keeps the name that it had before there were any.
+            *([sorted(self.of_segments)] if self.of_segments else []),
         ]
         return hashlib.sha256(msgspec.json.encode(described)).hexdigest()[:16]
 
@@ -299,6 +307,10 @@ class PanePlan:
             else:
                 table = {category: where.bins.start + index for index, category in enumerate(feature.categories)}
                 self._categorical.append((name, table, where.bins.stop - 1, where.missing))
+        self._in_segments = (
+            [numeric for numeric in self._numeric if numeric.name in self.of_segments],
+            [category for category in self._categorical if category[0] in self.of_segments],
+        )
 
     @staticmethod
     def unit(feature: NumericReference) -> float:
@@ -373,7 +385,7 @@ class PanePlan:
         ----------
         prediction : Prediction
         segment : str
-            Features are counted overall only: the reference holds no other distribution to compare with.
+            In segments only the features `of_segments` are counted.
         compact : Compact, optional
             Spares computing it again.
         """
@@ -386,10 +398,9 @@ class PanePlan:
             out[at["scores"] + bisect_right(self._edges, c.score)] = 1
         if self.classes:
             out[at["predictions"] + c.predicted] = 1
-        if segment:
-            return out
+        numbers, categories = self._in_segments if segment else (self._numeric, self._categorical)
         get = prediction.features.get
-        for name, edges, low, high, mean, unit, where in self._numeric:
+        for name, edges, low, high, mean, unit, where in numbers:
             value = get(name)
             if value.__class__ is not float and value.__class__ is not int:
                 value = self._odd_number(out, value, where)
@@ -418,7 +429,7 @@ class PanePlan:
             total = round(standard)
             if total:
                 out[where.total] = total
-        for name, table, other, missing in self._categorical:
+        for name, table, other, missing in categories:
             text = get(name)
             position = table.get(text)  # type: ignore[arg-type]
             if position is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -26,6 +27,7 @@ from schemas.reference import (
     Seasons,
 )
 from schemas.specification import Specification
+from streams.cells import CellReferences, cells_of, check_cells
 from streams.columns import Floats, Indexes, Mask, Values, class_keys, codes_by_key, count_keys, floats_of, missing_in
 from streams.drift.scatter import Coded, own_windows
 from streams.drift.subjects import subjects
@@ -195,8 +197,12 @@ def compile_reference(
     binned: list[tuple[Indexes, int]] = []
     watched = {subject.name: subject for subject in subjects(plan)}
     by_segment: dict[str, dict[str, list[int]]] = {}
+    check_cells(plan, reference)
+    cells = CellReferences(plan, _largest(reference.segments), partial(_in_segment, columns), times)
     for coded in _subjects(plan, features, outcomes, known, held):
         drift.update(own_windows(plan, coded, times, watched.get(coded.subject)))
+        if coded.subject.removeprefix("feature:") in plan.of_segments:
+            cells.add(coded, watched.get(coded.subject), drift)
         if coded.subject in {"prediction", "label"}:
             by_segment[coded.subject] = _by_segment(coded, columns, reference.segments)
         if coded.missing is not None and spec.task == "regression":
@@ -211,8 +217,9 @@ def compile_reference(
             for key in reference.segments
             if (of_segment := levels.of(rows & _in_segment(columns, key), least=MINIMUM_SEGMENT))
         },
-        drift=drift,
-        segment_drift=by_segment,
+        drift=drift | cells.drift,
+        segment_drift=by_segment | cells.counts,
+        segment_missing=cells.missing,
         seasons=_seasons(plan, own if history is None else history, None if history is None else (own, held)),
         estimate=compile_estimate(
             plan, outcomes, rows, binned, overall, segments=_estimated_segments(columns, reference, rows)
@@ -248,7 +255,16 @@ def _history(plan: PanePlan, history: History, held: Mask | None = None) -> tupl
     outcomes = Outcomes(truth, guesses, score, None, times)
     predicted = ~missing_in(guesses) if held is None else held
     features = {name: column for name, column in history.features.items() if name in plan.reference.features}
-    return _subjects(plan, features, outcomes, ~missing_in(truth), predicted), times
+    columns = _segment_columns(plan.spec, history.features, None) if plan.of_segments else {}
+    keys = [key for key in _largest(_segment_counts(columns)) if key in plan.reference.segments]
+
+    def everything() -> Iterator[Coded]:
+        for coded in _subjects(plan, features, outcomes, ~missing_in(truth), predicted):
+            yield coded
+            if coded.subject.removeprefix("feature:") in plan.of_segments:
+                yield from cells_of(coded, keys, partial(_in_segment, columns))
+
+    return everything(), times
 
 
 def unlearnt_reference(spec: Specification) -> ReferenceStatistics:
@@ -272,13 +288,16 @@ def unlearnt_reference(spec: Specification) -> ReferenceStatistics:
     )
 
 
+def _largest(segments: Mapping[str, int]) -> list[str]:
+    return sorted(sorted(segments, key=lambda key: (-segments[key], key))[:MOST_SEGMENTS])
+
+
 def _by_segment(
     coded: Coded, columns: Mapping[str, NDArray[np.object_]], segments: Mapping[str, int]
 ) -> dict[str, list[int]]:
     """Counts by bin in the largest segments."""
-    largest = sorted(segments, key=lambda key: (-segments[key], key))[:MOST_SEGMENTS]
     out = {}
-    for key in sorted(largest):
+    for key in _largest(segments):
         rows = coded.rows & _in_segment(columns, key)
         if int(rows.sum()) >= MINIMUM_SEGMENT:
             out[key] = np.bincount(coded.codes[rows], minlength=coded.size).tolist()

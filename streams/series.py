@@ -381,6 +381,7 @@ class Series:
                 if judged:
                     out.observations += detectors.traffic(window, total, boundary, measured)
                     out.observations += self._by_segment(detectors, "prediction", window, boundary, parts)
+                    out.observations += self._by_cell(detectors, window, boundary, parts)
                 if found is not None:
                     out.quality.append(self._estimated("", window, found, int(total[self.frame.labelled])))
                     if judged:
@@ -401,12 +402,21 @@ class Series:
     ) -> Iterator[Observation]:
         """Drift of predictions or labels in the segments that the reference knows; some are `summed` already."""
         known = detectors.equipment.by_segment[name].segments
-        totals = {
+        return detectors.segments(name, window, self._sums(known, window, summed), boundary)
+
+    def _by_cell(
+        self, detectors: Detectors, window: Window, boundary: int, summed: Mapping[str, Counts]
+    ) -> Iterator[Observation]:
+        """Features in the segments that they are watched in."""
+        return detectors.cells(window, self._sums(detectors.equipment.cells.segments, window, summed), boundary)
+
+    def _sums(self, segments: Collection[str], window: Window, summed: Mapping[str, Counts]) -> dict[str, Counts]:
+        """Counters of segments that have any; some are `summed` already."""
+        return {
             segment: summed[segment] if segment in summed else self._sum(segment, window)[0]
-            for segment in known
+            for segment in segments
             if segment in self.panes
         }
-        return detectors.segments(name, window, totals, boundary)
 
     def _parts(self, detectors: Detectors, window: Window) -> dict[str, Counts]:
         """Counters of the segments that are estimated."""

@@ -86,7 +86,7 @@ class LightPlan(PanePlan):
 _GIVEN_BACK: Final = frozenset(
     {
         *("spec", "reference", "classes", "class_index", "class_by_value", "score_edges", "label_edges", "slots"),
-        *("features", "_at", "_edges", "_categorical", "_numeric"),
+        *("features", "_at", "_edges", "_categorical", "_numeric", "_in_segments"),
     }
 )
 

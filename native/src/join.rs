@@ -486,12 +486,11 @@ impl Partition {
             if plan.classes > 0 {
                 self.sums.add(pane, at.predictions + u32::from(entry.predicted), 1);
             }
-            if segment == OVERALL {
-                let sums = &mut self.sums;
-                for (feature, value) in plan.features.iter().zip(values) {
-                    // `placed` has left out what it could refuse.
-                    plan.count(feature, value.unwrap_or(Scalar::Null), &mut |position, count| sums.add(pane, position, count));
-                }
+            let counted = if segment == OVERALL { plan.features.len() } else { plan.of_segments };
+            let sums = &mut self.sums;
+            for (feature, value) in plan.features[..counted].iter().zip(values) {
+                // `placed` has left out what it could refuse.
+                plan.count(feature, value.unwrap_or(Scalar::Null), &mut |position, count| sums.add(pane, position, count));
             }
         }
     }

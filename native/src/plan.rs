@@ -112,6 +112,8 @@ pub struct Plan {
     pub positive: Box<[u8]>,
     pub segments: Box<[Box<[u8]>]>,
     pub features: Box<[Feature]>,
+    /// So many of them, the first ones, are counted in segments, too.
+    pub of_segments: usize,
     /// Of all numeric features, in one piece: with tens of thousands of plans it comes from memory each time.
     numbers: Box<[f64]>,
     /// Name of the layout, for the aggregation.
@@ -211,6 +213,7 @@ impl Plan {
         let positive = w.text()?;
         let segments = w.list(Words::text)?;
         let mut numbers = Vec::new();
+        let of_segments = w.u32()? as usize;
         let features = w.list(|w| {
             let name = NAMES.of(w.text()?);
             let kind = if w.u32()? == 0 {
@@ -237,11 +240,11 @@ impl Plan {
             Some(Feature { name, kind })
         })?;
         let layout = w.text()?;
-        let whole = pane_ms > 0 && w.0.is_empty();
+        let whole = pane_ms > 0 && w.0.is_empty() && of_segments <= features.len();
         whole.then_some(Plan {
             task, pane_ms, delay_ms, horizon_ms, classes, threshold, any_label, delay_bins, calibration_bins, at, edges,
             label_edges, error_scale, label_mean, label_std,
-            class_ints, class_texts, positive, segments, features,
+            class_ints, class_texts, positive, segments, features, of_segments,
             numbers: numbers.into(), layout,
         })
     }

@@ -48,7 +48,7 @@ class Calendar:
         self._shares = np.zeros((MONTHS, subjects, width))
         self._n = np.zeros((MONTHS, subjects))
         for row, subject in enumerate(table.subjects):
-            counts = seasons.months.get(subject.name)
+            counts = seasons.months.get(subject.key)
             if counts is None or len(counts[0]) != len(subject.reference):
                 continue
             found = np.asarray(counts, dtype=np.float64)
@@ -75,7 +75,7 @@ class Calendar:
 
     def _scatter(self, window: str) -> tuple[Floats, Floats]:
         if window not in self._figures:
-            names = [subject.name for subject in self._table.subjects]
+            names = [subject.key for subject in self._table.subjects]
             excess = [self._drift.get(drift_key(name, window, "excess"), LEAST_EXCESS) for name in names]
             dof = [self._drift.get(drift_key(name, window, "dof"), 1.0) for name in names]
             self._figures[window] = (np.array(excess), np.array(dof))

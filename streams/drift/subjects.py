@@ -25,6 +25,17 @@ OUTER: Final = (0.1, 0.3, 0.5, 0.75)
 DriftKind = Literal["data-drift", "prediction-drift", "label-drift"]
 
 
+def cell_name(subject: str, segment: str) -> str:
+    """Name of a subject in a segment.
+
+    Examples
+    --------
+    >>> cell_name("feature:distance", "origin=JFK"), cell_name("prediction", "")
+    ('feature:distance|origin=JFK', 'prediction')
+    """
+    return f"{subject}|{segment}" if segment else subject
+
+
 @dataclass(frozen=True)
 class Subject:
     """One thing that may drift.
@@ -61,8 +72,15 @@ class Subject:
     """What KS and Wasserstein are measured by; None: by the bins of the comparison."""
     measure: DriftMeasure = "psi"
     """Distance that decides about its drift."""
+    segment: str = ""
+    """Where it is watched; empty: overall."""
     noise: tuple[float, float] = (1.0, 1.0)
     """What chance adds to it (`streams.drift.measures.noise_of`)."""
+
+    @property
+    def key(self) -> str:
+        """Its name where the reference keeps what it knows of it."""
+        return cell_name(self.name, self.segment)
 
     @property
     def gaps(self) -> NDArray[np.float64]:

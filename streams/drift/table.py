@@ -41,11 +41,13 @@ class SubjectTable:
     ----------
     plan : PanePlan
     subjects : sequence of Subject
+    offsets : sequence of int, optional
+        Where the counters begin that each is counted in; default: all in the same.
 
     Attributes
     ----------
     rows : dict of str to int
-        Row by name of the subject.
+        Row by key of the subject.
     features : array of int
         Rows that are features.
     numbers : array of bool, shape (subjects,)
@@ -58,13 +60,15 @@ class SubjectTable:
         Of the distances that decide (`streams.drift.measures`).
     """
 
-    def __init__(self, plan: PanePlan, subjects: Sequence[Subject]) -> None:
+    def __init__(self, plan: PanePlan, subjects: Sequence[Subject], offsets: Sequence[int] = ()) -> None:
         self.subjects = tuple(subjects)
-        self.rows = {subject.name: row for row, subject in enumerate(self.subjects)}
+        begins = tuple(offsets) or (0,) * len(self.subjects)
+        self.rows = {subject.key: row for row, subject in enumerate(self.subjects)}
         width = max((len(subject.reference) for subject in self.subjects), default=1)
         self.shape = (len(self.subjects), width)
         where = [positions(plan, subject) for subject in self.subjects]
-        self._positions = np.concatenate([at for at, _ in where]) if where else np.zeros(0, np.int64)
+        placed = [at + begin for (at, _), begin in zip(where, begins, strict=True)]
+        self._positions = np.concatenate(placed) if placed else np.zeros(0, np.int64)
         self._cells = (
             np.concatenate([bins + row * width for row, (_, bins) in enumerate(where)])
             if where
@@ -95,7 +99,12 @@ class SubjectTable:
         self._cumulative = np.cumsum(self.reference, axis=1) / np.maximum(self.reference_n, 1.0)[:, None]
         self.features = np.array([row for row, s in enumerate(self.subjects) if s.slots is not None], dtype=np.int64)
         self._rest = np.array(
-            [[getattr(s.slots, name) for name in _REST] for s in self.subjects if s.slots is not None], dtype=np.int64
+            [
+                [getattr(s.slots, name) + begin for name in _REST]
+                for s, begin in zip(self.subjects, begins, strict=True)
+                if s.slots is not None
+            ],
+            dtype=np.int64,
         ).reshape(-1, len(_REST))
 
     def _order(self, plan: PanePlan) -> None:

@@ -64,9 +64,10 @@ def describe(plan: PanePlan) -> bytes:
         _table(plan.class_index.items()),
         _text(plan.positive),
         _u32(len(plan.spec.data.segments)) + b"".join(map(_text, plan.spec.data.segments)),
-        _u32(len(plan.features)),
+        _u32(len(plan.of_segments), len(plan.features)),
     ]
-    for name, where in plan.features.items():
+    # Those that are counted in segments first: the core knows them by their number.
+    for name, where in sorted(plan.features.items(), key=lambda item: item[0] not in plan.of_segments):
         feature = plan.reference.features[name]
         out.append(_text(name))
         if isinstance(feature, NumericReference):
@@ -95,7 +96,7 @@ def placeholder(delay_ms: int, horizon_ms: int) -> bytes:
             _u32(*(0 for _ in _SLOTS)),
             _u32(0, 0),
             struct.pack("<ddd", 1.0, 0.0, 1.0),
-            _u32(0, 0, 0, 0, 0, 0),
+            _u32(0, 0, 0, 0, 0, 0, 0),
         ]
     )
 

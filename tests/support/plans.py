@@ -19,6 +19,7 @@ def specification(
     horizon: str = "7d",
     budget: str = "1/30d",
     cost: str = "{}",
+    segment_features: tuple[str, ...] = (),
 ) -> Specification:
     """A specification with one numeric and one categorical feature and segments by the latter."""
     return parse(
@@ -43,6 +44,7 @@ windows = [{", ".join(f'"{name}"' for name in windows)}]
 cost = {cost}
 [alarms]
 budget = "{budget}"
+segment_features = [{", ".join(f'"{name}"' for name in segment_features)}]
 """
     )
 

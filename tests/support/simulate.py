@@ -96,7 +96,7 @@ def record_of(plan: PanePlan, rows: Day, day: int) -> JoinedDelta:
     """The contributions of one day, all labelled the same day."""
     scores = None if plan.task == "regression" else rows["score"]
     panes = []
-    for segment in ("", *(f"origin={name}" for name in ORIGINS)):
+    for segment in ("", *(f"origin={name}" for name in sorted(set(rows["origin"].tolist())))):
         keep = np.ones(len(rows["label"]), bool) if not segment else rows["origin"] == segment.partition("=")[2]
         counts = label_counters(
             plan, rows["label"][keep], rows["guess"][keep], None if scores is None else scores[keep]
@@ -105,16 +105,18 @@ def record_of(plan: PanePlan, rows: Day, day: int) -> JoinedDelta:
         bins = np.searchsorted(plan.score_edges, rows["score"][keep], side="right")
         where = plan.slots["scores"]
         counts[where] = np.bincount(bins, minlength=where.stop - where.start)
-        if not segment:
-            _features(plan, rows, counts)
+        _features(plan, rows if not segment else {name: column[keep] for name, column in rows.items()}, counts, segment)
         packed = pack_dense(counts[: plan.segment_size] if segment else counts)
         panes.append(PaneDelta(segment, day * DAY, day * DAY, packed))
     return JoinedDelta("m", 1, plan.layout, 0, panes)
 
 
-def _features(plan: PanePlan, rows: Day, counts: NDArray[np.int64]) -> None:
+def _features(plan: PanePlan, rows: Day, counts: NDArray[np.int64], segment: str) -> None:
     counted = traffic_counters(plan, {name: rows[name] for name in plan.features})[0]
-    counts[plan.segment_size :] = counted[plan.segment_size :]
+    for name, slots in plan.features.items():
+        if not segment or name in plan.of_segments:
+            where = slice(slots.bins.start, plan.slots[f"feature:{name}:rest"].stop)
+            counts[where] = counted[where]
 
 
 def live(

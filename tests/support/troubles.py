@@ -35,6 +35,8 @@ class Trouble:
         Changes the rows of a day.
     counts : callable, optional
         Changes the overall counters of a day.
+    cells : callable, optional
+        Changes the counters of one segment of a day, ``origin=EWR``.
     hours : float
         Label delay.
     silent : bool
@@ -51,6 +53,7 @@ class Trouble:
     world: World = CALM
     rows: Callable[[Day], Day] | None = None
     counts: Callable[[PanePlan, Counts], None] | None = None
+    cells: Callable[[PanePlan, Counts], None] | None = None
     hours: float = 1.0
     silent: bool = False
     since: int = 14
@@ -77,6 +80,8 @@ def record_with(plan: PanePlan, trouble: Trouble, day: int, rng: np.random.Gener
         counts[plan.slots["delay_total"]] = labelled * seconds
         if bad and trouble.counts is not None and not pane.segment:
             trouble.counts(plan, counts)
+        if bad and trouble.cells is not None and pane.segment == "origin=EWR":
+            trouble.cells(plan, counts)
         panes.append(msgspec.structs.replace(pane, counters=pack_dense(counts)))
     return msgspec.structs.replace(record, panes=panes)
 
@@ -120,6 +125,24 @@ def _typed_wrong(plan: PanePlan, counts: Counts) -> None:
     counts[slots.bins] = 0
 
 
+def _absent(plan: PanePlan, counts: Counts) -> None:
+    slots = plan.features["distance"]
+    counts[slots.missing] += counts[slots.bins].sum()
+    counts[slots.bins] = 0
+
+
+def _vanished(plan: PanePlan, counts: Counts) -> None:
+    bins = plan.features["origin"].bins
+    counts[bins.start] += counts[bins.start + 2]
+    counts[bins.start + 2] = 0
+
+
+def _turned(plan: PanePlan, counts: Counts) -> None:
+    """A boolean (or any category) whose shares are the other way round."""
+    bins = plan.features["origin"].bins
+    counts[bins.start], counts[bins.start + 2] = counts[bins.start + 2], counts[bins.start]
+
+
 def _flipped(rows: Day) -> Day:
     return rows | {"label": 1 - rows["label"]}
 
@@ -141,8 +164,40 @@ def _positive(rows: Day) -> Day:
     return rows | {"score": np.maximum(rows["score"], 0.7), "guess": np.ones(len(rows["guess"]), int)}
 
 
+def _half_lost(plan: PanePlan, counts: Counts) -> None:
+    slots = plan.features["distance"]
+    gone = counts[slots.bins] // 2
+    counts[slots.bins] -= gone
+    counts[slots.missing] += gone.sum()
+
+
+def _elsewhere(rows: Day) -> Day:
+    return rows | {"origin": np.full(len(rows["origin"]), "SFO", object)}
+
+
+def _unsure(rows: Day) -> Day:
+    """Scores near a half, as right as they say: what is lost shows before any label."""
+    score = 0.5 + (rows["score"] - 0.5) * 0.15
+    chance = np.random.default_rng(len(score)).random(len(score))
+    return rows | {"score": score, "guess": (score >= 0.5).astype(int), "label": (chance < score).astype(int)}
+
+
+def _shifted_in_segment(rows: Day) -> Day:
+    return rows | {"distance": rows["distance"] + 1.2 * (rows["origin"] == "EWR")}
+
+
 TROUBLES: Final[Mapping[str, Trouble]] = {
     "feature-drift": Trouble("data-drift", "feature:distance", "1d", World(rows=260, shift=0.8)),
+    "category-drift": Trouble("data-drift", "feature:origin", "1d", counts=_turned),
+    "vanished-category": Trouble("data-drift", "feature:origin", "1d", counts=_vanished),
+    "absent": Trouble("data-quality", "feature:distance", "1d", counts=_absent),
+    "new-segment": Trouble("new-segment", "origin=SFO", "1d", rows=_elsewhere),
+    "estimated-quality": Trouble("estimated-quality", "", "1d", rows=_unsure),
+    "segment-feature-drift": Trouble("data-drift", "feature:distance", "1d", rows=_shifted_in_segment),
+    "segment-feature-missing": Trouble("data-quality", "feature:distance", "1d", cells=_half_lost),
+    "segment-feature-out-of-range": Trouble("data-drift", "feature:distance", "1d", cells=_out_of_range),
+    "segment-feature-stuck": Trouble("data-quality", "feature:distance", "1d", cells=_stuck),
+    "segment-feature-skew": Trouble("skew", "feature:distance", "1d", cells=_typed_wrong, since=0),
     "new-category": Trouble("data-drift", "feature:origin", "1d", counts=_new_category),
     "out-of-range": Trouble("data-drift", "feature:distance", "1d", counts=_out_of_range),
     "missing": Trouble("data-quality", "feature:distance", "1d", World(rows=260, lost=0.3)),

@@ -35,6 +35,7 @@ def make(
     threshold: float = 0.5,
     segments: tuple[str, ...] = ("origin",),
     features: tuple[str, ...] = tuple(FEATURES),
+    cells: tuple[str, ...] = (),
     scores: NumericReference | None = None,
     pane: str = "50ms",
     delay: str = "100ms",
@@ -62,6 +63,8 @@ segments = [{", ".join(f'"{name}"' for name in segments)}]
 [metrics]
 primary = "{primary}"
 windows = ["{pane}"]
+[alarms]
+segment_features = [{", ".join(f'"{name}"' for name in cells)}]
 """
     )
     numeric = task == "regression"
@@ -97,14 +100,24 @@ FIRST: Plans = {
         positive='"yes"',
         threshold=0.3,
         segments=("origin", "vip"),
+        cells=("vip", "tiny"),
         delay="150ms",
         horizon="60ms",
     ),
     ("m\u00e9\U0001f600", 1): make(
         "binary", ("1",), segments=(), features=(), pane="30ms", delay="40ms", horizon="40ms"
     ),
-    ("k", 1): make("multiclass", ("a", "b", "1", "true"), segments=("vip",), features=("origin", "distance")),
-    ("n", 1): make("regression", segments=("distance",), features=("distance", "tiny"), pane="20ms", delay="300ms"),
+    ("k", 1): make(
+        "multiclass", ("a", "b", "1", "true"), segments=("vip",), features=("origin", "distance"), cells=("*",)
+    ),
+    ("n", 1): make(
+        "regression",
+        segments=("distance",),
+        features=("distance", "tiny"),
+        cells=("tiny",),
+        pane="20ms",
+        delay="300ms",
+    ),
 }
 LATER: Plans = FIRST | {
     ("m", 3): make("binary", ("0", "1"), positive="true", threshold=0.9, scores=_SCORES, horizon="400ms"),

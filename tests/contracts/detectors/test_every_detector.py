@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import msgspec
 import numpy as np
 import pytest
 
 from schemas.codec import segment_key
-from schemas.events import Observation
+from schemas.events import Kind, Observation
+from schemas.specification import DriftMeasure
 from streams.aggregate import AggregateEvent, AggregatePartition
 from streams.detection import Watches
 from streams.detectors import Detectors
+from streams.drift.measures import MEASURES, measure_of
 from streams.panes import PanePlan
 from streams.windows import Window
 from tests.support.replay import DAY, watermark
@@ -25,7 +28,7 @@ MOST_STATE_BYTES = 12_000
 
 @pytest.fixture(scope="module")
 def learnt() -> PanePlan:
-    spec = watching(windows=("1d",), watch=("accuracy", "calibration_error", "brier"))
+    spec = watching(windows=("1d",), watch=("accuracy", "brier"), segment_features=("distance",))
     return learn(spec, CALM, 14, np.random.default_rng(1))
 
 
@@ -65,10 +68,38 @@ def test_restored_at_every_point_it_says_the_same(name: str, learnt: PanePlan) -
         if o.kind == trouble.kind
         and trouble.subject in {"", o.subject}
         and trouble.window in {"", o.window}
-        and name.startswith("segment") == (o.segment is not None)
+        and ("segment" in name) == (o.segment is not None)
     ]
     assert wanted, [(o.kind, o.subject, o.window, segment_key(o.segment)) for o in observations(whole)]
     assert all(o.window_end.timestamp() * 1000 > trouble.since * DAY for o in wanted)
+
+
+def test_a_calm_stream_says_nothing_of_any_kind(learnt: PanePlan) -> None:
+    """The other half of every row above: at a budget of one false alarm in ten years, forty calm days have none."""
+    spec = msgspec.structs.replace(learnt.spec, alarms=msgspec.structs.replace(learnt.spec.alarms, budget="1/3650d"))
+    plan = PanePlan(spec, learnt.reference)
+    calm = Trouble("", since=10**6)
+    assert observations(run(plan, calm, 40, lambda aggregate: aggregate)) == []
+    told = {trouble.kind for trouble in TROUBLES.values()}
+    # The other two subjects of data quality are the join's: tests of `agents.monitoring.duplicates` and `key_check`.
+    assert told == set(get_args(Kind))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("name", ["feature-drift", "category-drift", "prediction-drift", "label-drift"])
+def test_whichever_distance_decides_finds_what_moved(name: str, measure: DriftMeasure) -> None:
+    trouble = TROUBLES[name]
+    spec = watching(windows=("1d",))
+    spec = msgspec.structs.replace(spec, alarms=msgspec.structs.replace(spec.alarms, drift=measure))
+    plan = learn(spec, CALM, 14, np.random.default_rng(1))
+    found = [
+        o
+        for o in observations(run(plan, trouble, trouble.since + 4, lambda aggregate: aggregate))
+        if (o.kind, o.subject, o.segment) == (trouble.kind, trouble.subject, None)
+    ]
+    ordered = name in {"feature-drift", "prediction-drift"}
+    assert found[0].evidence["statistic"] == measure_of(measure, ordered=ordered)
+    assert all(o.window_end.timestamp() * 1000 > trouble.since * DAY for o in found)
 
 
 @pytest.mark.parametrize("name", ["stuck", "quality", "segment-drift", "new-category"])

@@ -22,7 +22,7 @@ ORDERS = 4
 BUDGET_DAYS = 5
 """One false alarm in so many days: generous, so that the bound below means something within a few seconds."""
 SHARES = {
-    "data-drift": cal.DRIFT_SHARE + cal.SHAPE_SHARE,
+    "data-drift": cal.DRIFT_SHARE + cal.SEGMENT_DRIFT_SHARE + cal.SHAPE_SHARE,
     "prediction-drift": cal.DRIFT_SHARE + cal.SEGMENT_DRIFT_SHARE,
     "label-drift": cal.DRIFT_SHARE + cal.SEGMENT_DRIFT_SHARE,
     "data-quality": cal.USABLE_SHARE + cal.SHAPE_SHARE + cal.VOLUME_SHARE,
@@ -39,7 +39,7 @@ def test_no_kind_crosses_more_often_than_its_share_of_the_budget(measure: DriftM
     The days differ among themselves (shifts of inputs and of the error), and every order of them is as likely: what a
     reference of fourteen of them says of the others is all that a detector may use.
     """
-    spec = watching(windows=("1d",), budget=f"1/{BUDGET_DAYS}d")
+    spec = watching(windows=("1d",), budget=f"1/{BUDGET_DAYS}d", segment_features=("distance",))
     spec = msgspec.structs.replace(spec, alarms=msgspec.structs.replace(spec.alarms, drift=measure))
     rng = np.random.default_rng(11)
     days = [day_of(World(rows=200, wobble=0.1, weather=0.15), rng) for _ in range(REFERENCE_DAYS + LIVE_DAYS)]

@@ -153,7 +153,7 @@ def test_values_that_come_in_clusters_break_records_without_being_news() -> None
     p = plan()
     rng = np.random.default_rng(5)
     equipment = Detectors("m", 1, p).equipment
-    shapes, table = equipment.shapes, equipment.traffic
+    shapes, table = equipment.sheet(equipment.traffic).shapes, equipment.traffic
     at = table.features.tolist().index(table.rows["feature:distance"])
     crossed, windows = {0.0: 0, 0.25: 0}, 2000
     for _ in range(windows):
@@ -173,7 +173,7 @@ def test_samples_of_the_reference_cross_no_more_often_than_allowed() -> None:
     rng = np.random.default_rng(2)
     detectors = Detectors("m", 1, p)
     allowed = detectors.allowance
-    shapes = detectors.equipment.shapes
+    shapes = detectors.equipment.sheet(detectors.equipment.traffic).shapes
     table = detectors.equipment.traffic
     windows, crossed = 4000, 0
     for _ in range(windows):
