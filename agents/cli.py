@@ -16,6 +16,7 @@ from agents.commands import (
     backtest,
     bench,
     datasets,
+    deciding,
     demo,
     history,
     keys,
@@ -71,7 +72,7 @@ MODULES = (
     *(registry, audit, signing),
     *(rebuild, lineage),
     *(training, backtest, traffic, history, datasets),
-    *(keys, principals),
+    *(keys, principals, deciding),
 )
 for module in MODULES:
     module.add_to(app)

@@ -350,7 +350,7 @@ class RegistryEvent(Wire, tag_field="type", frozen=True, gc=False, kw_only=True)
     """Base of what the registry did.
 
     `epoch` grows by one with every event of the installation: consumers refuse older ones. `actor` is the name that was
-    given; `principal` who gave it (``key:ann``, ``local:ann``, ``signer:ci``, ``system:retraining``), `authenticated`
+    given; `principal` who gave it (``key:ann``, ``local:ann``, ``signer:ci``, ``system:agents``), `authenticated`
     whether a secret proved it, `credential` the public id of the key that did. Events of the whole installation have
     `FLEET` as their model.
     """
@@ -438,6 +438,27 @@ class ProbationEnded(RegistryEvent, tag="ProbationEnded", frozen=True, gc=False,
     reason: str
 
 
+class ApprovalLapsed(RegistryEvent, tag="ApprovalLapsed", frozen=True, gc=False, kw_only=True):
+    """Nobody decided in time; what was approved so far counts no more. It can be asked for again."""
+
+    version: int
+
+
+class VersionArchived(RegistryEvent, tag="VersionArchived", frozen=True, gc=False, kw_only=True):
+    """The version is out of use for good: it cannot be promoted or brought back."""
+
+    version: int
+    reason: str
+
+
+class RollbackReviewed(RegistryEvent, tag="RollbackReviewed", frozen=True, gc=False, kw_only=True):
+    """Somebody looked at a roll-back after the fact. `rollback_epoch`: the epoch of its event."""
+
+    version: int
+    rollback_epoch: int
+    comment: str
+
+
 class AccessChanged(RegistryEvent, tag="AccessChanged", frozen=True, gc=False, kw_only=True):
     """Somebody was given a right, or lost one. `subject`: whose; `credential_id`: of which key, if of one."""
 
@@ -467,6 +488,9 @@ AnyRegistryEvent = (
     | ModelPromoted
     | ModelRolledBack
     | ProbationEnded
+    | ApprovalLapsed
+    | VersionArchived
+    | RollbackReviewed
     | AccessChanged
     | CommandRefused
 )

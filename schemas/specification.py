@@ -111,6 +111,8 @@ class RetrainingSection(_Section, frozen=True, forbid_unknown_fields=True, kw_on
 class ApprovalSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     mode: Literal["auto", "manual"] = "auto"
     approvers: int = 1
+    four_eyes: bool = False
+    expires: str | None = None
 
 
 class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -368,6 +370,8 @@ def _check(spec: Specification, file: str) -> None:
         raise SpecificationError("must be at least 1", where=_where(file, "retraining.min_labels"))
     if spec.approval.approvers < 1:
         raise SpecificationError("must be at least 1", where=_where(file, "approval.approvers"))
+    if spec.approval.expires is not None:
+        parse_duration(spec.approval.expires, where=_where(file, "approval.expires"))
 
 
 def parse(text: str, *, file: str = FILE_NAME) -> Specification:

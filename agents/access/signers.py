@@ -152,7 +152,7 @@ class Signers:
         if row.name == SYSTEM:
             if not isinstance(command, BY_SYSTEM):
                 raise DecodeError(f"agents do not ask for {type(command).__name__}", reason="forbidden")
-            return Principal(command.actor, "system", authenticated=True, credential=row.id)
+            return Principal("agents", "system", authenticated=True, credential=row.id)
         if command.actor != row.name:
             raise DecodeError(f"signed by {row.name}, the actor is {command.actor!r}", reason="actor")
         found = Principal(row.name, "signer", authenticated=True, credential=row.id, grants=_grants(session, row.name))

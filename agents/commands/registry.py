@@ -240,9 +240,14 @@ def versions(
 
 
 def approve(
-    model: Model,
-    version: Version,
+    model: Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)] = "",
+    version: Annotated[int, typer.Argument(help="Number of a version.", show_default=False)] = 0,
     *,
+    every: Annotated[bool, typer.Option("--all", help="Approve everything that waits, of models that match.")] = False,
+    match: Annotated[str, typer.Option("--match", help="With --all: models by pattern, as 'bus-*'.")] = "*",
+    artifact: Annotated[
+        str, typer.Option("--artifact", help="SHA-256 of what you looked at: refused where the version holds another.")
+    ] = "",
     actor: Actor = "",
     comment: Annotated[str, typer.Option("--comment", help="Kept in the audit.")] = "",
     as_json: Json = False,
@@ -250,13 +255,25 @@ def approve(
     """Approve a version that waits for it; the last approval needed promotes it, and serving switches."""
     from agents.access.acting import acting
     from agents.access.logic import acting_name
+    from agents.commands.deciding import approve_many
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
+    from schemas.errors import ConfigurationError
 
+    if every != (not model and not version) or (match != "*" and not every) or (not every and not version):
+        raise ConfigurationError(
+            "name a model and a version, or many with --all",
+            where="driftline approve",
+            remedy="driftline approve MODEL VERSION, or driftline approve --all --match 'bus-*'",
+        )
+    if every:
+        approve_many(match, actor=actor, comment=comment, as_json=as_json)
+        return
     settings = load_settings()
     by = acting(settings, "approver", model)
     registry = RegistryDecisions.of(settings)
-    registry.approve(model, version, by=by, actor=acting_name(by, actor), comment=comment)
+    name = acting_name(by, actor)
+    registry.approve(model, version, by=by, actor=name, comment=comment, artifact=artifact or None)
     _tell(registry, model, version, as_json=as_json)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from schemas.errors import RegistryError
 
-HEAD = "0007"
+HEAD = "0008"
 """Newest revision: what this program needs (a test holds it equal to the scripts)."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -19,7 +19,8 @@ from agents.gateway.access import actor, bearer, client, may, may_everywhere, se
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, chart, drift_table, newest_value
 from agents.gateway.views import ModelFacts
-from schemas.errors import AccessError, DatabaseUnavailableError, NotFoundError
+from agents.registry.batch import Outcome
+from schemas.errors import AccessError, ConfigurationError, DatabaseUnavailableError, NotFoundError
 
 LOOK_EVERY_S = 0.5
 ASK_AGAIN_LOOKS = 20
@@ -163,6 +164,54 @@ def router(context: Context) -> APIRouter:
         version = context.registry.rollback(model, to, by=who, actor=_actor(body), reason=reason, expected=expected)
         return JSONResponse({"model": model, "version": version, "done": "rolled back"})
 
+    @routes.post("/models/{model}/versions/{version}/request-approval", dependencies=[Depends(may(gate, "producer"))])
+    def request_approval(
+        model: str, version: int, decision: Annotated[dict[str, Any] | None, Body()] = None
+    ) -> Response:
+        """Ask people again where the first question lapsed: ``{"actor"}``."""
+        who = visit().principal
+        stage = context.registry.request_approval(model, version, by=who, actor=_actor(decision or {}))
+        return JSONResponse({"model": model, "version": version, "stage": stage})
+
+    @routes.post("/models/{model}/versions/{version}/archive", dependencies=approver)
+    def archive(model: str, version: int, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+        """Take a version out of use for good: ``{"actor", "reason"}``."""
+        body, who = decision or {}, visit().principal
+        reason = _text(body, "reason") or "no reason given"
+        stage = context.registry.archive(model, version, by=who, actor=_actor(body), reason=reason)
+        return JSONResponse({"model": model, "version": version, "stage": stage})
+
+    @routes.post("/approvals", dependencies=approver)
+    def approve_many(decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+        """Approve everything that waits, of models that match: ``{"match", "comment", "actor"}``."""
+        body = decision or {}
+        pattern = _text(body, "match")
+        if not pattern:
+            raise ConfigurationError("name the models", where="match", remedy='a pattern, as "bus-*"; "*" for all')
+
+        found = approve_matching(context, pattern, _actor(body), _text(body, "comment"))
+        refused = sum(outcome.problem is not None for outcome in found)
+        return json_response({"approved": len(found) - refused, "refused": refused, "versions": found})
+
+    @routes.get("/reviews")
+    def reviews(done: bool = False) -> Response:
+        """Roll-backs that nobody has looked at since; with `done` the others too."""
+        found = context.registry.reviews(done=done)
+        seen = gate.visible(visit().principal, {each.model for each in found})
+        return json_response({"reviews": [each for each in found if each.model in seen]})
+
+    @routes.post("/reviews/{number}", dependencies=approver)
+    def review(number: int, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+        """Say that a roll-back was looked at, and what was found: ``{"actor", "comment"}``."""
+        body, who = decision or {}, visit().principal
+        for each in context.registry.reviews(done=True):
+            if each.id == number:
+                gate.need(who, "approver", each.model)
+        comment = _text(body, "comment")
+        if not comment:
+            raise ConfigurationError("say what was found", where="comment", remedy='{"comment": "…"}')
+        return json_response(context.registry.review(number, by=who, actor=_actor(body), comment=comment))
+
     return routes
 
 
@@ -180,6 +229,20 @@ def champion_of(context: Context, model: str) -> int | None:
     raise NotFoundError(
         f"no model {model!r} is registered", where="registry", remedy="`driftline models` lists those there are"
     )
+
+
+def approve_matching(context: Context, pattern: str, actor: str, comment: str) -> list[Outcome]:
+    """Approve everything that waits, of models that match and that who asks may approve on."""
+    who = visit().principal
+
+    def allowed(model: str) -> bool:
+        try:
+            context.gate.need(who, "approver", model)
+        except AccessError:
+            return False
+        return True
+
+    return context.registry.approve_all(pattern, by=who, actor=actor, comment=comment, allowed=allowed)
 
 
 def visible_models(context: Context) -> list[ModelFacts]:

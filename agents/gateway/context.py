@@ -12,7 +12,9 @@ from agents.access.gate import Visit
 from agents.access.logic import Principal, Role, local_principal
 from agents.gateway.shared import SharedBoard
 from agents.gateway.views import ModelFacts, VersionFacts
+from agents.registry.batch import Outcome
 from agents.registry.lineage import Lineage
+from agents.registry.reviews import ReviewInfo
 from schemas.specification import Specification
 
 Check = Callable[[], str]
@@ -39,6 +41,18 @@ class RegistryPort(Protocol):
     def rollback(
         self, model: str, to: int | None, *, by: Principal, actor: str, reason: str, expected: int | None = None
     ) -> int: ...
+
+    def approve_all(
+        self, pattern: str, *, by: Principal, actor: str, comment: str, allowed: Callable[[str], bool]
+    ) -> list[Outcome]: ...
+
+    def request_approval(self, model: str, version: int, *, by: Principal, actor: str) -> str: ...
+
+    def archive(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> str: ...
+
+    def reviews(self, *, done: bool = False) -> list[ReviewInfo]: ...
+
+    def review(self, number: int, *, by: Principal, actor: str, comment: str) -> ReviewInfo: ...
 
 
 class GatePort(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from agents.access.logic import Principal
@@ -9,9 +10,11 @@ from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.gateway.views import ModelFacts, VersionFacts
-from agents.registry import lineage
+from agents.registry import approvals, lineage
+from agents.registry.batch import Outcome, approve_all, waiting
 from agents.registry.ledger import acting_for
 from agents.registry.lineage import Lineage, Use
+from agents.registry.reviews import ReviewInfo, review, reviews
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
 from agents.registry.watched import is_watched
@@ -157,3 +160,33 @@ class RegistryDecisions:
             acting_for(session, by)
             found = self._registry.rollback(session, model, to, actor=actor, reason=reason, expected=expected)
             return found.version
+
+    def approve_all(
+        self, pattern: str, *, by: Principal, actor: str, comment: str, allowed: Callable[[str], bool]
+    ) -> list[Outcome]:
+        """Approve everything that waits and matches; what became of each. One that is refused keeps no other."""
+        listed = waiting(self.readers, pattern)
+        return list(approve_all(self._registry, listed, by, actor, comment, allowed))
+
+    def request_approval(self, model: str, version: int, *, by: Principal, actor: str) -> str:
+        """Ask for approval again; the stage. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
+        with self._registry.sessions.begin() as session:
+            acting_for(session, by)
+            return approvals.ask_again(self._registry, session, model, version, actor).stage
+
+    def archive(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> str:
+        """Take out of use; the stage. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
+        with self._registry.sessions.begin() as session:
+            acting_for(session, by)
+            return approvals.archive(self._registry, session, model, version, actor=actor, reason=reason).stage
+
+    def reviews(self, *, done: bool = False) -> list[ReviewInfo]:
+        """Roll-backs to look at; with `done` those that were looked at too."""
+        with self.readers() as session:
+            return reviews(session, done=done)
+
+    def review(self, number: int, *, by: Principal, actor: str, comment: str) -> ReviewInfo:
+        """Note that somebody looked at a roll-back. Raises `NotFoundError`, `ConflictError`."""
+        with self._registry.sessions.begin() as session:
+            acting_for(session, by)
+            return review(session, number, actor, comment, now=self._registry.now())

@@ -20,6 +20,7 @@ from schemas.events import (
     FLEET,
     AccessChanged,
     Alert,
+    ApprovalLapsed,
     ApprovalRequested,
     CandidateStaged,
     CommandRefused,
@@ -34,6 +35,7 @@ from schemas.events import (
     ProbationEnded,
     QualityMetric,
     RegistryEvent,
+    RollbackReviewed,
     RunFailed,
     RunFinished,
     RunSkipped,
@@ -41,6 +43,7 @@ from schemas.events import (
     ServingEvent,
     TrainingEvent,
     VersionApproved,
+    VersionArchived,
     VersionObserved,
     VersionRegistered,
     VersionRejected,
@@ -351,6 +354,12 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
             return "registry", f"Rolled back from {event.previous} to {event.version}: {event.reason}", "bad"
         case ProbationEnded():
             return "registry", f"Version {event.version} stays: {event.reason}", "good"
+        case ApprovalLapsed():
+            return "registry", f"Nobody decided on version {event.version} in time", "bad"
+        case VersionArchived():
+            return "registry", f"Version {event.version} archived by {event.actor}: {event.reason}", "plain"
+        case RollbackReviewed():
+            return "registry", f"Roll-back to {event.version} looked at by {event.actor}: {event.comment}", "plain"
         case CommandRefused():
             return "access", f"{event.command} of {event.actor} refused: {event.detail}", "bad"
         case AccessChanged():

@@ -11,7 +11,7 @@ from jinja2 import Environment
 
 from agents.gateway import access, views
 from agents.gateway.access import may, visit
-from agents.gateway.api import champion_of, listed_models, visible_models
+from agents.gateway.api import approve_matching, champion_of, listed_models, visible_models
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, ordered_windows
 from agents.registry import drawing
@@ -60,6 +60,18 @@ def router(context: Context, templates: Environment) -> APIRouter:
         with context.board.use() as board:
             shared = board.fleet.listed_incidents()[:20] if visit().principal.everywhere("viewer") else []
         return show.page("models.html", models=listed_models(context), incidents=shared, **show.accounting())
+
+    @routes.post("/approvals", dependencies=approver)
+    def approve_many(
+        match: Annotated[str, Form()],
+        comment: Annotated[str, Form()] = "",
+        actor: Annotated[str, Form()] = "",
+    ) -> HTMLResponse:
+        try:
+            found = approve_matching(context, match.strip(), access.actor(actor.strip(), ""), comment)
+        except DriftlineError as error:
+            return show.page("parts/outcomes.html", outcomes=[], match=match, problem=f"{error.what} {error.remedy}")
+        return show.page("parts/outcomes.html", outcomes=found, match=match, problem="")
 
     @routes.get("/parts/accounting")
     def accounting() -> HTMLResponse:

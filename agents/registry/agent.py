@@ -12,10 +12,10 @@ from agents.access.signatures import audience_of, own_ring
 from agents.access.signers import Signers
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
-from agents.control import run_control_agent
+from agents.control import Background, run_control_agent
 from agents.database.engine import make_engine, session_factory
 from agents.database.inbox import seen_before
-from agents.registry import watched
+from agents.registry import approvals, watched
 from agents.registry.ledger import AGENT, Ledger, acting_for
 from agents.registry.service import Registry
 from agents.runtime import mark_ready
@@ -35,6 +35,8 @@ from schemas.events import (
 from schemas.topics import REGISTRY_COMMANDS
 from streams.kafka.config import KafkaConfig
 from streams.kafka.records import Record
+
+LAPSE_EVERY_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +144,17 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     ring = own_ring(settings.home)
     with sessions.begin() as session:
         Signers().trust_own(session, ring)
-    handler = CommandHandler(Registry(sessions, ArtifactStore.of(settings)), audience_of(kafka), ring)
+    registry = Registry(sessions, ArtifactStore.of(settings))
+    handler = CommandHandler(registry, audience_of(kafka), ring)
+    readers = session_factory(sessions.kw["bind"], read_only=True)
+
+    def lapse() -> None:
+        if approvals.due(registry, readers):
+            with sessions.begin() as session:
+                acting_for(session, Principal("expiry", "system", authenticated=True))
+                for model, version in approvals.lapse_due(registry, session):
+                    log.info("%s version %d: nobody decided in time", model, version)
+
     run_control_agent(
         AGENT,
         REGISTRY_COMMANDS,
@@ -153,5 +165,6 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         sessions=sessions,
         # People decide in other processes; serving should hear of it within a tenth of a second.
         relay_poll_s=0.05,
+        background=[Background(LAPSE_EVERY_S, lapse)],
         on_ready=lambda: mark_ready(settings, AGENT),
     )

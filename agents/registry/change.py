@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from agents.database.outbox import enqueue
 from agents.registry.ledger import AGENT, Ledger
 from agents.registry.logic import check_step, trimmed
-from agents.registry.tables import ModelRow, VersionRow
+from agents.registry.tables import ApprovalRequestRow, ApprovalRow, ModelRow, VersionRow
 from schemas.codec import derived_id
+from schemas.durations import parse_duration
 from schemas.errors import ConflictError, NotFoundError, TransitionError
-from schemas.events import Decision, ModelPromoted, ModelRegistered, ModelState, RegistryEvent, VersionState
-from schemas.specification import Specification
+from schemas.events import (
+    ApprovalRequested,
+    Decision,
+    ModelPromoted,
+    ModelRegistered,
+    ModelState,
+    RegistryEvent,
+    VersionState,
+)
+from schemas.specification import ApprovalSection, Specification
 from schemas.topics import REGISTRY_STATE
 
 E = TypeVar("E", bound=RegistryEvent)
@@ -75,6 +84,23 @@ def refuse_watched(row: ModelRow, what: str) -> None:
         )
 
 
+def refuse_answer(request: ApprovalRequestRow, actor: str, now: datetime) -> None:
+    """Refuse an approval that comes too late, or from whoever asked for it. Raises `ConflictError`."""
+    where = f"{request.model} version {request.version}"
+    if request.expires_at is not None and request.expires_at <= now:
+        raise ConflictError(
+            f"the question lapsed at {request.expires_at.isoformat(timespec='seconds')}",
+            where=where,
+            remedy=f"ask again: `driftline request-approval {request.model} {request.version}`",
+        )
+    if request.four_eyes and actor == request.requester:
+        raise ConflictError(
+            f"{actor} asked for it: [approval] four_eyes wants another person",
+            where=where,
+            remedy="let another approve",
+        )
+
+
 class Change:
     """A change of one model in the caller's transaction.
 
@@ -122,6 +148,46 @@ class Change:
                 remedy=f"look at it again: `driftline versions {version.model}`",
             )
         self.session.refresh(version)
+
+    def request_approval(self, version: VersionRow, actor: str, at: datetime | None, policy: ApprovalSection) -> None:
+        """Ask people: the policy's number of them, until it lapses, about exactly these bytes."""
+        now = self.ledger.now
+        lasts_ms = None if policy.expires is None else parse_duration(policy.expires, where="approval.expires")
+        self.step(version, "approval-requested", decision="awaiting-approval")
+        self.session.add(
+            ApprovalRequestRow(
+                model=version.model,
+                version=version.version,
+                requester=actor,
+                artifact=version.artifact,
+                four_eyes=policy.four_eyes,
+                approvers=policy.approvers,
+                requested_at=now,
+                expires_at=None if lasts_ms is None else now + timedelta(milliseconds=lasts_ms),
+            )
+        )
+        self.row.challenger = version.version
+        self.emit(ApprovalRequested, actor, at, version=version.version, approvers=policy.approvers)
+
+    def open_request(self, version: int) -> ApprovalRequestRow | None:
+        """The question about a version that is still open."""
+        statement = (
+            select(ApprovalRequestRow)
+            .where(ApprovalRequestRow.model == self.row.name, ApprovalRequestRow.version == version)
+            .where(ApprovalRequestRow.closed_at.is_(None))
+            .order_by(ApprovalRequestRow.id.desc())
+            .execution_options(populate_existing=True)
+        )
+        return self.session.scalars(statement).first()
+
+    def close_request(self, request: ApprovalRequestRow | None) -> None:
+        if request is not None:
+            request.closed_at = self.ledger.now
+
+    def forget_approvals(self, version: int) -> None:
+        """What was approved for a question that lapsed counts no more; the audit keeps it."""
+        mine = (ApprovalRow.model == self.row.name, ApprovalRow.version == version)
+        self.session.execute(delete(ApprovalRow).where(*mine))
 
     def promote(self, version: VersionRow, actor: str, at: datetime | None, *, probation: bool) -> Decision:
         """Make an approved version champion; the one before is superseded, and shadows it for a probation."""

@@ -14,6 +14,7 @@ from schemas.errors import ConflictError, TransitionError
 from schemas.events import (
     AccessChanged,
     AnyRegistryEvent,
+    ApprovalLapsed,
     ApprovalRequested,
     CommandRefused,
     ModelPromoted,
@@ -21,7 +22,9 @@ from schemas.events import (
     ModelRolledBack,
     ModelState,
     ProbationEnded,
+    RollbackReviewed,
     VersionApproved,
+    VersionArchived,
     VersionObserved,
     VersionRegistered,
     VersionRejected,
@@ -39,24 +42,29 @@ Stage = Literal[
     "superseded",
     "rolled-back",
     "observed",
+    "expired",
+    "archived",
 ]
 
 NEXT: Mapping[str, frozenset[str]] = {
-    "registered": frozenset({"validated", "rejected"}),
-    "validated": frozenset({"approval-requested", "approved"}),
-    "approval-requested": frozenset({"approved", "rejected"}),
+    "registered": frozenset({"validated", "rejected", "archived"}),
+    "validated": frozenset({"approval-requested", "approved", "archived"}),
+    "approval-requested": frozenset({"approved", "rejected", "expired"}),
+    "expired": frozenset({"approval-requested", "archived"}),
     "approved": frozenset({"promoted"}),
-    "rejected": frozenset(),
+    "rejected": frozenset({"archived"}),
     "promoted": frozenset({"superseded", "rolled-back"}),
-    "superseded": frozenset({"promoted"}),
-    "rolled-back": frozenset({"promoted"}),
+    "superseded": frozenset({"promoted", "archived"}),
+    "rolled-back": frozenset({"promoted", "archived"}),
     "observed": frozenset(),
+    "archived": frozenset(),
 }
 """The state machine: stage → stages that may follow."""
 
 RANK: Mapping[str, int] = {
     "registered": 0,
     "validated": 1,
+    "expired": 1,
     "approval-requested": 2,
     "approved": 3,
     "rejected": 3,
@@ -64,6 +72,7 @@ RANK: Mapping[str, int] = {
     "superseded": 5,
     "rolled-back": 5,
     "observed": 5,
+    "archived": 6,
 }
 """How far a version has come: whoever asks for a step at or before that was too late, not wrong."""
 
@@ -109,7 +118,7 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
     missing: dict[int, int] = {}  # approvals still to come, where people decide
     for event in events:
         match event:
-            case ModelRegistered() | ProbationEnded() | AccessChanged() | CommandRefused():
+            case ModelRegistered() | ProbationEnded() | AccessChanged() | CommandRefused() | RollbackReviewed():
                 pass
             case VersionRegistered(version=version):
                 stages[version] = "registered"
@@ -122,6 +131,11 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
                 stages[version] = "approval-requested"
                 missing[version] = approvers
                 challenger = version
+            case ApprovalLapsed(version=version):
+                stages[version] = "expired"
+                challenger = None if challenger == version else challenger
+            case VersionArchived(version=version):
+                stages[version] = "archived"
             case VersionApproved(version=version):
                 missing[version] = missing.get(version, 1) - 1
                 if missing[version] <= 0:

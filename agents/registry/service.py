@@ -16,15 +16,15 @@ from sqlalchemy.orm import Session
 
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
-from agents.registry.change import Change, begin_model, refuse_other_task, refuse_watched
+from agents.registry.change import Change, begin_model, refuse_answer, refuse_other_task, refuse_watched
 from agents.registry.ledger import Ledger
 from agents.registry.logic import check_step
 from agents.registry.questions import Questions
+from agents.registry.reviews import flag_for_review
 from agents.registry.tables import ApprovalRow, ModelRow, SpecificationRow, VersionRow
 from agents.registry.views import VersionInfo, version_info
 from schemas.errors import ConflictError, NotFoundError, TransitionError
 from schemas.events import (
-    ApprovalRequested,
     Decision,
     ModelRolledBack,
     ProbationEnded,
@@ -206,9 +206,7 @@ class Registry(Questions):
             decision = change.promote(version, POLICY, at, probation=spec.probation_ms > 0)
         else:
             decision = "awaiting-approval"
-            change.step(version, "approval-requested", decision=decision)
-            change.row.challenger = number
-            change.emit(ApprovalRequested, actor, at, version=number, approvers=spec.approval.approvers)
+            change.request_approval(version, actor, at, spec.approval)
         change.publish_state()
         return decision
 
@@ -228,7 +226,8 @@ class Registry(Questions):
         TransitionError
             The version does not ask for approval (yet).
         ConflictError
-            It was decided already, this person approved already, or `artifact` is not what the version holds.
+            It was decided already, this person approved already or (four eyes) asked for it, the question has lapsed,
+            or `artifact` is not what the version holds.
         """
         change = Change.of(session, model, self._clock())
         refuse_watched(change.row, "approved")
@@ -239,6 +238,11 @@ class Registry(Questions):
             raise ConflictError(f"holds artifact {found.artifact}, approved was {artifact}", where=where)
         if session.get(ApprovalRow, (model, version, actor)) is not None:
             raise ConflictError(f"{actor} has approved it already", where=where, remedy="another person has to")
+        spec = parse(self.specification_text(session, found.specification))
+        request = change.open_request(version)
+        if request is None:
+            raise ConflictError("nobody asks for approval any more", where=where)
+        refuse_answer(request, actor, change.ledger.now)
         session.add(
             ApprovalRow(
                 model=model,
@@ -247,14 +251,17 @@ class Registry(Questions):
                 artifact=found.artifact,
                 comment=comment,
                 at=change.ledger.now,
+                request=request.id,
+                requester=request.requester,
+                four_eyes=request.four_eyes,
             )
         )
         session.flush()
         mine = (ApprovalRow.model == model, ApprovalRow.version == version)
         given = session.scalar(select(func.count()).select_from(ApprovalRow).where(*mine)) or 0
         change.emit(VersionApproved, actor, None, version=version, comment=comment)
-        spec = parse(self.specification_text(session, found.specification))
-        if given >= spec.approval.approvers:
+        if given >= (request.approvers or spec.approval.approvers):
+            change.close_request(request)
             change.step(found, "approved")
             change.promote(found, actor, None, probation=spec.probation_ms > 0)
         change.publish_state()
@@ -271,6 +278,7 @@ class Registry(Questions):
         refuse_watched(change.row, "rejected")
         found = change.version(version)
         change.step(found, "rejected", decision="rejected", reason=reason)
+        change.close_request(change.open_request(version))
         if change.row.challenger == version:
             change.row.challenger = None
         change.emit(VersionRejected, actor, None, version=version, reason=reason)
@@ -289,6 +297,8 @@ class Registry(Questions):
         at: datetime | None = None,
     ) -> VersionInfo:
         """Bring an earlier champion back; returns it. A probation that runs is over.
+
+        One person is enough; what a person does alone is to be reviewed afterwards (`agents.registry.reviews`).
 
         Parameters
         ----------
@@ -326,6 +336,8 @@ class Registry(Questions):
         change.step(present, "rolled-back", decision="rolled-back", reason=reason)
         change.row.champion = found.version
         change.row.shadow = None
+        spec = parse(self.specification_text(session, present.specification))
+        flag_for_review(change, found.version, champion, actor, reason, four_eyes=spec.approval.four_eyes)
         change.emit(
             ModelRolledBack,
             actor,

@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, false
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from agents.database.base import Base, BigId, Json, UtcDateTime
@@ -99,10 +109,49 @@ class VersionRow(Base):
     external: Mapped[str | None] = mapped_column(String(128), default=None)
 
 
+class ApprovalRequestRow(Base):
+    """A question to people: the version's bytes, who asks, how many have to say yes, until when."""
+
+    __tablename__ = "registry_approval_requests"
+    __table_args__ = (
+        # What an approval has to agree with: see `ApprovalRow`.
+        UniqueConstraint("id", "requester", "artifact", "four_eyes", name="uq_registry_approval_requests_bound"),
+        Index("ix_registry_approval_requests_version", "model", "version"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(MODEL)
+    version: Mapped[int]
+    requester: Mapped[str] = mapped_column(ACTOR)
+    artifact: Mapped[str] = mapped_column(SHA256)
+    four_eyes: Mapped[bool]
+    approvers: Mapped[int]
+    requested_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    closed_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+
+
 class ApprovalRow(Base):
-    """One person's approval of one version, bound to the bytes that were approved."""
+    """One person's approval of one version, bound to the request and to the bytes that were approved.
+
+    The database itself refuses an approval of other bytes than were asked about, and under four eyes one by the
+    requester.
+    """
 
     __tablename__ = "registry_approvals"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["request", "requester", "artifact", "four_eyes"],
+            [
+                "registry_approval_requests.id",
+                "registry_approval_requests.requester",
+                "registry_approval_requests.artifact",
+                "registry_approval_requests.four_eyes",
+            ],
+            name="fk_registry_approvals_request",
+        ),
+        CheckConstraint("NOT four_eyes OR actor <> requester", name="four_eyes"),
+    )
 
     model: Mapped[str] = mapped_column(MODEL, primary_key=True)
     version: Mapped[int] = mapped_column(primary_key=True)
@@ -110,6 +159,30 @@ class ApprovalRow(Base):
     artifact: Mapped[str] = mapped_column(SHA256)
     comment: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
+    request: Mapped[int] = mapped_column(BigInteger)
+    requester: Mapped[str] = mapped_column(ACTOR)
+    four_eyes: Mapped[bool]
+
+
+class ReviewRow(Base):
+    """A roll-back that one person made, to be looked at after the fact. `epoch`: of its event."""
+
+    __tablename__ = "registry_reviews"
+    __table_args__ = (
+        CheckConstraint("reviewed_by IS NULL OR NOT four_eyes OR reviewed_by <> actor", name="four_eyes"),
+    )
+
+    epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    model: Mapped[str] = mapped_column(MODEL)
+    version: Mapped[int]
+    previous: Mapped[int]
+    actor: Mapped[str] = mapped_column(ACTOR)
+    reason: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    four_eyes: Mapped[bool]
+    reviewed_by: Mapped[str | None] = mapped_column(ACTOR, default=None)
+    reviewed_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    comment: Mapped[str | None] = mapped_column(Text, default=None)
 
 
 class AuditRow(Base):

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from agents.access.gate import Gate
+from agents.access.keys import Keys
 from agents.access.logic import local_principal
+from agents.database.migrate import upgrade
 from agents.gateway.context import Context
+from agents.gateway.decisions import RegistryDecisions
+from agents.gateway.shared import SharedBoard
 from schemas.events import ModelPromoted
 from tests.support.gateway import MODEL, START, MemoryRegistry, make_context, quality, serving
+from tests.support.registries import RegistryWorld
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -171,3 +180,47 @@ def test_lost_and_found_again(page: Page, gateway: Gateway) -> None:
     context.stop.clear()
     page.unroute("**/changes")
     page.wait_for_selector("#live[data-state=live]", timeout=15_000)
+
+
+def test_a_person_logs_in_decides_and_logs_out(browser: Browser, tmp_path: Path) -> None:
+    """With keys, over a real registry: the cookie carries the stream and the decision, and ends with the log-out."""
+    world = RegistryWorld(f"sqlite:///{tmp_path / 'r.db'}", tmp_path)
+    upgrade(world.engine)
+    world.model(mode="manual")
+    world.candidate(mode="manual")
+    with world.sessions.begin() as session:
+        key = Keys().create(session, "ann", "admin", by=local_principal("root")).token
+    context = Context(
+        SharedBoard(),
+        RegistryDecisions(world.registry, world.readers),
+        threading.Event(),
+        gate=Gate(world.sessions, world.readers, loopback=True, account="root"),
+    )
+    with serving(context) as address, closing(browser.new_context()) as session:
+        opened = session.new_page()
+        problems: list[str] = []
+        opened.on("pageerror", lambda error: problems.append(str(error)))
+        opened.goto(f"{address}/models/m")
+        assert opened.url == f"{address}/login?next=/models/m"
+        opened.fill("input[name=key]", key[:-1] + ("A" if key[-1] != "A" else "B"))
+        opened.click("button[type=submit]")
+        opened.wait_for_selector(".problem")
+        assert "not valid" in opened.inner_text(".problem")
+        opened.fill("input[name=key]", key)
+        opened.click("button[type=submit]")
+        opened.wait_for_url(f"{address}/models/m")
+        opened.wait_for_selector("#live[data-state=live]")
+        (cookie,) = session.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        opened.get_by_role("button", name="Approve").click()
+        opened.wait_for_selector("dialog[open]")
+        assert opened.locator("dialog input[name=actor]").count() == 0
+        opened.click("dialog button[type=submit]")
+        opened.wait_for_selector("dialog[open]", state="hidden")
+        with world.readers() as session_:
+            assert world.registry.version(session_, "m", 1).stage == "promoted"
+        opened.get_by_role("button", name="Log out").click()
+        opened.wait_for_url(f"{address}/login")
+        assert session.cookies() == []
+        assert problems == []
+    world.close()

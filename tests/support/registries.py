@@ -20,7 +20,14 @@ EVENT_TIME = datetime(2013, 2, 1, tzinfo=UTC)
 
 
 def spec_text(
-    name: str = "m", *, mode: str = "auto", approvers: int = 1, task: str = "binary", probation: str = "0"
+    name: str = "m",
+    *,
+    mode: str = "auto",
+    approvers: int = 1,
+    task: str = "binary",
+    probation: str = "0",
+    four_eyes: bool = False,
+    expires: str = "",
 ) -> str:
     """A small valid specification."""
     primary = "roc_auc" if task == "binary" else "rmse"
@@ -42,6 +49,8 @@ probation = "{probation}"
 [approval]
 mode = "{mode}"
 approvers = {approvers}
+four_eyes = {str(four_eyes).lower()}
+{f'expires = "{expires}"' if expires else ""}
 """
 
 

@@ -15,13 +15,16 @@ from agents.access.signatures import CommandSigner, audience_of, own_ring
 from agents.access.signers import Signers
 from agents.config import load_settings
 from agents.database.migrate import upgrade
+from agents.registry import approvals
 from agents.registry.agent import run
+from agents.registry.logic import replay
 from agents.registry.tables import AuditRow, LedgerRow
 from agents.runtime import is_ready
 from agents.signing import KeyRing
 from schemas.codec import decode, encode
 from schemas.events import (
     AnyRegistryEvent,
+    ApprovalLapsed,
     ApproveVersion,
     CommandRefused,
     ModelPromoted,
@@ -42,12 +45,13 @@ from tests.support.wait import eventually
 
 
 @pytest.fixture
-def agent(kafka: KafkaConfig, tmp_path: Path) -> Iterator[RegistryWorld]:
+def agent(kafka: KafkaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RegistryWorld]:
     """A world whose registry agent runs."""
     ensure_topics(kafka, 1)
     settings = load_settings(home=tmp_path)
     world = RegistryWorld(settings.database, tmp_path)
     upgrade(world.engine)
+    monkeypatch.setattr("agents.registry.agent.LAPSE_EVERY_S", 0.5)
     stop = threading.Event()
     thread = threading.Thread(target=run, args=(settings, kafka, stop))
     thread.start()
@@ -105,7 +109,7 @@ def test_what_nobody_signed_is_refused_told_and_the_stream_goes_on(agent: Regist
     (refused,) = (event for event in told if isinstance(event, CommandRefused))
     assert (refused.command, refused.command_id, refused.reason) == ("SubmitCandidate", "forged", "unsigned")
     promoted = told[-1]
-    assert (promoted.actor, promoted.principal) == ("policy:auto", "system:retraining")
+    assert (promoted.actor, promoted.principal) == ("policy:auto", "system:agents")
     (letter,) = eventually(lambda: read_all(kafka, "dlq." + REGISTRY_COMMANDS, timeout_s=10), timeout=20)
     assert dict(letter.headers or ())["__dlq.errors.reason"] == b"unsigned"
 
@@ -150,6 +154,43 @@ def test_refused_commands_are_dead_letters_with_the_reason(agent: RegistryWorld,
     )
     reasons = [dict(letter.headers or ())["__dlq.errors.reason"] for letter in letters]
     assert reasons == [b"not-found", b"transition", b"conflict", b"schema"]
+
+
+def test_a_new_consumer_rebuilds_the_whole_state_from_either_topic(agent: RegistryWorld, kafka: KafkaConfig) -> None:
+    """The newest record of each key of `registry-state`, and all of `registry-events`, say what the database says."""
+    for name in ("a", "b", "c"):
+        agent.model(name, mode="manual" if name == "b" else "auto")
+        for passed in (True, False, True):
+            agent.candidate(name, passed=passed, mode="manual" if name == "b" else "auto")
+    with agent.sessions.begin() as session:
+        agent.registry.approve(session, "b", 1, "bea")
+        agent.registry.rollback(session, "a", actor="bea", reason="x")
+        approvals.archive(agent.registry, session, "a", 2, actor="bea", reason="x")
+    expected = len(agent.events())
+    published = eventually(lambda: (found := events(kafka)) and len(found) >= expected and found, timeout=20)
+    states: dict[str, ModelState] = {}
+    for record in read_all(kafka, REGISTRY_STATE, timeout_s=10):
+        states[(record.key or b"").decode()] = decode(record.value or b"", ModelState)
+    with agent.readers() as session:
+        for name in ("a", "b", "c"):
+            champion = agent.registry.champion(session, name)
+            stages = {each.version: each.stage for each in agent.registry.versions(session, name)}
+            assert {each.version: each.stage for each in states[name].versions} == stages
+            assert states[name].champion == (champion.version if champion else None)
+            told = replay(event for event in published if event.model == name)
+            assert (told.champion, told.challenger, told.stages) == (
+                states[name].champion, states[name].challenger, stages,
+            )  # fmt: skip
+
+
+def test_a_question_that_nobody_answers_lapses_by_itself(agent: RegistryWorld, kafka: KafkaConfig) -> None:
+    """The registry agent looks by itself."""
+    agent.model(mode="manual", expires="1s")
+    agent.candidate(mode="manual", expires="1s")
+    lapsed = eventually(
+        lambda: (found := events(kafka)) and isinstance(found[-1], ApprovalLapsed) and found, timeout=40
+    )
+    assert (lapsed[-1].principal, lapsed[-1].actor) == ("system:expiry", "policy:expiry")
 
 
 def test_what_others_commit_is_published_within_a_tenth_of_a_second(agent: RegistryWorld, kafka: KafkaConfig) -> None:

@@ -124,7 +124,7 @@ def test_every_route_but_those_that_tell_nothing_asks_for_a_key(site: Site) -> N
     site.world.model()
     site.key("ann")
     stranger = site.key("cyd", "viewer", pattern="other")
-    names = {"model": "m", "version": 1, "action": "approve", "part": "tiles"}
+    names = {"model": "m", "version": 1, "number": 1, "action": "approve", "part": "tiles"}
     anonymous, foreign = {}, {}
     for method, path in routes_of(site.app.routes):
         full = path.format_map(names)
@@ -320,6 +320,56 @@ def test_guessing_is_counted_slowed_and_never_logged(site: Site, caplog: pytest.
     site.seconds = 3.0
     assert site.ask("/api/models", guesses[0]).status_code == 401, "after the wait it is looked at again"
     assert "driftline_gateway_refused_keys_total 6.0" in site.ask("/metrics", key).text
+
+
+def test_many_are_approved_where_one_may_and_roll_backs_reviewed(site: Site) -> None:
+    for name in ("bus-1", "bus-2", "tram-1"):
+        site.world.model(name, mode="manual")
+        for _ in range(2):
+            site.world.candidate(name, mode="manual")
+    site.key("ann")
+    key = site.key("bea", "approver", pattern="bus-1")
+
+    def post(path: str, key: str = key, **body: object) -> Any:
+        answer = site.ask(path, key, "POST", json=body)
+        return answer.status_code, answer.json()
+
+    assert post("/api/approvals")[0] == 400, "a pattern has to be named"
+    status, told = post("/api/approvals", match="bus-*", comment="fine")
+    assert (status, told["approved"], told["refused"]) == (200, 2, 2)
+    assert {each["model"] for each in told["versions"] if each["problem"]} == {"bus-2"}
+    assert post("/api/models/bus-1/rollback", reason="it burns")[1]["version"] == 1
+    boss = site.key("cyd", "approver", pattern="bus-*")
+    stranger = site.key("dan", "approver", pattern="tram-*")
+    assert site.ask("/api/reviews", stranger).json() == {"reviews": []}
+    (flagged,) = site.ask("/api/reviews", boss).json()["reviews"]
+    assert (flagged["model"], flagged["previous"], flagged["version"], flagged["actor"]) == ("bus-1", 2, 1, "bea")
+    path = f"/api/reviews/{flagged['id']}"
+    assert post(path, stranger, comment="x")[0] == 403
+    assert post(path, boss)[0] == 400, "what was found has to be said"
+    assert post(path, boss, comment="right")[1]["reviewed_by"] == "cyd"
+    assert post(path, boss, comment="again")[0] == 409
+    assert site.ask("/api/reviews", boss).json() == {"reviews": []}
+    assert len(site.ask("/api/reviews?done=true", boss).json()["reviews"]) == 1
+    assert post("/api/models/bus-1/versions/2/archive", reason="old")[1]["stage"] == "archived"
+    assert post("/api/models/bus-1/versions/2/request-approval")[0] == 403, "approvers do not ask"
+    assert post("/api/models/bus-1/versions/2/request-approval", site.key("eve"))[0] == 409
+
+
+def test_the_page_approves_a_fleet(site: Site) -> None:
+    for name in ("bus-1", "bus-2", "tram-1"):
+        site.world.model(name, mode="manual")
+        site.world.candidate(name, mode="manual")
+    key = site.key("ann")
+    with site.browser() as browser:
+        login(browser, key)
+        page = browser.get("/models").text
+        assert "3 waiting for approval" in page
+        assert browser.post("/approvals", data={"match": "bus-*"}).status_code == 403, "a cookie alone"
+        told = browser.post("/approvals", data={"match": "bus-*"}, headers={"x-csrf-token": token_of(page)}).text
+        assert told.count("promoted") == 2
+        assert "tram-1" not in told
+        assert "1 waiting for approval" in browser.get("/models").text
 
 
 def test_fifty_people_decide_at_once_one_is_first(site: Site) -> None:

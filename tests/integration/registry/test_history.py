@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from agents.database.migrate import upgrade
+from agents.registry import approvals
 from agents.registry.audit import verify_audit
 from schemas.errors import ConflictError, TransitionError
 from tests.support.databases import EmbeddedPostgres
 from tests.support.registries import RegistryWorld
+
+HOUR = timedelta(hours=1)
 
 
 class Histories(RuleBasedStateMachine):
@@ -35,6 +38,7 @@ class Histories(RuleBasedStateMachine):
         self.stages: dict[int, str] = {}
         self.champion: int | None = None
         self.before: dict[int, int | None] = {}
+        self.asked: dict[int, tuple[datetime, str, set[str]]] = {}  # since when, by whom, who approved
         self.moments: list[tuple[datetime, int | None, dict[int, str]]] = []
 
     def picture(self) -> None:
@@ -49,12 +53,13 @@ class Histories(RuleBasedStateMachine):
 
     @rule(mode=st.sampled_from(["auto", "manual"]), passed=st.booleans())
     def submit(self, mode: str, passed: bool) -> None:
-        version, decision = self.world.candidate(passed=passed, mode=mode)
+        version, decision = self.world.candidate(passed=passed, mode=mode, approvers=2, four_eyes=True, expires="1h")
         assert version == len(self.stages) + 1
         if not passed:
             self.stages[version] = "rejected"
         elif mode == "manual":
             self.stages[version] = "approval-requested"
+            self.asked[version] = (self.world.now, "retraining", set())
         else:
             self.promote(version)
         wanted = {"rejected": "rejected", "approval-requested": "awaiting-approval"}.get(self.stages[version])
@@ -62,24 +67,72 @@ class Histories(RuleBasedStateMachine):
         self.picture()
 
     @precondition(lambda self: self.stages)
-    @rule(data=st.data(), approve=st.booleans())
-    def decide(self, data: st.DataObject, approve: bool) -> None:
+    @rule(data=st.data(), approve=st.booleans(), person=st.sampled_from(["bea", "cyd", "dan", "retraining"]))
+    def decide(self, data: st.DataObject, approve: bool, person: str) -> None:
         version = data.draw(st.sampled_from(sorted(self.stages)))
-        waiting = self.stages[version] == "approval-requested"
+        possible = self.stages[version] == "approval-requested"
+        if possible and approve:
+            since, requester, approved = self.asked[version]
+            possible = self.world.now - since < HOUR and person != requester and person not in approved
         try:
             with self.world.sessions.begin() as session:
                 if approve:
-                    self.world.registry.approve(session, "m", version, "bea")
+                    self.world.registry.approve(session, "m", version, person)
                 else:
-                    self.world.registry.reject(session, "m", version, "bea", "no")
-        except ConflictError:
-            assert not waiting
+                    self.world.registry.reject(session, "m", version, person, "no")
+        except (ConflictError, TransitionError):
+            assert not possible
             return
-        assert waiting
-        if approve:
-            self.promote(version)
-        else:
+        assert possible
+        if not approve:
             self.stages[version] = "rejected"
+        else:
+            self.asked[version][2].add(person)
+            if len(self.asked[version][2]) == 2:
+                self.promote(version)
+        self.picture()
+
+    @precondition(lambda self: self.asked)
+    @rule(minutes=st.sampled_from([5, 40, 70]))
+    def time_passes(self, minutes: int) -> None:
+        """The registry's agent looks: questions nobody answered lapse."""
+        self.world.now += timedelta(minutes=minutes)
+        with self.world.sessions.begin() as session:
+            lapsed = {version for _, version in approvals.lapse_due(self.world.registry, session)}
+        waiting = [v for v, stage in self.stages.items() if stage == "approval-requested"]
+        assert lapsed == {v for v in waiting if self.world.now - self.asked[v][0] >= HOUR}
+        for version in lapsed:
+            self.stages[version] = "expired"
+        self.picture()
+
+    @precondition(lambda self: self.stages)
+    @rule(data=st.data())
+    def ask_again(self, data: st.DataObject) -> None:
+        version = data.draw(st.sampled_from(sorted(self.stages)))
+        possible = self.stages[version] == "expired"
+        try:
+            with self.world.sessions.begin() as session:
+                approvals.ask_again(self.world.registry, session, "m", version, "bea")
+        except (ConflictError, TransitionError):
+            assert not possible
+            return
+        assert possible
+        self.stages[version], self.asked[version] = "approval-requested", (self.world.now, "bea", set())
+        self.picture()
+
+    @precondition(lambda self: self.stages)
+    @rule(data=st.data())
+    def archive(self, data: st.DataObject) -> None:
+        version = data.draw(st.sampled_from(sorted(self.stages)))
+        possible = self.stages[version] in {"expired", "rejected", "superseded", "rolled-back"}
+        try:
+            with self.world.sessions.begin() as session:
+                approvals.archive(self.world.registry, session, "m", version, actor="bea", reason="old")
+        except (ConflictError, TransitionError):
+            assert not possible
+            return
+        assert possible
+        self.stages[version] = "archived"
         self.picture()
 
     @precondition(lambda self: self.stages)
@@ -132,6 +185,6 @@ def test_every_history_is_told_right(database: str, request: pytest.FixtureReque
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Histories,
         settings=settings(
-            max_examples=12, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -221,7 +221,7 @@ def test_agents_sign_with_the_key_of_their_home(post: Post) -> None:
     assert (post.system.folder / "private.pem").stat().st_mode & 0o777 == 0o600
     assert post.system.folder.stat().st_mode & 0o777 == 0o700
     event = post.world.events()[-1]
-    assert (event.actor, event.principal) == ("policy:probation", "system:policy:probation")
+    assert (event.actor, event.principal) == ("policy:probation", "system:agents")
 
 
 def test_keys_are_rotated_and_revoked(post: Post) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from typer.testing import CliRunner, Result
 from agents.access.acting import account
 from agents.cli import app
 from agents.config import load_settings
+from agents.database.migrate import upgrade
+from tests.support.registries import RegistryWorld
 
 
 @pytest.fixture
@@ -75,6 +78,45 @@ def test_rights_are_given_and_taken_and_keys_revoked(home: Path) -> None:
     told("keys", "revoke", "bea", key=admin)
     assert "was revoked" in refused("models", key=bea)["what"]
     assert run("keys", "revoke", "ann", key=admin).exit_code == 1, "the last admin"
+
+
+@pytest.fixture
+def world(home: Path) -> Iterator[RegistryWorld]:
+    settings = load_settings()
+    made = RegistryWorld(settings.database, settings.home)
+    upgrade(made.engine)
+    yield made
+    made.close()
+
+
+def test_a_fleet_is_approved_by_pattern_and_a_roll_back_reviewed(world: RegistryWorld) -> None:
+    for name in ("bus-1", "bus-2", "tram-1"):
+        world.model(name, mode="manual")
+        for _ in range(2):
+            world.candidate(name, mode="manual")
+    for wrong in (("approve",), ("approve", "bus-1"), ("approve", "bus-1", "1", "--match", "x"),
+                  ("approve", "bus-1", "1", "--all")):  # fmt: skip
+        assert run(*wrong).exit_code == 2, wrong
+    admin = told("keys", "create", "ann", "--role", "admin")["key"]
+    bea = told("keys", "create", "bea", "--role", "approver", "--model", "bus-1", key=admin)["key"]
+    done = run("approve", "--all", "--match", "bus-*", "--json", key=bea)
+    assert done.exit_code == 1, "some of it was refused"
+    found = json.loads(done.stdout)
+    assert (found["approved"], found["refused"]) == (2, 2)
+    assert told("approve", "--all", "--match", "bus-*", key=admin)["approved"] == 2
+    assert "nothing that matches" in run("approve", "--all", "--match", "ship-*", key=admin).stdout
+    assert run("approve", "tram-1", "1", "--artifact", "0" * 64, key=admin).exit_code == 1
+    assert told("rollback", "bus-1", "--reason", "it burns", key=bea)["version"] == 1
+    (flagged,) = told("reviews", key=bea)["reviews"]
+    assert (flagged["actor"], flagged["reason"]) == ("bea", "it burns")
+    assert run("reviews", "--done", str(flagged["id"]), key=admin).exit_code == 2, "say what was found"
+    (looked,) = told("reviews", "--done", str(flagged["id"]), "--comment", "right", key=admin)["reviews"]
+    assert (looked["reviewed_by"], looked["comment"]) == ("ann", "right")
+    assert told("reviews", key=admin) == {"reviews": []}
+    assert len(told("reviews", "--all", key=admin)["reviews"]) == 1
+    assert told("archive", "bus-1", "2", key=bea)["stage"] == "archived"
+    assert run("request-approval", "bus-1", "2", key=admin).exit_code == 1
+    assert told("versions", "bus-1", key=bea)["versions"][1]["stage"] == "archived"
 
 
 def test_a_lost_admin_is_recovered_by_the_account(home: Path) -> None:

@@ -19,7 +19,7 @@ UNIVERSAL = {"--json", "--help", "-h"}
 
 
 def test_every_command_and_option_is_described() -> None:
-    sections = dict(re.findall(r"^### ([a-z ]+)\n(.*?)(?=^##|\Z)", (REFERENCE / "cli.md").read_text(), re.M | re.S))
+    sections = dict(re.findall(r"^### ([a-z -]+)\n(.*?)(?=^##|\Z)", (REFERENCE / "cli.md").read_text(), re.M | re.S))
     group = typer.main.get_command(app)
     commands = {name: group.commands[name] for name in group.commands if name != "config"}  # type: ignore[attr-defined]
     commands["config show"] = group.commands["config"].commands["show"]  # type: ignore[attr-defined]

@@ -236,10 +236,11 @@ def test_every_event_of_the_schemas_has_words_of_its_own() -> None:
         for union in (events.AnyRegistryEvent, events.AnyTrainingEvent, events.AnyServingEvent)
         for kind in typing.get_args(union)
     ]
-    assert len(kinds) == 19
+    assert len(kinds) == 22
     sample: dict[str, object] = {
         "version": 2, "previous": 1, "parent": 1, "from_version": 1, "to_version": 2, "rows": 10, "approvers": 1,
-        "epoch": 3, "pause_ms": 0.5, "offsets": {}, "report": {}, "at": START, "decision": "promoted",
+        "epoch": 3, "rollback_epoch": 3,
+        "pause_ms": 0.5, "offsets": {}, "report": {}, "at": START, "decision": "promoted",
     }  # fmt: skip
     for kind in kinds:
         event = kind(**{name: sample.get(name, "text") for name in kind.__struct_fields__})

@@ -1,0 +1,137 @@
+"""`driftline request-approval`, `archive` and `reviews`, and the approval of many at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agents.commands.output import Json, add, document, say, table
+
+Model = Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)]
+Version = Annotated[int, typer.Argument(help="Number of a version.", show_default=False)]
+Actor = Annotated[str, typer.Option("--actor", help="Who decides; default: whose key it is, else this account.")]
+
+
+def approve_many(match: str, *, actor: str, comment: str, as_json: bool) -> None:
+    """Approve everything that waits and matches; exit code 1 where something of it was refused."""
+    from agents.access.acting import acting
+    from agents.access.logic import acting_name
+    from agents.access.teams import team_of
+    from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
+
+    settings = load_settings()
+    by = acting(settings, "approver")
+    decisions = RegistryDecisions.of(settings)
+
+    def allowed(model: str) -> bool:
+        if not by.asks_teams:
+            return by.may("approver", model)
+        with decisions.readers() as session:
+            return by.may("approver", model, team_of(session, model))
+
+    found = decisions.approve_all(match, by=by, actor=acting_name(by, actor), comment=comment, allowed=allowed)
+    refused = [outcome for outcome in found if outcome.problem is not None]
+    if as_json:
+        document({"approved": len(found) - len(refused), "refused": len(refused), "versions": found})
+    else:
+        table(
+            ["model", "version", "became", "why not"],
+            [(o.model, o.version, o.stage, o.problem) for o in found],
+            empty=f"nothing that matches {match!r} waits for approval",
+        )
+    if refused:
+        raise typer.Exit(1)
+
+
+def request_approval(model: Model, version: Version, *, actor: Actor = "", as_json: Json = False) -> None:
+    """Ask people for approval of a version again, where the first question lapsed."""
+    from agents.access.acting import acting
+    from agents.access.logic import acting_name
+    from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
+
+    settings = load_settings()
+    by = acting(settings, "producer", model)
+    stage = RegistryDecisions.of(settings).request_approval(model, version, by=by, actor=acting_name(by, actor))
+    _told(model, version, stage, as_json=as_json)
+
+
+def archive(
+    model: Model,
+    version: Version,
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Kept in the audit.")] = "out of use",
+    actor: Actor = "",
+    as_json: Json = False,
+) -> None:
+    """Take a version that is not in use out of use for good: it cannot be promoted or brought back."""
+    from agents.access.acting import acting
+    from agents.access.logic import acting_name
+    from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
+
+    settings = load_settings()
+    by = acting(settings, "approver", model)
+    stage = RegistryDecisions.of(settings).archive(model, version, by=by, actor=acting_name(by, actor), reason=reason)
+    _told(model, version, stage, as_json=as_json)
+
+
+def reviews(
+    *,
+    done: Annotated[int | None, typer.Option("--done", help="Mark this one as looked at.")] = None,
+    comment: Annotated[str, typer.Option("--comment", help="With --done: what was found; kept in the audit.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Those that were looked at too.")] = False,
+    actor: Actor = "",
+    as_json: Json = False,
+) -> None:
+    """List roll-backs that one person made and nobody has looked at since, or mark one as looked at."""
+    from agents.access.acting import acting
+    from agents.access.logic import acting_name
+    from agents.access.teams import visible
+    from agents.config import load_settings
+    from agents.gateway.decisions import RegistryDecisions
+    from schemas.errors import ConfigurationError
+
+    settings = load_settings()
+    by = acting(settings, "viewer")
+    decisions = RegistryDecisions.of(settings)
+    found = decisions.reviews(done=every or done is not None)
+    if done is not None:
+        if not comment:
+            raise ConfigurationError("say what was found", where="--comment", remedy="add --comment TEXT")
+        for one in found:
+            if one.id == done:
+                by = acting(settings, "approver", one.model)
+        found = [decisions.review(done, by=by, actor=acting_name(by, actor), comment=comment)]
+    else:
+        with decisions.readers() as session:
+            seen = visible(session, by, {one.model for one in found})
+        found = [one for one in found if one.model in seen]
+    if as_json:
+        document({"reviews": found})
+        return
+    table(
+        ["id", "model", "from", "to", "at", "by", "reason", "looked at by", "comment"],
+        [
+            (*(r.id, r.model, r.previous, r.version, f"{r.at:%Y-%m-%d %H:%M}"),
+             *(r.actor, r.reason, r.reviewed_by, r.comment))
+            for r in found
+        ],
+        empty="no roll-back waits for a review",
+    )  # fmt: skip
+
+
+def _told(model: str, version: int, stage: str, *, as_json: bool) -> None:
+    if as_json:
+        document({"model": model, "version": version, "stage": stage})
+    else:
+        say(f"{model} version {version}: {stage}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    add(app, "request-approval", request_approval, panel="Models")
+    add(app, "archive", archive, panel="Models")
+    add(app, "reviews", reviews, panel="Models")
