@@ -18,7 +18,6 @@ import msgspec
 
 from agents.alerting import wording
 from agents.alerting.budget import is_quiet
-from agents.alerting.causes import MOST_CAUSES, ranked, worst_segments
 from agents.alerting.crossing import (
     DRIFT_KINDS,
     FEATURE,
@@ -30,6 +29,7 @@ from agents.alerting.crossing import (
     rank,
 )
 from agents.alerting.incident import INPUTS, Effects, Incident
+from agents.alerting.telling import alert_of
 from agents.alerting.triggers import (
     Ground,
     Learnt,
@@ -46,7 +46,6 @@ from agents.alerting.weight import (
     drift_kind,
     drift_matters,
     features_of,
-    importance_moved,
     is_cause,
     is_input_fault,
     is_serious,
@@ -56,7 +55,7 @@ from agents.alerting.weight import (
     opens,
     worst_first,
 )
-from schemas.codec import derived_id, segment_key, segment_of, to_ms, utc
+from schemas.codec import derived_id, segment_key, to_ms, utc
 from schemas.events import Alert, Kind, ModelRefused, Observation, PaneClosed, Status
 from schemas.specification import Specification
 
@@ -513,51 +512,10 @@ class AlertBook(msgspec.Struct, kw_only=True):
         incident.sequence += 1
         incident.dirty = False
         members = sorted(incident.members.values(), key=worst_first)
-        shown = ("value", "reference", "threshold", "n", "window")
+        seasonal = self._seasonal(incident.version) if incident.group == "quality" else []
         moved = self._moved(incident, members)
-        causes = ranked(moved)
-        share = importance_moved(moved or [c for c in members if c.kind in DRIFT_KINDS])
-        text = incident.note
-        if members and incident.group != "serving":
-            seasonal = self._seasonal(incident.version) if incident.group == "quality" else []
-            said = wording.explanation(incident.kind, members, causes, share, seasonal)
-            text = f"{incident.note} {said}".strip()
-        elif not text:
-            text = f"No crossing since {wording.when(utc(incident.quiet_since_ms or self.clock_ms))}."
+        alert = alert_of(self.model, incident, status, members, moved, seasonal=seasonal, now_ms=self.clock_ms)
         incident.note = ""
-        lead = lead_of(members) if members else None
-        numbers = lead.evidence() if lead is not None else {}
-        alert = Alert(
-            incident_id=incident.incident_id,
-            model=self.model,
-            version=incident.version,
-            kind=incident.kind,
-            subject=incident.subject,
-            segment=segment_of(incident.segment),
-            severity=incident.severity,
-            status=status,
-            opened_at=utc(incident.opened_ms),
-            closed_at=utc(incident.closed_ms) if incident.closed_ms is not None else None,
-            title=incident.title,
-            explanation=text,
-            evidence={
-                **{name: numbers[name] for name in shown if name in numbers},
-                "observations": [c.evidence() for c in members[:20]],
-                "causes": [cause.evidence() for cause in causes[:MOST_CAUSES]],
-                "importance_moved": round(share, 4),
-                "blast_radius": {
-                    "models": 1,
-                    "affected": [
-                        {
-                            "model": self.model,
-                            "version": incident.version,
-                            "segments": worst_segments(members),
-                            "events": max((c.n for c in members), default=0),
-                        }
-                    ],
-                },
-            },
-        )
         return derived_id("alert", incident.incident_id, incident.sequence), alert
 
     # ------------------------------------------------------------------------------------------------ look-ups

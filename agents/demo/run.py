@@ -53,6 +53,15 @@ def load_flights(project: Path) -> ModuleType:
     return module
 
 
+def asked_for(text: str, options: DemoOptions) -> str:
+    """The project's specification as the options want it."""
+    if options.manual:
+        text = text.replace('mode = "auto"', 'mode = "manual"')
+    if options.probation:
+        text = text.replace("[retraining]\n", f'[retraining]\nprobation = "{options.probation}"\n')
+    return text
+
+
 def run_demo(options: DemoOptions, view: View) -> dict[str, Any]:
     """Run the demo and return the summary (the document of ``driftline demo --json``).
 
@@ -153,12 +162,7 @@ class Demo:
         target = self.settings.home / "project"
         shutil.copytree(self.options.project, target, ignore=shutil.ignore_patterns("__pycache__"))
         file = target / "driftline.toml"
-        text = file.read_text(encoding="utf-8")
-        if self.options.manual:
-            text = text.replace('mode = "auto"', 'mode = "manual"')
-        if self.options.probation:
-            text = text.replace("[retraining]\n", f'[retraining]\nprobation = "{self.options.probation}"\n')
-        file.write_text(text, encoding="utf-8")
+        file.write_text(asked_for(file.read_text(encoding="utf-8"), self.options), encoding="utf-8")
         return target
 
     def _register(self, project: Path, table: Path) -> dict[str, Any]:

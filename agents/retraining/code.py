@@ -82,15 +82,15 @@ class CodeWatch:
         self._folders = folders
         self._packages = dict(environment() if packages is None else packages)
         self._told: set[str] = set()
+        self._wanted: dict[str, bool] = {}
 
     def due(self, session: Session, pane: PaneClosed) -> str | None:
         """Queue a run where one is due; its id, where one was queued."""
         try:
             champion = self._registry.champion(session, pane.model)
-            spec = self._registry.specification(session, pane.model)
         except NotFoundError:
             return None
-        if champion is None or "code" not in spec.retraining.triggers:
+        if champion is None or not self._wants(session, champion):
             return None
         files = self._files(pane.model)
         tree = None if files is None else tree_hash(files)
@@ -111,7 +111,7 @@ class CodeWatch:
         )
         refused = refusal(
             request,
-            spec,
+            self._registry.specification(session, pane.model),
             open_run=jobs.open_run(session, pane.model),
             champion=champion.version,
             last_as_of_ms=jobs.last_automatic_ms(session, pane.model),
@@ -123,6 +123,14 @@ class CodeWatch:
             packed = self._registry.artifacts.put(pack(files), KIND)
             request = msgspec.structs.replace(request, project=packed)
         return jobs.accept(session, request)
+
+    def _wants(self, session: Session, champion: VersionInfo) -> bool:
+        """Whether its specification has the trigger; specifications are read once, panes close all the time."""
+        known = self._wanted.get(champion.specification)
+        if known is None:
+            spec = self._registry.specification(session, champion.model, champion.version)
+            known = self._wanted[champion.specification] = "code" in spec.retraining.triggers
+        return known
 
     def _files(self, model: str) -> dict[str, bytes] | None:
         """The files of the model's folder; None where none is named, or it cannot be read."""

@@ -163,7 +163,8 @@ class Probation(msgspec.Struct, kw_only=True):
         if not spec.probation_ms or not windows:
             return None
         window = min(windows, key=lambda one: (one.length_ms, one.name))
-        looks = max(spec.probation_ms // window.length_ms, 1)
+        # The window of the promotion is looked at too where the swap fell on its edge.
+        looks = -(-spec.probation_ms // window.length_ms) + 1
         return cls(
             model=spec.name,
             version=version,

@@ -22,17 +22,25 @@ from agents.registry.service import Registry
 from agents.retraining import agent as retraining
 from agents.retraining import jobs
 from agents.retraining.packing import pack_project
+from agents.retraining.project import load_project
 from agents.retraining.register import register_project
 from schemas.codec import encode, utc
-from schemas.events import GroundTruth, Prediction, RetrainRequest
-from schemas.topics import GROUND_TRUTH, PREDICTIONS, RETRAIN_REQUESTS, TRAINING_EVENTS, dead_letter_topic
+from schemas.events import GroundTruth, PaneClosed, Prediction, RetrainRequest
+from schemas.topics import (
+    GROUND_TRUTH,
+    OBSERVATIONS,
+    PREDICTIONS,
+    RETRAIN_REQUESTS,
+    TRAINING_EVENTS,
+    dead_letter_topic,
+)
 from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
 from tests.support.agents import running
 from tests.support.wait import eventually
-from tests.unit.agents.retraining.projects import PIPELINE, write_project
+from tests.unit.agents.retraining.projects import PIPELINE, SPEC, write_project
 from tests.unit.agents.retraining.tables import DAY_MS, START_MS, toy_table
 
 SPOILED = PIPELINE.replace(
@@ -120,9 +128,9 @@ def send_traffic(kafka: KafkaConfig, table: pd.DataFrame, model: Any, version: i
 @pytest.fixture
 def system(kafka: KafkaConfig, tmp_path: Path) -> Iterator[System]:
     ensure_topics(kafka, 2)
-    settings = load_settings(home=tmp_path / "home", archive_idle_ms=100)
+    settings = load_settings(home=tmp_path / "home", archive_idle_ms=100, projects=[str(tmp_path / "project")])
     toy_table(20).to_parquet(tmp_path / "table.parquet", index=False)
-    project = write_project(tmp_path / "project")
+    project = write_project(tmp_path / "project", spec=SPEC + 'triggers = ["code"]\n')
     registered = register_project(settings, kafka, project, tmp_path / "table.parquet", actor="tester")
     assert registered["decision"] == "initial"
     system = System(settings, kafka)
@@ -180,6 +188,24 @@ def test_from_requests_to_decisions(system: System, tmp_path: Path) -> None:
     run = system.ended("second")
     assert run.status == "skipped"
     assert "cool-down" in run.outcome
+
+    # The folder holds other code from now on: the next pane that closes asks, once.
+    changed = tmp_path / "project"
+    (changed / "pipeline.py").write_text(PIPELINE + "# otherwise\n", encoding="utf-8")
+    with EventProducer(system.kafka) as producer:
+        for day in (45, 46):
+            at = utc(START_MS + day * DAY_MS)
+            pane = PaneClosed(model="toy", pane_start=at, pane_end=at, observed_at=at, labelled=150)
+            producer.send(OBSERVATIONS, encode(pane), b"toy")
+    run = eventually(
+        lambda: next((r for r in system.runs() if r.trigger == "code" and r.status == "finished"), None), timeout=60
+    )
+    assert isinstance(run, jobs.Run)
+    assert (run.as_of, run.requested_by) == (utc(START_MS + 45 * DAY_MS), "policy:code")
+    with system.sessions() as session:
+        made = system.registry.version(session, "toy", run.version or 0)
+    assert made.code["tree"] == load_project(changed).tree_hash
+    assert [r.trigger for r in system.runs()].count("code") == 1
 
     events = system.told()
     kinds = {(event["type"], event.get("decision")) for event in events}
