@@ -29,6 +29,7 @@ def lineage(
 
     `--dataset`, `--package`, `--commit` and `--run` answer "which live models used this?".
     """
+    from agents.access.acting import acting
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
     from schemas.errors import ConfigurationError
@@ -42,6 +43,7 @@ def lineage(
             remedy="driftline lineage MODEL [VERSION], or --dataset, --package, --commit or --run",
         )
     settings = load_settings()
+    acting(settings, "viewer", model or "*")
     registry = RegistryDecisions.of(settings)
     if model:
         _show(registry.lineage(model, version or None), svg, as_json=as_json)

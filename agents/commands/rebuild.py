@@ -26,10 +26,13 @@ def rebuild(
 
     Exit code 0 only where the new model answers every recorded row with the same bits. Nothing is registered.
     """
+    from agents.access.acting import acting
     from agents.config import load_settings
     from agents.retraining import rebuild as rebuilding
 
-    found = rebuilding.rebuild(load_settings(), model, version, here=here, python=python)
+    settings = load_settings()
+    acting(settings, "viewer", model)
+    found = rebuilding.rebuild(settings, model, version, here=here, python=python)
     if as_json:
         document(found)
     else:

@@ -48,7 +48,9 @@ def test_from_the_first_key_on_the_command_line_asks_for_one(home: Path) -> None
     assert run("keys", "create", "bea", "--role", "viewer").exit_code == 2, "the first is an admin's"
     admin = told("keys", "create", "ann", "--role", "admin")["key"]
     for command in (("models",), ("versions", "m"), ("approve", "m", "1"), ("keys", "list"), ("query", "SELECT 1"),
-                    ("runs", "m"), ("rollback", "m"), ("reject", "m", "1"), ("alerts",), ("retrain", "m")):  # fmt: skip
+                    ("runs", "m"), ("rollback", "m"), ("reject", "m", "1"), ("alerts",), ("retrain", "m"),
+                    ("lineage", "m"), ("rebuild", "m", "1"), ("reviews",), ("principals", "list"),
+                    ("audit", "verify"), ("approve", "--all"), ("archive", "m", "1")):  # fmt: skip
         error = refused(*command)
         assert (error["type"], error["where"]) == ("UnauthenticatedError", "DRIFTLINE_API_KEY"), command
     assert told("models", key=admin) == {"models": []}
