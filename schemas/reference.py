@@ -47,7 +47,8 @@ class MetricReference(msgspec.Struct, frozen=True, kw_only=True):
     deviation of one event's contribution, so that a pane of n events has standard error sqrt(spread² + scale² / n).
     `pane_value` is the mean over single panes, which pooling can differ from (a model that tells stormy days from calm
     ones ranks a month better than any day); None: as `value`. `panes` and `n` say how much evidence stands behind it.
-    `memory` is the correlation between neighbouring panes of what `spread` measures, 0–1.
+    `memory` is the correlation between neighbouring panes of what `spread` measures, 0–1. `week`: how far each weekday
+    (Monday first, UTC) usually lies from that; empty where weekdays do not differ.
     """
 
     value: float
@@ -57,6 +58,7 @@ class MetricReference(msgspec.Struct, frozen=True, kw_only=True):
     panes: int = 0
     n: int = 0
     memory: float = 1 / 3
+    week: list[float] = []
 
 
 class Seasons(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +73,17 @@ class Seasons(msgspec.Struct, frozen=True, kw_only=True):
     drift: dict[str, float]
     start_ms: int
     end_ms: int
+
+
+class Weekdays(msgspec.Struct, frozen=True, kw_only=True):
+    """Distributions by weekday (UTC) of the subjects whose days differ by that, from a reference of four weeks or more.
+
+    `days`: by subject seven lists of counts, Monday first, in the bins that its drift is measured in. `drift`: how far
+    the reference's own windows lie from their weekdays, keyed as `ReferenceStatistics.drift`.
+    """
+
+    days: dict[str, list[list[int]]]
+    drift: dict[str, float]
 
 
 class EstimateReference(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +123,8 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     (`streams.reference.drift_key`). `segment_metrics`: as `metrics`, by segment key and metric name. `segment_drift`:
     counts of ``prediction``, ``label`` and the features that are watched in segments by segment key, in the bins that
     the whole is compared in; `segment_missing`: missing values of these features, likewise. `seasons`: None where no
-    history of a year was given. `estimate`: None where nothing can be estimated before labels come.
+    history of a year was given. `weekdays`: None where no subject's days differ by weekday, or the reference holds less
+    than four weeks. `estimate`: None where nothing can be estimated before labels come.
     """
 
     task: str
@@ -132,5 +146,6 @@ class ReferenceStatistics(msgspec.Struct, frozen=True, kw_only=True):
     segment_drift: dict[str, dict[str, list[int]]] = msgspec.field(default_factory=dict)
     segment_missing: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
     seasons: Seasons | None = None
+    weekdays: Weekdays | None = None
     estimate: EstimateReference | None = None
     schema_version: int = 1

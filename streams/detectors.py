@@ -38,9 +38,10 @@ from streams.metrics.delay import label_delays
 from streams.metrics.probability import calibration_noise
 from streams.metrics.view import View
 from streams.panes import PanePlan
-from streams.seasons import DAY_MS, season_name
+from streams.seasons import DAY_MS
 from streams.stable import StablePanes, learn_pane, refined_levels, stable_panes
 from streams.versions import Versions
+from streams.weekdays import on_weekday, shift, shifted
 from streams.windows import Window
 
 Counts = NDArray[np.int64]
@@ -165,9 +166,15 @@ class Equipment:
         }
         self._lengths = {name: timed.length_ms for name, timed in plan.spec.time_windows.items()}
         self._excess: dict[tuple[int, str], NDArray[np.float64]] = {}
-        seasons = plan.reference.seasons
-        tables = [table for table in (self.traffic, self.labels, self.cells.table) if table.subjects]
-        self.calendars = {} if seasons is None else {id(table): Calendar(table, seasons) for table in tables}
+        seasons, weekdays = plan.reference.seasons, plan.reference.weekdays
+        self.calendars: dict[int, Calendar] = {}
+        """By the identity of a table. A year knows its months; what weekdays do is in the scatter around these."""
+        if seasons is not None:
+            tables = [table for table in (self.traffic, self.labels, self.cells.table) if table.subjects]
+            self.calendars = {id(table): Calendar.of_months(table, seasons) for table in tables}
+        elif weekdays is not None:
+            tables = [table for table in (self.traffic, self.labels) if table.subjects]
+            self.calendars = {id(table): Calendar.of_weekdays(table, weekdays) for table in tables}
         self.reference_days = (plan.reference.end_ms - plan.reference.start_ms) // DAY_MS + 1
         given = plan.spec.alarms.thresholds
         self.thresholds = {s.name: given.get(s.name, given.get(s.measure)) for s in every}
@@ -263,6 +270,7 @@ class Detectors:
             value, level = metric.metrics.get(name), levels.get(name)
             if value is None or level is None or not self._enough_of_each(name, view):
                 continue
+            level = on_weekday(level, window.start_ms, window.end_ms)
             p = self._quality_p(name, segment)
             noise = 0.0
             if name == CALIBRATION:
@@ -305,6 +313,7 @@ class Detectors:
             guess, level = found.guesses.get(name), self.levels.get(name)
             if guess is None or level is None:
                 continue
+            level = on_weekday(level, window.start_ms, window.end_ms)
             doubt = guess.doubt * self.estimates.errors(window.name, name).scale ** 2
             at = _estimate_at(name, level, n=found.n, panes=panes, doubt=doubt)
             bound = at(p)
@@ -383,18 +392,23 @@ class Detectors:
         if not (known and thin):
             self.coverage = [*self.coverage, coverage][-COVERAGE_HISTORY:]
         if not thin:
-            self._learn(view, labelled)
+            self._learn(pane, view, labelled)
             if labelled >= self.minimum_labelled:
                 yield from self._delayed(pane, view, labelled, now_ms)
                 yield from self._sequential(pane, view, labelled, now_ms)
 
-    def _learn(self, view: View, labelled: int) -> None:
+    def _learn(self, pane: Window, view: View, labelled: int) -> None:
         """Take the pane into the first stable period, where it is one and nothing is wrong with its quality."""
         if len(self.stable.panes) >= self._wanted or any(key.kind in _QUALITY for key in self.watches.open):
             return
         names = self.plan.spec.judged
         values = compute(self.plan, view.counts, names)
-        if learn_pane(self.stable, labelled, [values.get(name) for name in names], self._wanted):
+        seen: list[float | None] = []
+        for name in names:
+            value, level = values.get(name), self.plan.reference.metrics.get(name)
+            known = value is not None and level is not None
+            seen.append(value - shift(level, pane.start_ms, pane.end_ms) if known else value)  # type: ignore[operator, arg-type]
+        if learn_pane(self.stable, labelled, seen, self._wanted):
             self.levels = refined_levels(self.plan.reference.metrics, names, self.stable)
 
     def _delayed(self, pane: Window, view: View, labelled: int, now_ms: int) -> Iterator[Observation]:
@@ -450,18 +464,18 @@ class Detectors:
 
     # ------------------------------------------------------------------------------------------ sequential
 
-    def _losses(self, view: View) -> Iterator[tuple[str, float, MetricReference]]:
+    def _losses(self, pane: Window, view: View) -> Iterator[tuple[str, float, MetricReference]]:
         """Metrics whose means are watched pane by pane, as losses (higher is worse)."""
         plan, levels = self.plan, self.levels
         for name in cal.summed(plan.task, plan.spec.metrics.primary, levels):
             value = compute(plan, view.counts, [name]).get(name)
             # A threshold that a person set is all there is to say about a metric.
             if value is not None and name not in plan.spec.alarms.thresholds:
-                yield name, value, levels[name]
+                yield name, value, shifted(levels[name], pane.start_ms, pane.end_ms)
 
     def _sequential(self, pane: Window, view: View, n: int, now_ms: int) -> Iterator[Observation]:
         """The sums of every loss; River's detectors on the first."""
-        for at, (name, value, level) in enumerate(self._losses(view)):
+        for at, (name, value, level) in enumerate(self._losses(pane, view)):
             errors = cal.pane_errors(level, n)
             if errors.own <= 0:
                 continue
@@ -692,7 +706,9 @@ class Detectors:
             known = enough & ~np.isnan(like.psi)
             whole = cal.usual_distance(table.bins, measured.n, table.reference_n, like.excess)
             season = cal.usual_distance(table.bins, measured.n, like.rows, like.excess)
-            beyond = (measured.psi - whole >= _NEARLY * cal.LEAST_PSI) | (like.psi - season >= _NEARLY * cal.LEAST_PSI)
+            beyond = like.psi - season >= _NEARLY * cal.LEAST_PSI
+            if like.tells_whole:
+                beyond |= measured.psi - whole >= _NEARLY * cal.LEAST_PSI
             rows |= set(np.flatnonzero(known & beyond).tolist())
         return rows
 
@@ -747,14 +763,18 @@ class Detectors:
         Notes
         -----
         Far from the season: that is drift, whether the whole reference is near or not. Near to it: what is far from the
-        whole reference is the calendar's doing (`seasonal`), and no more than information.
+        whole reference is the calendar's doing (`seasonal`), and no more than information. Of weekdays only the first
+        is told.
         """
         plain = self._distance(measured, row, window)
         like = self._like(measured, window)
+        short = {"reference_days": self.equipment.reference_days}
         if like is None:
-            return [replace(plain, details={"reference_days": self.equipment.reference_days})]
+            return [replace(plain, details=short)]
         subject = measured.table.subjects[row]
         if math.isnan(like.psi[row]):
+            if not like.tells_whole:
+                return [replace(plain, details=short)]
             # Of a segment whose seasons nobody knows, while those of the whole are known, no distance tells anything.
             return [] if subject.segment and self._seasonal(subject.name) else [plain]
         n, value = int(measured.n[row]), float(measured.psi[row])
@@ -763,11 +783,14 @@ class Detectors:
         scatter = (float(like.excess[row]), float(like.dof[row]))
         season = Check("psi", near, p, partial(_season_bound, bins, n, rows, *scatter), cal.drift_severity)
         said = {
-            "season": season_name(window.start_ms, window.end_ms),
+            "season": like.named(window.start_ms, window.end_ms),
             "season_psi": round(near, 6),
             "season_threshold": round(season.bound.threshold, 6),
             "whole_psi": round(value, 6),
         }
+        if not like.tells_whole:
+            # Like its weekday and far from the whole: that comes round every week.
+            return [plain] if plain.fixed else [replace(season, details={**said, **short, "seasonal": False})]
         whole = replace(plain, severity=_information, details={**said, "seasonal": True})
         if subject.measure == "psi":
             # Without what the year itself scatters: that is what the season is to explain.

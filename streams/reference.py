@@ -31,6 +31,7 @@ from streams.cells import CellReferences, cells_of, check_cells
 from streams.columns import Floats, Indexes, Mask, Values, class_keys, codes_by_key, count_keys, floats_of, missing_in
 from streams.drift.scatter import Coded, own_windows
 from streams.drift.subjects import subjects
+from streams.drift.weekly import WeekLearner
 from streams.estimate.compile import compile_estimate
 from streams.metrics.levels import Levels, Outcomes
 from streams.panes import PanePlan, class_key
@@ -194,13 +195,16 @@ def compile_reference(
     outcomes = Outcomes(truth, guesses, score, proba, times)
     levels = Levels(plan, outcomes)
     drift: dict[str, float] = {}
+    week = WeekLearner(plan, times)
     binned: list[tuple[Indexes, int]] = []
     watched = {subject.name: subject for subject in subjects(plan)}
     by_segment: dict[str, dict[str, list[int]]] = {}
     check_cells(plan, reference)
     cells = CellReferences(plan, _largest(reference.segments), partial(_in_segment, columns), times)
     for coded in _subjects(plan, features, outcomes, known, held):
-        drift.update(own_windows(plan, coded, times, watched.get(coded.subject)))
+        scatter = own_windows(plan, coded, times, watched.get(coded.subject))
+        drift.update(scatter)
+        week.take(coded, scatter)
         if coded.subject.removeprefix("feature:") in plan.of_segments:
             cells.add(coded, watched.get(coded.subject), drift)
         if coded.subject in {"prediction", "label"}:
@@ -221,6 +225,7 @@ def compile_reference(
         segment_drift=by_segment | cells.counts,
         segment_missing=cells.missing,
         seasons=_seasons(plan, own if history is None else history, None if history is None else (own, held)),
+        weekdays=week.weekdays(),
         estimate=compile_estimate(
             plan, outcomes, rows, binned, overall, segments=_estimated_segments(columns, reference, rows)
         )

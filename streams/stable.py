@@ -117,6 +117,7 @@ def _refined(level: MetricReference, values: np.ndarray, sizes: np.ndarray) -> M
         panes=level.panes + told.panes,
         n=level.n + int(sizes.sum()),
         memory=memory,
+        week=level.week,
     )
 
 

@@ -17,6 +17,7 @@ from streams.metrics.catalogue import judged_names
 from streams.metrics.compute import compute
 from streams.metrics.view import Dense
 from streams.panes import PanePlan
+from streams.weekdays import DAY_MS, weekday, weekly
 
 JACKKNIFE_GROUPS: Final = 50
 MINIMUM_PANE: Final = 30
@@ -73,7 +74,7 @@ class Levels:
         whole = compute(self.plan, total, names)
         parts = [compute(self.plan, total - group, names) for group in by_group]
         pane = self.rows.times[rows] // self.plan.pane_ms
-        _, inverse = np.unique(pane, return_inverse=True)
+        kept, inverse = np.unique(pane, return_inverse=True)
         inverse = inverse.reshape(-1)
         first = max(int(inverse.max()) + 1 - MOST_PANES, 0)  # the newest ones, where there are very many
         recent = rows.copy()
@@ -83,8 +84,8 @@ class Levels:
         )
         sizes = by_pane[:, self.plan.slots["labelled"].start]
         panes = [
-            (compute(self.plan, row, names), int(size))
-            for row, size in zip(by_pane, sizes, strict=True)
+            (compute(self.plan, row, names), int(size), int(at) * self.plan.pane_ms)
+            for row, size, at in zip(by_pane, sizes, kept[first:], strict=True)
             if size >= MINIMUM_PANE
         ]
         out = {}
@@ -94,8 +95,8 @@ class Levels:
             if value is None or len(left_out) < 2:
                 continue
             scale = math.sqrt(n * (len(left_out) - 1) * float(np.var(left_out)))
-            seen = [(v, size) for of_pane, size in panes if (v := of_pane.get(name)) is not None]
-            out[name] = _level(name, value, scale, seen, n)
+            seen = [(v, size, at) for of_pane, size, at in panes if (v := of_pane.get(name)) is not None]
+            out[name] = _level(name, value, scale, seen, n, weekdays=self.plan.pane_ms <= DAY_MS)
         return out
 
 
@@ -125,7 +126,7 @@ class Between(NamedTuple):
     panes: int
 
 
-def between_panes(values: Floats, sizes: Floats, scale: float, prior: float) -> Between:
+def between_panes(values: Floats, sizes: Floats, scale: float, prior: float, *, fitted: int = 0) -> Between:
     """What neighbouring panes tell of their spread, drawn towards a prior where few speak.
 
     Parameters
@@ -136,6 +137,8 @@ def between_panes(values: Floats, sizes: Floats, scale: float, prior: float) -> 
         Standard deviation of one event's contribution.
     prior : float
         Spread that is assumed of panes that cannot tell.
+    fitted : int
+        Numbers that were fitted to the values and taken from them (weekdays), besides the mean.
 
     Notes
     -----
@@ -151,7 +154,8 @@ def between_panes(values: Floats, sizes: Floats, scale: float, prior: float) -> 
         return Between(float(values.mean()) if k else math.nan, prior, PRIOR_MEMORY, k)
     mean = float((values * sizes).sum() / sizes.sum())
     chance = float((scale**2 / sizes).mean())
-    seen = _beyond(float(values.var(ddof=1)), chance, k - 1, prior)
+    freedom = max(k - 1 - fitted, 1)
+    seen = _beyond(float(values.var(ddof=k - freedom)), chance, freedom, prior)
     memory = PRIOR_MEMORY
     if seen > 0 and k > 2:
         off = values - mean
@@ -160,7 +164,6 @@ def between_panes(values: Floats, sizes: Floats, scale: float, prior: float) -> 
         found = min(max(beside / seen, 0.0), MOST_MEMORY)
         memory = (told * found + MEMORY_PANES * PRIOR_MEMORY) / (told + MEMORY_PANES)
     seen /= max(1.0 - (stretch(memory, k) - 1.0) / (k - 1), 0.25)
-    freedom = k - 1
     spread = math.sqrt((PRIOR_PANES * prior**2 + freedom * seen) / (PRIOR_PANES + freedom))
     return Between(mean, spread, memory, k)
 
@@ -192,12 +195,19 @@ def prior_spread(name: str, value: float, scale: float) -> float:
     return PRIOR_SPREAD * (0.5 if lower_is_better(name) else 1.0)
 
 
-def _level(name: str, value: float, scale: float, panes: Sequence[tuple[float, int]], n: int) -> MetricReference:
-    """Level and spread of a metric."""
-    values = np.array([v for v, _ in panes])
-    sizes = np.array([size for _, size in panes], dtype=np.float64)
-    told = between_panes(values, sizes, scale, prior_spread(name, value, scale))
+def _level(
+    name: str, value: float, scale: float, panes: Sequence[tuple[float, int, int]], n: int, *, weekdays: bool
+) -> MetricReference:
+    """Level and spread of a metric; what weekdays do to it is no spread."""
+    values = np.array([v for v, _, _ in panes])
+    sizes = np.array([size for _, size, _ in panes], dtype=np.float64)
+    starts = np.array([at for _, _, at in panes], dtype=np.int64)
+    week = weekly(starts, values, sizes) if weekdays else []
+    if week:
+        values = values - np.array(week)[[weekday(at) for at in starts.tolist()]]
+    told = between_panes(values, sizes, scale, prior_spread(name, value, scale), fitted=6 if week else 0)
     mean = told.mean if told.panes >= 2 else value
     return MetricReference(
-        value=value, spread=told.spread, scale=scale, pane_value=mean, panes=told.panes, n=n, memory=told.memory
-    )
+        value=value, spread=told.spread, scale=scale, pane_value=mean, panes=told.panes, n=n, memory=told.memory,
+        week=week,
+    )  # fmt: skip
