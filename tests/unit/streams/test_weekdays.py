@@ -88,9 +88,9 @@ def test_a_weekly_rhythm_opens_no_incident(reference: int) -> None:
 
 
 def test_what_one_weekend_does_is_found_on_it() -> None:
-    """Saturdays: one whose inputs are elsewhere, one whose labels are wrong, one with a third of its traffic."""
+    """Saturdays: one whose inputs are elsewhere, one whose labels are turned round, one with a third of its traffic."""
     saturdays = {16: ("data-drift", "1d"), 23: ("quality", "1d"), 30: ("data-quality", "pane")}
-    changes = {16: {"shift": 2.0}, 23: {"wrong": 0.35}, 30: {"rows": 70}}
+    changes = {16: {"shift": 2.0}, 23: {"wrong": 0.6}, 30: {"rows": 70}}
     assert {(35 + day) % 7 for day in saturdays} == {2}
     opened, _ = _live(_learnt(35), 5, lambda day, world: replace(world, **changes.get(day, {})))  # type: ignore[arg-type]
     for day, (kind, window) in saturdays.items():
