@@ -24,6 +24,7 @@ from agents.commands import (
     principals,
     project,
     rebuild,
+    record,
     registry,
     report,
     signing,
@@ -70,7 +71,7 @@ def _root(
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
     *(registry, audit, signing),
-    *(rebuild, lineage),
+    *(record, rebuild, lineage),
     *(training, backtest, traffic, history, datasets),
     *(keys, principals, deciding),
 )

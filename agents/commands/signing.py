@@ -10,6 +10,7 @@ import typer
 from agents.commands.output import Command, Json, document, say, table
 
 if TYPE_CHECKING:
+    from agents.access.logic import Role
     from agents.signing import KeyRing
 
 KeyId = Annotated[str, typer.Argument(help="Id of a key, as `driftline signing show` lists it.", show_default=False)]
@@ -17,7 +18,7 @@ KeyId = Annotated[str, typer.Argument(help="Id of a key, as `driftline signing s
 
 def show(as_json: Json = False) -> None:
     """List the keys that are trusted here; the public one of this installation is what others need to trust it."""
-    ring = _ring()
+    ring = _ring("viewer")
     own, trusted = ring.own(), ring.trusted()
     if as_json:
         document({"own": own, "trusted": trusted, "public": ring.public_pem().decode(), "folder": ring.folder})
@@ -60,11 +61,14 @@ def distrust(key: KeyId, *, as_json: Json = False) -> None:
     document({"distrusted": key, "removed": removed}) if as_json else say(f"removed {', '.join(removed)}")
 
 
-def _ring() -> KeyRing:
+def _ring(role: Role = "admin") -> KeyRing:
+    from agents.access.acting import acting
     from agents.config import load_settings
     from agents.signing import KeyRing
 
-    return KeyRing(load_settings().home.resolve() / "keys")
+    settings = load_settings()
+    acting(settings, role, None if role == "viewer" else "*")
+    return KeyRing(settings.home.resolve() / "keys")
 
 
 def add_to(app: typer.Typer) -> None:
