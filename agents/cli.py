@@ -21,6 +21,7 @@ from agents.commands import (
     history,
     keys,
     lineage,
+    moving,
     principals,
     project,
     rebuild,
@@ -71,7 +72,7 @@ def _root(
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
     *(registry, audit, signing),
-    *(record, rebuild, lineage),
+    *(record, rebuild, lineage, moving),
     *(training, backtest, traffic, history, datasets),
     *(keys, principals, deciding),
 )

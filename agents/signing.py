@@ -55,8 +55,10 @@ class KeyRing:
         """
         try:
             document = json.loads(signature)
+            if document.keys() != {"algorithm", "key", "signature"} or document["algorithm"] != "ed25519":
+                raise ValueError("another form")
             key_id, value = str(document["key"]), bytes.fromhex(document["signature"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError("the signature is malformed", remedy="register the version again") from error
         public = self._trusted().get(key_id)
         if public is None:

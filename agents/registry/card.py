@@ -134,7 +134,7 @@ def _plots(reference: ReferenceStatistics) -> dict[str, str]:
     if reference.importances:
         ranked = sorted(reference.importances.items(), key=lambda item: -item[1])[:MOST_BARS]
         found["plots/importances.svg"] = bars("Loss of the primary metric without a feature", ranked)
-    if isinstance(reference.scores, NumericReference) and sum(reference.scores.counts):
+    if isinstance(reference.scores, NumericReference) and any(reference.scores.counts):
         edges, counts = reference.scores.edges, reference.scores.counts
         named = [f"< {edges[0]:.3g}", *(f"{edge:.3g} –" for edge in edges)] if edges else ["all"]
         total = sum(counts)
