@@ -20,9 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.drift_families import FAMILIES, exact, windows
+from benchmarks.drift_ours import judge, plan_of
 from benchmarks.environments import PROGRAMS, python_of, version_in
 from benchmarks.environments import run as run_program
 from benchmarks.harness import Contender, Measurement, Note, UnavailableError, compare, skipped
+from streams.reference import _numeric
 
 CACHE = Path(__file__).parents[1] / ".bench"
 PEERS = ("evidently", "nannyml", "nannyml_js")
@@ -30,6 +33,7 @@ DISTRIBUTIONS = ("normal", "exponential", "lognormal", "uniform", "two hills")
 CHANGES = ("shift", "scale")
 SHIFT = 0.4
 SCALE = 1.5
+FAMILY_ROWS = 50_000
 _DEADLINE_S = 1_800
 Floats = NDArray[np.float64]
 
@@ -81,7 +85,8 @@ def run(
     Notes
     -----
     `verdicts` names the features that everybody called drifted, `truth` those that moved; `statistics` compares ours
-    with the exact ones of the raw values: the largest difference by statistic, and every feature's.
+    with the exact ones of the raw values: the largest difference by statistic, and every feature's; `families` does so
+    for many distributions and changes (`benchmarks.drift_families`).
     """
     found: dict[str, dict[str, Any]] = {}
     reference, window, moved = frames(rows, features)
@@ -151,6 +156,7 @@ def run(
     document["truth"] = truth
     document["verdicts"] = {name: told["drifted"] for name, told in found.items()}
     document["statistics"] = exactness(reference, window, found["driftline"]["statistics"], names)
+    document["families"] = of_families(min(rows, FAMILY_ROWS))
     return document
 
 
@@ -170,27 +176,29 @@ def exactness(
     -----
     KS and Wasserstein (in standard deviations) of the raw values, PSI and Jensen-Shannon of shares in the same bins.
     """
-    from scipy import stats
-    from scipy.spatial.distance import jensenshannon
-
-    from streams.reference import _numeric
-
     table: dict[str, dict[str, list[float]]] = {}
     for name, before, after in zip(names, reference, window, strict=True):
-        edges = np.asarray(_numeric(before).edges)
-        p, q = (
-            np.bincount(np.searchsorted(edges, x, side="right"), minlength=len(edges) + 1) / len(x)
-            for x in (after, before)
-        )
-        exact = {
-            "ks": float(stats.ks_2samp(after, before, method="asymp").statistic),
-            "wasserstein": float(stats.wasserstein_distance(after, before) / before.std()),
-            "jensen_shannon": float(jensenshannon(p, q, base=2)),
-            "psi": float(((p - q) * np.log(p / q)).sum()) if p.all() and q.all() else float("nan"),
-        }
-        table[name] = {key: [round(ours[name][key], 5), round(value, 5)] for key, value in exact.items()}
+        found = exact(before, after, np.asarray(_numeric(before).edges))
+        table[name] = {key: [round(ours[name][key], 5), round(value, 5)] for key, value in found.items()}
     largest = {
         key: round(float(np.nanmax([abs(row[key][0] - row[key][1]) for row in table.values()])), 5)
         for key in ("ks", "wasserstein", "jensen_shannon", "psi")
     }
     return {"largest_difference": largest, "ours_and_exact": table}
+
+
+def of_families(rows: int = FAMILY_ROWS, seed: int = 0) -> dict[str, dict[str, list[Any]]]:
+    """Largest difference from the exact distances, and the change it came with, by distribution and distance."""
+    references = {family: draw(np.random.default_rng([seed, 1]), rows) for family, draw in FAMILIES.items()}
+    names = [f"f{number}" for number in range(len(FAMILIES))]
+    plan = plan_of(np.array(list(references.values())), names)
+    out: dict[str, dict[str, list[Any]]] = {}
+    for name, (family, before) in zip(names, references.items(), strict=True):
+        off: dict[str, list[Any]] = {"ks": [0.0, ""], "wasserstein": [0.0, ""]}
+        for change, after in windows(before, family, rows, np.random.default_rng([seed, 2])):
+            ours = judge(plan, {name: after})[0][name]
+            found = exact(before, after, np.zeros(0))
+            for key, worst in off.items():
+                off[key] = max(worst, [round(abs((ours[key] or 0.0) - found[key]), 5), change])
+        out[family] = off
+    return out

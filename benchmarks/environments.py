@@ -18,6 +18,9 @@ _SILENT = {
     "DO_NOT_TRACK": "1",
     "NML_DISABLE_USAGE_LOGGING": "1",
     "ITERATIVE_DO_NOT_TRACK": "1",
+    # alibi-detect brings it along.
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
 }
 
 

@@ -4,6 +4,7 @@
 //! for the time of one call. A partition is used by one thread at a time.
 
 mod chunk;
+mod columns;
 mod fetch;
 mod hash;
 mod index;
@@ -357,6 +358,21 @@ pub unsafe extern "C" fn dl_advance(h: *mut Handle, watermark_ms: i64) -> i64 {
     guarded(|| {
         h.partition.advance(watermark_ms);
         Some(0)
+    })
+}
+
+/// Count a column of finite numbers; `numbers` are low, high, mean, unit and the edges. -1: sizes do not fit.
+///
+/// # Safety
+/// Pointers hold as many items as is said; `out` is not read by anybody else meanwhile.
+#[no_mangle]
+pub unsafe extern "C" fn dl_count_numbers(
+    values: *const f64, n: usize, numbers: *const f64, len: usize, out: *mut i64, size: usize,
+) -> i64 {
+    guarded(|| {
+        let values = std::slice::from_raw_parts(values, n);
+        columns::count(values, std::slice::from_raw_parts(numbers, len), std::slice::from_raw_parts_mut(out, size))
+            .map(|()| 0)
     })
 }
 

@@ -12,8 +12,8 @@ static NAMES: Shared<[u8]> = Shared::new();
 static TABLES: Shared<Table> = Shared::new();
 
 const COARSE: f64 = 65536.0;
-const CLIP: f64 = 256.0 * COARSE;
-const TO_TAIL: f64 = 256.0 / COARSE;
+pub const CLIP: f64 = 256.0 * COARSE;
+pub const TO_TAIL: f64 = 256.0 / COARSE;
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Task {

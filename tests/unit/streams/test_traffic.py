@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.reference import NumericReference
+from streams.native.library import available
 from streams.panes import PanePlan
 from streams.traffic import traffic_counters
-from tests.support.plans import plan, prediction
+from tests.support.plans import plan, prediction, reference, specification
 
 NUMBERS = st.one_of(
     st.none(), st.floats(allow_nan=True, allow_infinity=True), st.integers(-500, 900), st.just("text"), st.booleans()
@@ -28,6 +31,25 @@ def _by_row(of: PanePlan, rows: list[tuple[object, ...]]) -> np.ndarray:
     return total
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30),
+    edges=st.lists(st.floats(-1e6, 1e6), max_size=40, unique=True).map(sorted),
+)
+def test_the_native_core_counts_the_same(numbers: list[float], edges: list[float]) -> None:
+    if not available():
+        pytest.skip("the native core was not built")
+    given_ = reference()
+    feature = given_.features["distance"]
+    assert isinstance(feature, NumericReference)
+    feature = msgspec.structs.replace(feature, edges=edges, counts=[1] * (len(edges) + 1))
+    of = PanePlan(specification(), msgspec.structs.replace(given_, features={"distance": feature}))
+    column = np.array([*numbers, *edges])
+    rows = [(float(x), None, None, 1, 0) for x in column]
+    counted = traffic_counters(of, {"distance": column}, predictions=np.ones(len(column), int))
+    np.testing.assert_array_equal(counted[0], _by_row(of, rows)[0])
+
+
 @settings(max_examples=60, deadline=None)
 @given(ROWS)
 def test_columns_count_as_rows_do(rows: list[tuple[object, ...]]) -> None:
@@ -44,10 +66,12 @@ def test_columns_count_as_rows_do(rows: list[tuple[object, ...]]) -> None:
     np.testing.assert_array_equal(counted, _by_row(of, rows))
 
 
-def test_good_numbers_take_the_short_way_to_the_same_counts() -> None:
+@pytest.mark.parametrize("core", [True, False])
+def test_good_numbers_take_the_short_way_to_the_same_counts(monkeypatch: pytest.MonkeyPatch, core: bool) -> None:
+    monkeypatch.setattr("streams.traffic.native.available", lambda: core and available())
     of = plan("binary")
     numbers = np.random.default_rng(0).normal(200.0, 200.0, 500)
-    numbers[0] = 1e12  # beyond the clip
+    numbers[:6] = [1e12, -1e300, 100.0, 300.0, 0.0, 400.0]  # beyond the clip, at edges, at the ends of the range
     rows = [(float(x), "JFK", 0.5, 1, 0) for x in numbers]
     counted = traffic_counters(
         of,
