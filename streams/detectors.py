@@ -49,6 +49,7 @@ Counts = NDArray[np.int64]
 COVERAGE_HISTORY: Final = 30
 COVERAGE_PANES: Final = 5
 """Panes from which on coverage is known well enough to be called thin."""
+_COVERED: Final = 100_000
 THIN: Final = 0.5
 """Coverage below this share of the usual one is thin: an observation of its own, and no quality is judged on it."""
 _QUALITY: Final = frozenset({"quality", "calibration", "estimated-quality"})
@@ -103,6 +104,7 @@ class DetectorState(msgspec.Struct, array_like=True):
     jumps: dict[str, tuple[float, float]] = {}
     stable: StablePanes = msgspec.field(default_factory=StablePanes)
     estimate: EstimateState | None = None
+    coverages: dict[str, tuple[int, int]] = {}
 
 
 class _Sheet:
@@ -237,6 +239,8 @@ class Detectors:
         """Median and ninth decile of the label delay in the first stable panes, in seconds."""
         self.minimum_labelled = plan.spec.alarms.minimum_labelled
         self.coverage: list[float] = []
+        self.coverages: dict[str, tuple[int, int]] = {}
+        """Usual coverage by segment: a running mean in thousandths of a percent, and of how many panes."""
         self.stable = StablePanes()
         self.levels: Mapping[str, MetricReference] = plan.reference.metrics
         """Of the version overall: the reference's, with what the first stable period adds."""
@@ -396,6 +400,46 @@ class Detectors:
             if labelled >= self.minimum_labelled:
                 yield from self._delayed(pane, view, labelled, now_ms)
                 yield from self._sequential(pane, view, labelled, now_ms)
+
+    def covered(self, pane: Window, labels: Mapping[str, tuple[int, int]], now_ms: int) -> Iterator[Observation]:
+        """Once per closed pane: coverage of the segments that the reference knows, each against its own usual.
+
+        Parameters
+        ----------
+        labels : mapping of str to (int, int)
+            Predictions and labelled ones of the pane by segment, and overall (``""``).
+
+        Notes
+        -----
+        Where labels are thin everywhere, that is said once.
+        """
+        whole = labels.get("", (0, 0))
+        if whole[1] < THIN * self.usual_coverage() * whole[0]:
+            return
+        known = self.plan.reference.segments
+        p = max(self.allowance.unusable / max(len(known), 1), cal.LEAST_P)
+        for segment, (predicted, labelled) in sorted(labels.items()):
+            if predicted < cal.MINIMUM_TRAFFIC or segment not in known:
+                continue
+            mean, panes = self.coverages.get(segment, (0, 0))
+            usual, coverage = mean / _COVERED, labelled / predicted
+            if panes >= COVERAGE_PANES:
+                bound_at = partial(_coverage_bound, usual, predicted)
+                yield from self._judge(
+                    Key("coverage", "coverage", segment, "pane"),
+                    pane,
+                    coverage,
+                    bound_at(p),
+                    n=predicted,
+                    severity=cal.unusable_severity(cal.Bound(0.0, 0.0, 0.0, True), usual - coverage),
+                    evidence={"statistic": "coverage", "labelled": labelled, "predicted": predicted, "p": p},
+                    now_ms=now_ms,
+                    at=bound_at,
+                )
+                if coverage < THIN * usual:
+                    continue
+            panes = min(panes + 1, COVERAGE_HISTORY)
+            self.coverages[segment] = (mean + round((coverage * _COVERED - mean) / panes), panes)
 
     def _learn(self, pane: Window, view: View, labelled: int) -> None:
         """Take the pane into the first stable period, where it is one and nothing is wrong with its quality."""
@@ -923,6 +967,7 @@ class Detectors:
         return DetectorState(
             open=[(*key, state) for key, state in sorted(self.watches.open.items())],
             coverage=list(self.coverage),
+            coverages=dict(sorted(self.coverages.items())),
             pages={name: msgspec.structs.replace(one) for name, one in sorted(self.pages.items())},
             history=list(self.history),
             jump=self.jump,
@@ -940,6 +985,7 @@ class Detectors:
         for kind, subject, segment, window, opened in state.open:
             detectors.watches.open[Key(kind, subject, segment, window)] = opened
         detectors.coverage = list(state.coverage)
+        detectors.coverages = dict(state.coverages)
         detectors.pages = dict(state.pages)
         detectors.history = list(state.history)
         detectors.jump = state.jump
@@ -954,6 +1000,10 @@ class Detectors:
 
 def _season_bound(bins: int, n: int, rows: float, excess: float, dof: float, p: float) -> cal.Bound:  # noqa: PLR0917
     return cal.distance_bound(bins, n, rows, excess=excess, dof=dof, p=p)
+
+
+def _coverage_bound(usual: float, predicted: int, p: float) -> cal.Bound:
+    return cal.coverage_bound(usual, THIN, n=predicted, p=p)
 
 
 def _information(_bound: cal.Bound, _value: float) -> Severity:

@@ -349,6 +349,9 @@ class Series:
             if self._predicted(pane.start_ms) > 0:
                 counts, _ = self._sum("", pane)
                 if self._judged(pane, 0, swaps):
+                    held = {key: panes[pane.start_ms] for key, panes in self.panes.items() if pane.start_ms in panes}
+                    labels = {key: (of.predicted, of.labelled) for key, of in held.items()}
+                    out.observations += detectors.covered(pane, labels, boundary)
                     out.observations += detectors.pane(pane, counts, boundary)
                 usable = detectors.enough_labels(counts)
                 parts = self._parts(detectors, pane) if usable else {}

@@ -219,6 +219,7 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
     "segment-quality": Trouble("quality", "", "1d", rows=_only_in("EWR", _flipped)),
     "segment-drift": Trouble("prediction-drift", "prediction", "1d", rows=_only_in("EWR", _positive)),
     "coverage": Trouble("coverage", "coverage", "pane", counts=_unlabelled),
+    "segment-coverage": Trouble("coverage", "coverage", "pane", World(rows=600), cells=_unlabelled),
     "label-delay": Trouble("label-delay", "label_delay_p50_s", "pane", hours=9.0),
     "collapse": Trouble("data-quality", "volume", "pane", World(rows=30), since=24),
     "silence": Trouble("data-quality", "volume", "pane", silent=True),
