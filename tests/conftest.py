@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from streams.kafka.config import KafkaConfig
@@ -17,6 +18,10 @@ from streams.kafka.embedded import EmbeddedKafka
 # process of the suite, models of a few hundred rows took ten times as long to fit.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# Speed is judged in benchmarks: an example that a busy machine holds up is no failure.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
