@@ -109,11 +109,11 @@ class CountedSeries(Series):
     counts : array of int64, shape (days, counters)
     """
 
-    __slots__ = ("_sums", "_volume")
+    __slots__ = ("_totals", "_volume")
 
     def __init__(self, plan: PanePlan, counts: Counts) -> None:
         super().__init__("m", 1, plan.layout, Frame.of(plan))
-        self._sums = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), np.cumsum(counts, axis=0)])
+        self._totals = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), np.cumsum(counts, axis=0)])
         self.frontier = self.closed_traffic = self.closed_quality = 0
         self._volume = VolumeState()
         self.first_traffic = -DAY_MS  # the version answered before: its first day is a whole one
@@ -121,7 +121,7 @@ class CountedSeries(Series):
     def live(self, plan: PanePlan, day: int) -> list[Observation]:
         """Midnight after a day: its traffic closes, and the labels of the day before."""
         frame = self.frame
-        counts = self._sums[day + 1] - self._sums[day]
+        counts = self._totals[day + 1] - self._totals[day]
         self.panes.setdefault("", {})[day * DAY_MS] = Pane(
             b"", int(counts[frame.predicted]), int(counts[frame.labelled])
         )
@@ -132,9 +132,9 @@ class CountedSeries(Series):
         return found
 
     def _sum(self, segment: str, window: Window) -> tuple[Counts, int]:
-        first, last = max(window.start_ms // DAY_MS, 0), min(window.end_ms // DAY_MS, len(self._sums) - 1)
+        first, last = max(window.start_ms // DAY_MS, 0), min(window.end_ms // DAY_MS, len(self._totals) - 1)
         del segment
-        return self._sums[last] - self._sums[first], last - first
+        return self._totals[last] - self._totals[first], last - first
 
     def _drift(self, *about: Any, **more: Any) -> Iterator[DriftMetric]:
         """The series for charts is not published."""
