@@ -30,6 +30,9 @@ def register(
     dataset: Annotated[
         str, typer.Option("--dataset", help="Instead: a dataset, NAME (the newest) or NAME@VERSION.")
     ] = "",
+    artifact: Annotated[
+        Path | None, typer.Option("--artifact", help="A skops file trained elsewhere; --data: rows it has not seen.")
+    ] = None,
     seasons: Annotated[
         Path | None,
         typer.Option("--seasons", help="Table of a whole year to learn the seasons from, where --data is shorter."),
@@ -121,7 +124,12 @@ def register(
         return
     name = acting_name(by, actor)
     given = given_table(settings, data, dataset, folders=False)
-    done = register_project(settings, kafka, directory, given, actor=name, seasons=seasons, by=by)
+    if artifact is not None:
+        from agents.retraining.given import register_given
+
+        done = register_given(settings, kafka, directory, artifact, data, actor=name, by=by)
+    else:
+        done = register_project(settings, kafka, directory, given, actor=name, seasons=seasons, by=by)
     if as_json:
         document(done)
         return

@@ -162,7 +162,13 @@ def _inputs(settings: Settings, registry: Registry, session: Session, run: RunRo
     info, champion = find_champion(registry, session, run.model)
     if info is None or champion is None:
         raise ConflictError("the model has no champion any more", where=f"model {run.model}")
-    code = run.project or str(info.code.get("artifact"))
+    code = run.project or info.code.get("artifact")
+    if code is None:
+        raise TrainingError(
+            f"version {info.version} was trained elsewhere: there is no project to train a successor with",
+            where=f"model {run.model}",
+            remedy="`driftline retrain MODEL --project DIR`, or register the next one with --artifact",
+        )
     project = restore_project(registry.artifacts, code, folder)
     if project.spec.name != run.model:
         raise TrainingError(f"the project is of model {project.spec.name!r}, the run of {run.model!r}")

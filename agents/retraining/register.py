@@ -165,10 +165,10 @@ def register_project(
     )
     with sessions.begin() as session:
         registry.register_model(session, project.spec_text, actor, at=submission.at)
-        _check_champion(registry, session, spec.name, champion)
+        check_champion(registry, session, spec.name, champion)
         version = register_candidate(registry, session, submission)
         decision = registry.submit(session, submission.command(version))
-        _record_run(session, submission, version, decision, started_at)
+        record_run(session, submission, version, decision, started_at)
     return {
         "model": spec.name,
         "version": version,
@@ -240,7 +240,7 @@ def _last_event_ms(table: pd.DataFrame, spec: Specification) -> int:
     return int(event_times_ms(table, spec).max())
 
 
-def _check_champion(registry: Registry, session: Session, model: str, champion: Champion | None) -> None:
+def check_champion(registry: Registry, session: Session, model: str, champion: Champion | None) -> None:
     now = registry.champion(session, model)
     expected = champion.version if champion is not None else None
     found = now.version if now is not None else None
@@ -253,7 +253,7 @@ def _check_champion(registry: Registry, session: Session, model: str, champion: 
         )
 
 
-def _record_run(session: Session, submission: Submission, version: int, decision: Any, started_at: datetime) -> None:
+def record_run(session: Session, submission: Submission, version: int, decision: Any, started_at: datetime) -> None:
     """The run as `driftline runs` shows it, and its events; the registry's relay sends them."""
     model, run_id, at = submission.candidate.spec.name, submission.run_id, submission.at
     rows, reason = submission.candidate.trained_rows, submission.verdict.reason

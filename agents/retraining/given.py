@@ -1,0 +1,153 @@
+"""`driftline register DIR --artifact FILE`: a model that was trained elsewhere, judged and served here."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.access.logic import Principal
+from agents.artifacts import MAX_MODEL_BYTES, ArtifactStore, check_in_child, load_model
+from agents.config import Settings
+from agents.database.engine import make_engine, session_factory
+from agents.database.migrate import upgrade
+from agents.registry.service import Registry
+from agents.retraining.data import KIND, manifest, packed, unpacked
+from agents.retraining.environment import environment
+from agents.retraining.importance import permutation_importances
+from agents.retraining.register import check_champion, check_retention, find_champion, record_run
+from agents.retraining.scoring import score
+from agents.retraining.submission import Submission, register_candidate
+from agents.retraining.table import read_table
+from agents.retraining.threads import computing, limited_threads
+from agents.retraining.trainer import Candidate, event_times_ms
+from agents.retraining.validation import validate
+from schemas import specification
+from schemas.codec import derived_id, encode, utc
+from schemas.errors import ArtifactError, TrainingError
+from schemas.inheritance import resolved_text
+from streams.kafka.config import KafkaConfig
+
+
+def register_given(
+    settings: Settings,
+    kafka: KafkaConfig | None,
+    directory: Path,
+    artifact: Path,
+    data: Path | None,
+    *,
+    actor: str,
+    by: Principal | None = None,
+) -> dict[str, Any]:
+    """Register a skops file as a version of the model that ``driftline.toml`` in `directory` describes.
+
+    Parameters
+    ----------
+    artifact : Path
+        A skops file; opened in a limited child process first.
+    data : Path
+        Labelled rows that the model has not seen: it is judged on all of them, and its reference is theirs.
+
+    Returns
+    -------
+    dict
+        As `register_project`.
+
+    Raises
+    ------
+    SpecificationError, TrainingError, TopicError, ConflictError
+    ArtifactError
+        The file cannot be read, holds types that are not allowed, or does not predict these features.
+    """
+    started_at, started = datetime.now(UTC), time.monotonic()
+    spec_text = resolved_text(directory / specification.FILE_NAME)
+    spec = specification.parse(spec_text, file=str(directory / specification.FILE_NAME))
+    if kafka is not None:
+        check_retention(kafka, spec)
+    if data is None:
+        raise TrainingError(
+            "a model from elsewhere is judged on labelled rows it has not seen, and none were given",
+            where="driftline register --artifact",
+            remedy="give them with --data FILE",
+        )
+    model_bytes = _read(artifact)
+    engine = make_engine(settings.database)
+    upgrade(engine)
+    sessions = session_factory(engine, acts_for=by)
+    artifacts = ArtifactStore.of(settings)
+    registry = Registry(sessions, artifacts)
+    with session_factory(engine, read_only=True)() as session:
+        _, champion = find_champion(registry, session, spec.name)
+    kept = packed(read_table(data, spec, also=champion.spec.features if champion is not None else {}))
+    table = unpacked(kept)
+    sha, allowed = artifacts.put(model_bytes, "model"), spec.model.allowed_types
+    check_in_child(artifacts, sha, features=spec.features, allowed=allowed)
+    estimator = load_model(artifacts, sha, allowed)
+    times = event_times_ms(table, spec)
+    held = table[spec.data.label].notna().to_numpy(dtype=bool)
+    if int(held.sum()) < 2:
+        raise TrainingError("one labelled row is not enough", where=str(data))
+    with limited_threads():
+        rows = table[held].reset_index(drop=True)
+        candidate = Candidate(
+            spec=spec,
+            estimator=estimator,
+            model_bytes=model_bytes,
+            table=table,
+            heldout=np.asarray(held),
+            scored=score(spec, estimator, rows[spec.columns()]),
+            cutoff_ms=int(times.min()),
+            importances=permutation_importances(spec, estimator, rows, seed=0),
+            reused=(),
+            project_checks=None,
+        )
+        compute = computing()
+        _, verdict = validate(artifacts, candidate, champion)
+        reference = artifacts.put(encode(candidate.reference()), "reference")
+    run_id = derived_id("given", spec.name, sha, started_at.isoformat())
+    submission = Submission(
+        spec_text=spec_text,
+        artifact=sha,
+        reference=reference,
+        code={"artifact": None, "tree": None, "commit": None},
+        dataset=manifest(table, spec, registered=artifacts.put(kept, KIND), as_of_ms=None),
+        environment=environment(),
+        compute=compute,
+        candidate=candidate,
+        verdict=verdict,
+        seed=0,
+        champion=champion.version if champion is not None else None,
+        run_id=run_id,
+        actor=actor,
+        at=utc(int(times.max())),
+    )
+    with sessions.begin() as session:
+        registry.register_model(session, spec_text, actor, at=submission.at)
+        check_champion(registry, session, spec.name, champion)
+        version = register_candidate(registry, session, submission)
+        decision = registry.submit(session, submission.command(version))
+        record_run(session, submission, version, decision, started_at)
+    return {
+        "model": spec.name,
+        "version": version,
+        "decision": decision,
+        "reason": verdict.reason,
+        "run_id": run_id,
+        "rows": 0,
+        "heldout": int(held.sum()),
+        "metrics": verdict.report["metrics"]["candidate"],
+        "artifact": sha,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise ArtifactError(f"larger than the {MAX_MODEL_BYTES} bytes that are accepted", where=str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot be read: {error.strerror}", where=str(path), remedy="name a skops file") from error

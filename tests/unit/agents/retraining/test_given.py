@@ -1,0 +1,54 @@
+"""A model that was trained elsewhere is judged and registered like any other; an unsafe one never is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import skops.io
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OrdinalEncoder
+
+from agents.artifacts import ArtifactStore
+from agents.config import load_settings
+from agents.database.engine import make_engine, session_factory
+from agents.registry.service import Registry
+from agents.retraining.given import register_given
+from agents.retraining.rebuild import rebuild
+from schemas.errors import ArtifactError, NotFoundError, TrainingError, TransitionError
+from tests.unit.agents.retraining.projects import SPEC
+from tests.unit.agents.retraining.tables import toy_table
+
+
+def test_a_model_from_elsewhere(tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path / "home", artifacts_url="", database_url="", archive_url="")
+    (tmp_path / "driftline.toml").write_text(SPEC)
+    data, file = tmp_path / "unseen.csv", tmp_path / "model.skops"
+    learnt = toy_table(5)
+    toy_table(10, first_day=5).to_csv(data, index=False)
+    model = make_pipeline(OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1), LogisticRegression())
+    columns = ["x", "noise", "region"]
+    sessions = session_factory(make_engine(settings.database))
+    registry = Registry(sessions, ArtifactStore.of(settings))
+
+    file.write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(ArtifactError, match="not a skops file"):
+        register_given(settings, None, tmp_path, file, data, actor="ann")
+    skops.io.dump(make_pipeline(FunctionTransformer(print), LogisticRegression()), file)
+    with pytest.raises(ArtifactError, match="not allowed"):
+        register_given(settings, None, tmp_path, file, data, actor="ann")
+    with pytest.raises(TrainingError, match="none were given"):
+        register_given(settings, None, tmp_path, file, None, actor="ann")
+    with sessions() as session, pytest.raises(NotFoundError):
+        registry.versions(session, "toy")
+
+    skops.io.dump(model.fit(learnt[columns], learnt["y"]), file)
+    done = register_given(settings, None, tmp_path, file, data, actor="ann")
+    assert (done["version"], done["decision"], done["heldout"]) == (1, "initial", 1500)
+    with sessions() as session:
+        found = registry.version(session, "toy", 1)
+    assert found.champion
+    assert registry.artifacts.get(found.artifact) == file.read_bytes()
+    with pytest.raises(TransitionError, match="trained elsewhere"):
+        rebuild(settings, "toy", 1, here=True)
