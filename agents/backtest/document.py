@@ -16,6 +16,7 @@ from agents.backtest.replay import Retraining, World
 from schemas.codec import iso, to_ms, utc
 from schemas.events import Alert
 from schemas.reference import ReferenceStatistics
+from schemas.specification import Specification
 
 if TYPE_CHECKING:
     from agents.backtest.run import BacktestOptions
@@ -104,9 +105,22 @@ def document_of(outcome: Outcome) -> dict[str, Any]:
             {"version": version, "count": len(refused.rows), "reason": refused.reason}
             for version, refused in sorted(live.refused.items())
         ],
-        "remarks": history.remarks + _not_shown(judged),
+        "remarks": history.remarks + _not_shown(judged) + _thin(live, spec),
         "seconds": round(outcome.seconds, 2),
     }
+
+
+def _thin(live: World, spec: Specification) -> list[str]:
+    """Where hardly a window has the labels that quality is judged on, silence says nothing."""
+    least = spec.alarms.minimum_labelled
+    held = [m.n for m in live.monitor.quality if m.segment is None and m.state == "closed"]
+    enough = sum(1 for n in held if n >= least)
+    if not held or enough * 10 >= len(held):
+        return []
+    return [
+        f"{len(held) - enough} of {len(held)} windows hold fewer than {least} labelled rows, and quality is not "
+        "judged in them: name longer windows ([metrics] windows), or lower [alarms] minimum_labelled"
+    ]
 
 
 def _not_shown(judged: Judged) -> list[str]:

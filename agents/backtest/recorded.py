@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from agents.backtest.intake import PREDICTION, PROBABILITY, ROW, VERSION, numbers_of, scalars_of
 from agents.backtest.leftout import LeftOut
+from agents.retraining.shares import sides
 from schemas.errors import TrainingError
 from schemas.events import Label
 from schemas.specification import Specification
@@ -81,7 +82,19 @@ def recorded_of(
         left.add("values", "the probability is none between 0 and 1", rows[strange])
         probabilities = [None if value is _STRANGE else value for value in probabilities]
     versions, names = _versions(frame)
+    if PROBABILITY not in frame.columns and spec.task == "binary" and _are_shares(predictions):
+        # As in traffic: the model says the probability itself.
+        negative, positive = sides(spec)
+        probabilities = [float(value) for value in predictions]
+        threshold = spec.model.threshold
+        predictions = [positive if share >= threshold else negative for share in probabilities]
     return Recorded(predictions, probabilities, versions, names), frame
+
+
+def _are_shares(predictions: list[Any]) -> bool:
+    """Whether all are numbers from 0 to 1, and not all of them whole: probabilities, no classes."""
+    numbers = all(isinstance(value, int | float) and 0 <= value <= 1 for value in predictions)
+    return numbers and any(0 < value < 1 for value in predictions)
 
 
 _STRANGE: Any = object()

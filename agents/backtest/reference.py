@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from agents.backtest.answers import Answers
@@ -10,6 +11,7 @@ from agents.retraining.trainer import event_times_ms, plain_values
 from schemas.codec import iso, utc
 from schemas.errors import TrainingError
 from schemas.reference import ReferenceStatistics
+from streams.dependence import explained
 from streams.panes import class_key
 from streams.reference import compile_reference
 
@@ -39,9 +41,10 @@ def recorded_reference(history: History, first: int, until_ms: int) -> Reference
         labels = (value for value in plain_values(table[spec.data.label]) if value is not None)
         classes = tuple(sorted({class_key(value) for value in labels}))
     scored = answers.at(rows, classes)
-    return compile_reference(
+    features = {name: plain_values(table[name]) for name in spec.features}
+    reference = compile_reference(
         spec,
-        {name: plain_values(table[name]) for name in spec.features},
+        features,
         labels=plain_values(table[spec.data.label]),
         predictions=answers.predictions[:first],
         scores=scored.scores,
@@ -50,3 +53,6 @@ def recorded_reference(history: History, first: int, until_ms: int) -> Reference
         classes=classes,
         segments={name: plain_values(table[name]) for name in spec.data.segments},
     )
+    # As of models that are watched: without the model, a feature matters by what it explains of the answers.
+    said = answers.predictions[:first] if scored.scores is None else scored.scores
+    return msgspec.structs.replace(reference, importances=explained(reference, features, said))

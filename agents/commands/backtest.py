@@ -50,6 +50,8 @@ def backtest(  # noqa: PLR0917
     from agents.backtest.run import BacktestOptions, run_backtest
     from agents.commands.lines import moment
 
+    if report is not None:
+        _make_room(report)
     options = BacktestOptions(
         project=directory,
         data=data,
@@ -67,7 +69,6 @@ def backtest(  # noqa: PLR0917
     if report is not None:
         from agents.backtest.report import render
 
-        report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(render(found), encoding="utf-8")
     if as_json:
         document(found)
@@ -75,6 +76,26 @@ def backtest(  # noqa: PLR0917
         _say(found)
     if report is not None:
         note(f"Report: {report}")
+
+
+def _make_room(report: Path) -> None:
+    """See before the replay, not after it, that the report can be written.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    from schemas.errors import ConfigurationError
+
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the report cannot be written: {error.strerror}",
+            where=f"--report {report}",
+            remedy="name a file in a folder that you may write to",
+        ) from error
 
 
 def _say(found: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from agents.database.migrate import upgrade
 from agents.registry import watched
 from agents.registry.service import Registry
 from agents.retraining.members import Member
+from agents.retraining.shares import share_of_maps, sides
 from agents.retraining.table import normalise, read_frame
 from agents.retraining.trainer import event_times_ms, plain_values
 from schemas import fleets
@@ -206,7 +207,8 @@ def reference_of_frame(frame: pd.DataFrame, spec: Specification, where: str) -> 
     guesses = plain_values(frame[PREDICTION].iloc[order].reset_index(drop=True))
     scores = None
     if PROBABILITY in frame.columns:
-        scores = _probabilities(frame[PROBABILITY].iloc[order], f"{where} [{PROBABILITY}]")
+        column = share_of_maps(frame[PROBABILITY].iloc[order], guesses, spec)
+        scores = _probabilities(column, f"{where} [{PROBABILITY}]")
     statistics = compile_watched(spec, table, guesses, scores, where=where)
     return statistics, len(table), int(table[data.label].notna().sum())
 
@@ -218,7 +220,7 @@ def _probabilities(column: pd.Series[Any], where: str) -> np.ndarray[Any, np.dty
         raise TrainingError(
             f"a probability is no number: {error}",
             where=where,
-            remedy="binary: that of the positive class; multiclass: of the predicted class",
+            remedy="binary: of the positive class; multiclass: of the predicted one; or a map of class to number",
         ) from error
     known = values[np.isfinite(values)]
     if ((known < 0) | (known > 1)).any():
@@ -296,7 +298,9 @@ def _task_types(
         try:
             return guesses.astype(np.float64), None
         except (TypeError, ValueError) as error:
-            raise TrainingError(f"a prediction is no number: {error}", where=where) from error
+            raise TrainingError(
+                f"a prediction is no number: {error}", where=where, remedy="write numbers: the task is regression"
+            ) from error
     if scores is not None and not np.isfinite(scores).any():
         scores = None
     if spec.task == "binary" and scores is None and guesses.dtype == np.float64:
@@ -304,14 +308,9 @@ def _task_types(
         if between.any() and ((guesses >= 0) & (guesses <= 1)).all():
             # As in traffic: the model says the probability itself.
             scores = guesses
-            negative, positive = _sides(spec)
+            negative, positive = sides(spec)
             guesses = np.array([positive if s >= spec.model.threshold else negative for s in values], dtype=object)
     return guesses, scores
-
-
-def _sides(spec: Specification) -> tuple[object, object]:
-    positive = spec.model.positive
-    return (0 if positive == 1 else f"not {positive}"), positive
 
 
 def _check_classes(spec: Specification, table: pd.DataFrame, known: np.ndarray[Any, Any], where: str) -> None:

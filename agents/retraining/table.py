@@ -6,6 +6,7 @@ missing values; rows stand in order of event time and id. Each mistake of a tabl
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,8 @@ def read_frame(path: Path, spec: Specification, *, option: str = "--data", text:
     import pandas as pd
 
     if not path.is_file():
-        raise TrainingError("no such file", where=str(path), remedy=f"name a Parquet or CSV file with {option}")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise TrainingError(what, where=str(path), remedy=f"name a Parquet or CSV file with {option}")
     texts = [*text, spec.data.id, *(name for name, kind in spec.features.items() if kind == "categorical")]
     texts += [name for name in spec.data.segments if name not in spec.features]
     try:
@@ -75,8 +77,14 @@ def read_frame(path: Path, spec: Specification, *, option: str = "--data", text:
         if path.suffix == ".csv" or path.name.endswith(".csv.gz"):
             # Ids and categories are text: "007" must not become 7.
             return pd.read_csv(path, dtype=dict.fromkeys(texts, "str"), low_memory=False)
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"the table cannot be read: {error}", where=str(path)) from error
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # the last two: a packed file that was cut off
+        kind = "Parquet" if path.suffix in {".parquet", ".pq"} else "CSV"
+        remedies = {
+            "Parquet": "write the file again, or give it as CSV",
+            "CSV": "write comma-separated rows in UTF-8 with one line of column names, or give a Parquet file",
+        }
+        said = str(error).strip()
+        raise TrainingError(f"the table cannot be read: {said}", where=str(path), remedy=remedies[kind]) from error
     raise TrainingError(
         f"{path.suffix or 'a file without suffix'} is not accepted",
         where=str(path),
@@ -157,7 +165,11 @@ def check_labels(frame: pd.DataFrame, spec: Specification, *, where: str) -> Non
         return
     classes = list(dict.fromkeys(class_key(value) for value in known.unique().tolist()))
     if len(classes) < 2:
-        raise TrainingError(f"all {len(known)} labels are {classes[0]!r}: there is nothing to tell apart", where=column)
+        raise TrainingError(
+            f"all {len(known)} labels are {classes[0]!r}: there is nothing to tell apart",
+            where=column,
+            remedy="give more rows, or rows of a longer time",
+        )
     if spec.task == "binary":
         positive = class_key(spec.model.positive)
         if len(classes) > 2 or positive not in classes:

@@ -277,10 +277,15 @@ class _Regressed:
         by_bin: dict[str, list[float]] = {}
         for name in estimable(self.plan.spec):
             loss = loss_of(name, self.miss[rows])
-            if loss is None or not math.isfinite(mean := float(loss.mean())) or mean <= 0:
+            if loss is None:
+                continue
+            # One absurd label may lie beyond what squares can hold: nothing is estimated then.
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean, spread = float(loss.mean()), float(np.var(loss))
+            if not (mean > 0 and mean * mean < math.inf and spread < math.inf):
                 continue
             base, weights = fit_weights(codes, loss)
-            losses[name] = (base, float(np.var(loss)) / mean**2, weights)
+            losses[name] = (base, spread / (mean * mean), weights)
             by_bin[name] = _rounded(self._by_bin(rows, loss).tolist())
         reference = EstimateReference(losses=losses, bin_losses=by_bin, bin_errors=self._bin_errors(rows, used))
         levels = {}
@@ -301,12 +306,13 @@ class _Regressed:
     def _bin_errors(self, rows: Mask, used: Mask) -> tuple[float, list[float], list[float]]:
         """Of absolute errors: variance of one event's in squared means, means by bin, information by bin."""
         error = np.abs(self.miss[rows])
-        mean = float(error.mean()) if len(error) else 0.0
-        if not 0 < mean < math.inf:
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, spread = (float(error.mean()), float(np.var(error))) if len(error) else (0.0, 0.0)
+        if not (mean > 0 and mean * mean < math.inf and spread < math.inf):
             return (0.0, [], [])
         (code, size), inside = self.codes[0], rows & (self.blocks >= 0)
         blocks = np.bincount(self.blocks[inside] * size + code[inside], minlength=self.size * size)
-        ratio = float(f"{float(np.var(error)) / mean**2:.6g}")
+        ratio = float(f"{spread / (mean * mean):.6g}")
         n = blocks.reshape(self.size, size)[used].astype(np.float64)
         return ratio, _rounded(self._by_bin(rows, error).tolist()), _rounded(information_of(n, ratio).tolist())
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from agents.backtest.report import render
 from agents.backtest.run import replay, run_backtest
-from agents.backtest.shuffled import shuffle
+from agents.backtest.shuffled import estimate, shuffle
 from agents.cli import app
 from schemas.codec import to_ms
 from schemas.errors import TrainingError
@@ -89,7 +89,7 @@ def test_what_is_decided_does_not_know_what_comes(tmp_path: Path, story: dict[st
 
 def test_the_same_history_gives_the_same_document(tmp_path: Path) -> None:
     """However the rows of the file stand."""
-    table = turned(34)
+    table = turned(24, at=18)
     one, other = (
         run_backtest(options(tmp_path / name, rows, frozen=True))
         for name, rows in (("one", table), ("other", table.sample(frac=1.0, random_state=3)))
@@ -111,7 +111,7 @@ def test_with_people_who_approve_nobody_is_promoted(tmp_path: Path) -> None:
 
 def test_a_successor_that_harms_is_brought_back_by_probation(tmp_path: Path) -> None:
     """The world turns round, a successor learns it, and the world turns back while it is on probation."""
-    parts = [(0, 20, 2.0), (20, 14, -2.0), (34, 16, 2.0)]
+    parts = [(0, 18, 2.0), (18, 14, -2.0), (32, 9, 2.0)]
     table = pd.concat([toy_table(days, 150, first_day=day, slope=slope) for day, days, slope in parts])
     found = run_backtest(options(tmp_path, table, settings=[*QUICK, ("retraining.probation", "6d")]))
     decisions = [(run["decision"], run["trigger"], run["version"]) for run in found["retrainings"]]
@@ -122,7 +122,7 @@ def test_a_successor_that_harms_is_brought_back_by_probation(tmp_path: Path) -> 
     swap = next(swap for swap in found["swaps"] if swap["at"] == at)
     assert swap["version"] < back[0][2]
     assert "probation of 6d" in next(r["reason"] for r in found["retrainings"] if r["decision"] == "rolled-back")
-    assert found["events"] == (50 - TRAIN_DAYS) * 150
+    assert found["events"] == (41 - TRAIN_DAYS) * 150
     assert found["accounting"]["predictions"] > found["events"]  # the champion before answered in shadow
 
 
@@ -151,7 +151,7 @@ def test_what_steps_print_stays_out_of_the_document(tmp_path: Path) -> None:
 
 
 def test_frozen_trains_once_and_asks_in_vain(tmp_path: Path) -> None:
-    found = run_backtest(options(tmp_path, turned(), frozen=True))
+    found = run_backtest(options(tmp_path, turned(32), frozen=True))
     assert [run["decision"] for run in found["retrainings"]] == ["initial"]
     assert found["mode"] == "frozen"
     assert found["requests"]
@@ -195,8 +195,7 @@ def test_other_rules_over_the_same_history(tmp_path: Path) -> None:
 
 
 def test_shuffled_panes_hold_the_same_rows_and_no_trend(tmp_path: Path) -> None:
-    asked = options(tmp_path, answered(turned(60, 40)), shuffles=2)
-    outcome = replay(asked)
+    outcome = replay(options(tmp_path, answered(turned(60, 40)), shuffles=2))
     mixed, until = shuffle(outcome.history, outcome.frozen.answers, outcome.first, seed=1)
     history = outcome.history
     assert sorted(mixed.ids) == sorted(history.ids[outcome.first :])
@@ -212,7 +211,7 @@ def test_shuffled_panes_hold_the_same_rows_and_no_trend(tmp_path: Path) -> None:
         assert mixed.recorded is not None
         assert mixed.recorded.predictions[row] == outcome.frozen.answers.predictions[old]
     assert mixed.times_ms[0] < until < mixed.times_ms[-1]
-    found = run_backtest(asked)["alarms"]["shuffled"]
+    found = estimate(history, outcome.frozen.answers, outcome.first, shuffles=2, seed=0, core="auto")
     assert len(found["incidents"]) == 2
     assert found["tolerated_per_30d"] == 1.0
     assert found["interval_per_30d"][0] <= found["per_30d"] <= found["interval_per_30d"][1]
@@ -238,6 +237,41 @@ def test_the_command_prints_one_document_and_writes_a_report(tmp_path: Path) -> 
     assert "<svg" in html
     assert "<script" not in html
     assert "http" not in html.replace('lang="en"', "")
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_replay(tmp_path: Path) -> None:
+    asked = options(tmp_path, toy_table(16, 40))
+    arguments = [
+        *("backtest", str(asked.project), "--data", str(asked.data)),
+        *("--train-until", "2024-01-15", "--json"),
+    ]
+    (tmp_path / "file").write_text("")
+    for report in (tmp_path, tmp_path / "file" / "report.html"):
+        result = CliRunner().invoke(app, [*arguments, "--report", str(report)])
+        error = json.loads(result.stdout)["error"]
+        assert (result.exit_code, "cannot be written" in error["what"]) == (2, True)
+        assert str(report) in error["where"]
+        assert "Training" not in result.stderr
+
+
+def test_windows_too_thin_to_be_judged_are_remarked_on(tmp_path: Path) -> None:
+    found = run_backtest(options(tmp_path, answered(toy_table(17, 60))))
+    assert "hold fewer than 100 labelled rows" in found["remarks"][0]
+    assert run_backtest(options(tmp_path / "more", answered(toy_table(17, 120))))["remarks"] == []
+
+
+def test_predictions_that_are_probabilities_are_taken_as_in_traffic(tmp_path: Path) -> None:
+    table = answered(turned(30))
+    whole = run_backtest(options(tmp_path / "whole", table))
+    bare = table.drop(columns="probability").assign(prediction=table["probability"])
+    found = run_backtest(options(tmp_path / "bare", bare))
+    for key in ("summary", "series", "incidents", "alarms"):
+        assert found[key] == whole[key], key
+
+
+def test_a_file_with_predictions_knows_what_features_matter(tmp_path: Path) -> None:
+    reference = replay(options(tmp_path, answered(toy_table(17, 120)))).reference
+    assert reference.importances["x"] > 0.5 > reference.importances["noise"]
 
 
 def test_the_report_tells_incidents_variants_and_what_was_left_out(story: dict[str, Any]) -> None:

@@ -104,6 +104,17 @@ def test_other_tasks_are_trained_watched_and_retrained(tmp_path: Path, task: str
     assert any(row["segment"] for row in found["series"])
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # of numpy and scipy, and rightly so
+@pytest.mark.parametrize("row", [100, 2000])
+def test_an_absurd_label_costs_no_run(tmp_path: Path, row: int) -> None:
+    """Squares of it are infinite: learnt from or not, the replay goes on."""
+    table = story("regression")
+    table.loc[row, "y"] = 1e300
+    found = run_backtest(asked(tmp_path, "regression", table))
+    assert found["labelled"] == 1200
+    assert "failed" not in {run["decision"] for run in found["retrainings"]}
+
+
 def test_classes_that_somebody_else_predicts(tmp_path: Path) -> None:
     table = story("multiclass")
     number = np.digitize(table["x"], [-0.5, 0.5])

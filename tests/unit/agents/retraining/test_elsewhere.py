@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +165,26 @@ _FLAT = np.array([300, 300, 300])
 def test_days_are_stable_or_it_is_said_why_not(days: list[Day], second: np.ndarray, expected: str | None) -> None:
     found = instability(days, _FLAT, second)
     assert found is None if expected is None else (found or "").startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["past.parquet", "past.csv"])
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_probabilities_may_be_maps_as_in_traffic(tmp_path: Path, task: str, name: str) -> None:
+    """Of a map the number that counts is taken: the file says the same as one with numbers."""
+    spec = spec_of(task, "accuracy")
+    table = past()
+    one = table["probability"]
+    if task == "multiclass":
+        table[["prediction", "y"]] = table[["prediction", "y"]].map(lambda value: "no" if value == 0 else "yes")
+        table["probability"] = np.where(table["prediction"] == "yes", one, 1 - one)
+    keys = ("0", "1") if task == "binary" else ("no", "yes")
+    maps = table.assign(probability=[dict(zip(keys, (1 - p, p), strict=True)) for p in one])
+    if name.endswith("csv"):
+        maps["probability"] = maps["probability"].map(json.dumps)
+    references = []
+    for folder, rows in (("numbers", table), ("maps", maps)):
+        file = tmp_path / folder / name
+        file.parent.mkdir()
+        rows.to_csv(file, index=False) if name.endswith("csv") else rows.to_parquet(file, index=False)
+        references.append(reference_of_file(file, spec)[0])
+    assert references[0] == references[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,20 @@ def test_labels_take_one_type_whatever_file_they_come_from(labels: list[Any], dt
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"no parquet")
     (tmp_path / "t.xlsx").write_bytes(b"")
-    for name, words in (("t.parquet", "cannot be read"), ("t.xlsx", "not accepted"), ("absent.csv", "no such file")):
-        with pytest.raises(TrainingError, match=words):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "empty.csv").write_bytes(b"")
+    (tmp_path / "latin.csv").write_bytes("id,at\nMünchen,1\n".encode("latin-1"))
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"id,at\n" * 1000)[:-20])
+    mistakes = {
+        "t.parquet": "cannot be read", "t.xlsx": "not accepted", "absent.csv": "no such file",
+        "folder.csv": "is a folder", "empty.csv": "cannot be read", "latin.csv": "cannot be read",
+        "cut.csv.gz": "cannot be read",
+    }  # fmt: skip
+    for name, words in mistakes.items():
+        with pytest.raises(TrainingError, match=words) as caught:
             read_table(tmp_path / name, SPECIFICATION)
+        assert name in caught.value.where
+        assert caught.value.remedy
 
 
 def test_categories_of_a_csv_stay_text(tmp_path: Path) -> None:
