@@ -46,7 +46,7 @@ CUSUM_SHARE: Final = 0.15
 SEQUENTIAL_SHARE: Final = 0.05
 SHAPES: Final = 3
 """Checks of one feature's shape: range or new categories, vanished categories, standing still."""
-MOST_P: Final = 0.01
+MOST_P: Final = 0.05
 """However generous the budget: a single test is never looser than this."""
 LEAST_P: Final = 1e-9
 SMALLEST_P: Final = 1e-30

@@ -39,7 +39,7 @@ class Memory:
                 try:
                     key, answer = json.loads(line)
                 except ValueError:
-                    continue  # a line that was being written when the run was stopped
+                    continue  # empty, or being written when the run was stopped
                 known[key] = answer
         return self._known[name]
 
@@ -51,7 +51,8 @@ class Memory:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(pair)}\n" for pair in answers.items())
+            # The line break comes first: it also ends what a stopped run left half written.
+            file.writelines(f"\n{json.dumps(pair)}" for pair in answers.items())
 
     def _path(self, name: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{name}.jsonl"

@@ -36,7 +36,9 @@ JUDGED = ("abrupt", "gradual")
 """Kinds whose delays are in the ratios."""
 KINDS = (*GENERATED, *REAL, "fleet")
 COSTLY_PART = 4
-"""Slow contenders get a quarter of the streams."""
+"""Slow contenders get a quarter of the streams,"""
+COSTLY_STEPS = 5
+"""and fewer steps of the bisection."""
 
 
 def contenders() -> list[Contender]:
@@ -112,7 +114,8 @@ def run(
             try:
                 if twin not in settings:
                     like = kind if kind in TWINS else "stationary"
-                    settings[twin] = calibrate(contender, streams_of(like, contender, TWIN_SEED), rate, steps)
+                    tried = min(steps, COSTLY_STEPS) if contender.costly else steps
+                    settings[twin] = calibrate(contender, streams_of(like, contender, TWIN_SEED), rate, tried)
                     at = settings[twin]
                     note(
                         f"detection: {contender.name} like {like}: {contender.knob} {at.setting:.4g}, "

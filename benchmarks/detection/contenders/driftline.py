@@ -60,7 +60,7 @@ class Driftline:
     name = "driftline"
     knob = "budget"
     default = 1 / 30
-    shy = 1e-6
+    shy = 1e-3
     eager = 30.0
     costly = False
 

@@ -13,6 +13,7 @@ from benchmarks.detection.contenders.base import Alarms
 from benchmarks.detection.contenders.driftline import Driftline
 from benchmarks.detection.contenders.elsewhere import AlibiDetect, Evidently, NannyML
 from benchmarks.detection.equal import calibrate
+from benchmarks.detection.memory import Memory, Remembered
 from benchmarks.detection.run import run
 from benchmarks.detection.scoring import LONGEST, episodes, score
 from benchmarks.detection.streams import GENERATED, TWINS, stationary
@@ -91,10 +92,17 @@ class _Threshold:
     def prepare(self, cache: Path) -> str:
         return "1"
 
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
     def about(self) -> dict[str, object]:
         return {}
 
+    def code(self) -> list[Path]:
+        return [Path(__file__)]
+
     def alarms(self, streams: Sequence[Stream], setting: float) -> list[Alarms]:
+        self.asked += [stream.seed for stream in streams]
         return [[at for at, rows in enumerate(s.live) if rows.errors.mean() > setting] for s in streams]
 
 
@@ -104,6 +112,38 @@ def test_calibration_finds_the_most_eager_setting_below_the_rate() -> None:
     assert 0 < found.found.rate <= 1 / 60
     closer = score(twins, _Threshold().alarms(twins, found.setting * 0.97))
     assert closer.rate > 1 / 60
+
+
+def test_what_was_answered_once_is_not_asked_again(tmp_path: Path) -> None:
+    made = [TWINS["abrupt"](seed, 50) for seed in range(3)]
+    whole = _Threshold().alarms(made, 0.2)
+
+    def asked(streams: Sequence[Stream], setting: float) -> tuple[list[int], list[Alarms]]:
+        contender = _Threshold()
+        remembered = Remembered(contender, Memory(tmp_path))
+        remembered.prepare(tmp_path)
+        return contender.asked, remembered.alarms(streams, setting)
+
+    assert asked(made[:2], 0.2) == ([0, 1], whole[:2])
+    kept = tmp_path / "threshold.jsonl"
+    kept.write_text(kept.read_text() + '["half a li')  # stopped while it was being written
+    # The same rows made again are the same stream; another setting is another question.
+    assert asked([TWINS["abrupt"](seed, 50) for seed in range(3)], 0.2) == ([2], whole)
+    assert asked(made[:1], 0.1)[0] == [0]
+
+
+def test_numbers_are_judged_at_any_setting_after_one_run(tmp_path: Path) -> None:
+    class Numbers(_Threshold):
+        def scores(self, streams: Sequence[Stream]) -> list[list[float]]:
+            self.asked += [stream.seed for stream in streams]
+            return [[float(rows.errors.mean()) for rows in stream.live] for stream in streams]
+
+    stream, contender = TWINS["abrupt"](1, 50), Numbers()
+    remembered = Remembered(contender, Memory())
+    remembered.prepare(tmp_path)
+    assert remembered.alarms([stream], 0.2) == _Threshold().alarms([stream], 0.2)
+    assert remembered.alarms([stream], 0.1) == _Threshold().alarms([stream], 0.1)
+    assert contender.asked == [1]
 
 
 def test_ours_tells_of_a_jump_through_the_production_code() -> None:
