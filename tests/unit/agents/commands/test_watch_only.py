@@ -90,23 +90,21 @@ def test_what_needs_the_model_is_refused(project: Path) -> None:
         assert error["remedy"]
 
 
-@pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        (["--monitor-only"], "needs something to compare with"),
-        (["--monitor-only", "--reference", "past.csv", "--reference-window", "14d"], "two references"),
-        (["--monitor-only", "--data", "past.csv"], "nothing is trained"),
-        (["--monitor-only", "--seasons", "past.csv", "--reference", "past.csv"], "--seasons goes with --data"),
-        (["--reference", "past.csv"], "--reference belongs to --monitor-only"),
-        (["--monitor-only", "--reference-window", "1h"], "no time to learn from"),
-        (["--monitor-only", "--reference-window", "soon"], "soon"),
-        (["--monitor-only", "--reference-window", "14d", "--version", "rc1"], "learnt for all versions"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(
-    project: Path, options: list[str], what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+MISMATCHED = [
+    (["--monitor-only"], "needs something to compare with"),
+    (["--monitor-only", "--reference", "past.csv", "--reference-window", "14d"], "two references"),
+    (["--monitor-only", "--data", "past.csv"], "nothing is trained"),
+    (["--monitor-only", "--seasons", "past.csv", "--reference", "past.csv"], "--seasons goes with --data"),
+    (["--reference", "past.csv"], "--reference belongs to --monitor-only"),
+    (["--monitor-only", "--reference-window", "1h"], "no time to learn from"),
+    (["--monitor-only", "--reference-window", "soon"], "soon"),
+    (["--monitor-only", "--reference-window", "14d", "--version", "rc1"], "learnt for all versions"),
+]
+
+
+def test_options_that_do_not_go_together_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    error = run("register", str(project), *options, code=2)["error"]
-    assert what in error["what"]
-    assert error["where"]
+    for options, what in MISMATCHED:
+        error = run("register", str(project), *options, code=2)["error"]
+        assert what in error["what"], options
+        assert error["where"]
