@@ -536,7 +536,7 @@ class Detectors:
         p, unsure, freedom = self.allowance.cusum, errors.unsure / errors.own, errors.freedom
         # The reference is a sample: what it may be off by, pane after pane, must not add up to an alarm.
         allowance = _ALLOWANCE + 2 * unsure
-        limit = cal.cusum_limit(p, allowance, freedom)
+        limit = cal.cusum_limit(p, allowance)
         most = min(cal.cusum_limit(p * _FAR, allowance, freedom), _MOST_LIMITS * limit)
         at = _at(name, level, n=loss.n, panes=1, noise=0.0)
         state = self.pages.setdefault(name, PageState())

@@ -23,7 +23,7 @@ from streams.drift.scatter import (
 )
 from streams.panes import PanePlan
 from streams.seasons import LEAST_ROWS, season_psi
-from streams.weekdays import DAY_MS, DAYS, LEAST_SPAN_MS, weekday_weights
+from streams.weekdays import DAY_MS, DAYS, LEAST_PANES, LEAST_SPAN_MS, weekday_weights
 
 EXPLAINED: Final = 0.5
 """Part of what windows differ by that weekdays have to explain, at least."""
@@ -61,6 +61,10 @@ class WeekLearner:
         if not self._asked:
             return
         rows = coded.rows if coded.missing is None else coded.rows & ~coded.missing
+        # Scores and labels may be known of fewer days than the reference has: one Saturday is no Saturdays.
+        dates = np.unique(self._times[rows] // DAY_MS)
+        if np.bincount((dates + 3) % DAYS, minlength=DAYS).min() < LEAST_PANES:
+            return
         cells = self._day[rows] * coded.size + coded.codes[rows]
         days = np.bincount(cells, minlength=DAYS * coded.size).reshape(DAYS, coded.size)
         if (days.sum(axis=1) < LEAST_ROWS).any():

@@ -84,7 +84,9 @@ def page(browser: Browser, gateway: Gateway) -> Iterator[Page]:
 def test_a_line_is_drawn_for_every_version(page: Page) -> None:
     page.wait_for_function(f"({PIXELS})() > 20")
     assert page.evaluate(COLOURS) == 3
-    assert page.locator("#legend li").count() == 3
+    lines = page.locator("#legend li")
+    assert lines.filter(has_not_text="estimated").count() == 3
+    assert lines.filter(has_text="estimated").count() == 3
     page.hover("#chart .u-over", position={"x": 300, "y": 120})
     page.wait_for_selector(".tip:not([hidden])")
     assert "last 7d" not in page.inner_text(".tip")

@@ -15,6 +15,8 @@ from schemas.codec import decode, encode
 from schemas.events import DeltaRecord, Observation, PaneClosed
 from schemas.reference import MetricReference, ReferenceStatistics
 from streams.aggregate import AggregatePartition
+from streams.drift.scatter import Coded, drift_key
+from streams.drift.weekly import WeekLearner
 from streams.panes import PanePlan
 from streams.weekdays import on_weekday, shifted, weekly
 from tests.support.replay import DAY, watermark
@@ -125,6 +127,19 @@ def test_the_rhythm_is_part_of_a_reference_of_four_weeks_and_survives_its_file()
 
 
 # ------------------------------------------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize(("known_days", "learnt"), [(35, True), (28, True), (14, False), (7, False)])
+def test_weekdays_of_scores_need_weeks_with_scores(known_days: int, learnt: bool) -> None:
+    """The reference may be five weeks long and hold scores of the last one only."""
+    rng = np.random.default_rng(0)
+    days = np.repeat(np.arange(35), 300)
+    weekend = np.isin(days % 7, [2, 3])
+    codes = (rng.random(len(days)) < np.where(weekend, 0.7, 0.3)).astype(np.int64)
+    learner = WeekLearner(_learnt(14), days * DAY + 1)
+    coded = Coded("prediction", codes, 2, days >= 35 - known_days)
+    learner.take(coded, {drift_key("prediction", "1d", "excess"): 1.0})
+    assert bool(learner.days) == learnt
 
 
 def _panes(weeks: int, effects: list[float], noise: float, seed: int) -> list[float]:

@@ -175,7 +175,12 @@ def test_config_show_tells_where_a_setting_comes_from_and_hides_secrets(
     assert shown["settings"]["database_url"] == "postgresql://me:(hidden)@db/registry"
     assert shown["kafka"] == {"sasl.password": "(hidden)"}
     assert shown["specification"]["data"]["revision_horizon"] == "5d"
-    assert shown["specification"]["approval"] == {"mode": "auto", "approvers": 1}
+    assert shown["specification"]["approval"] == {
+        "mode": "auto",
+        "approvers": 1,
+        "four_eyes": False,
+        "expires": None,
+    }
     origins = {entry["name"]: entry["from"] for entry in shown_settings(Settings())}
     assert origins["database_url"] == "environment"
     assert origins["grace_ms"] == "default"
