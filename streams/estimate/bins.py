@@ -22,6 +22,7 @@ PANE_SPREAD: Final = 0.1
 SHRINK: Final = 50.0
 """Rows with the mean loss that a bin of the reference is drawn towards."""
 _MOST_STEP: Final = 1.0
+_LEAST: Final = 1e-300
 _FARTHEST: Final = 4.0
 
 
@@ -78,6 +79,8 @@ class BinFactors:
             return
         # What all bins do together is the level's to follow.
         expected = expected * (seen / whole)
+        if not (np.isfinite(expected) & (expected > _LEAST)).all():  # errors too small or too large to be divided
+            return
         some = max(reference.ratio, 0.5)
         weight = n + some  # events of the expected size beside the real ones: a bin may hold one, without an error
         off = np.log((errors + some * expected) / (weight * expected)) + reference.ratio * n / (2 * weight**2)
