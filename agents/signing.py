@@ -178,8 +178,13 @@ class KeyRing:
         return found
 
 
+def public_key_id(public: bytes) -> str:
+    """Id of a key: of the 32 bytes of its public half."""
+    return hashlib.sha256(public).hexdigest()[:16]
+
+
 def _key_id(key: Ed25519PublicKey) -> str:
-    return hashlib.sha256(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()[:16]
+    return public_key_id(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

@@ -126,7 +126,7 @@ class Keys:
             )
         )
         session.flush()
-        self._tell(session, ledger, by, "key-created", name, str(grant), key)
+        tell(session, ledger, by, "key-created", name, str(grant), key)
         self._grant(session, ledger, by, name, grant)
         return NewKey(key, token_text(key, secret))
 
@@ -147,7 +147,7 @@ class Keys:
             No admin would be left.
         """
         ledger = Ledger(session, self._clock())
-        found = [row for row in self._grants(session, name) if _of(row) == grant]
+        found = [row for row in _grant_rows(session, name) if _of(row) == grant]
         if not found:
             raise NotFoundError(
                 f"{name} has no {grant}", where="access", remedy="`driftline keys list` shows what there is"
@@ -156,7 +156,7 @@ class Keys:
             session.delete(row)
         session.flush()
         self._refuse_without_admin(session, ledger.now)
-        self._tell(session, ledger, by, "withdrawn", name, str(grant))
+        tell(session, ledger, by, "withdrawn", name, str(grant))
 
     def revoke(self, session: Session, which: str, *, by: Principal) -> list[str]:
         """Revoke a key by its id, or all of a name; returns their ids. Whoever is logged in with one is logged out.
@@ -181,7 +181,7 @@ class Keys:
             row.revoked_at, row.revoked_by = ledger.now, by.name
             session.execute(delete(SessionRow).where(SessionRow.key == row.id))
             session.flush()
-            self._tell(session, ledger, by, "key-revoked", row.name, "", row.id)
+            tell(session, ledger, by, "key-revoked", row.name, "", row.id)
         self._refuse_without_admin(session, ledger.now)
         return [row.id for row in rows]
 
@@ -192,7 +192,7 @@ class Keys:
             KeyInfo(
                 id=row.id,
                 name=row.name,
-                grants=[str(_of(grant)) for grant in self._grants(session, row.name)],
+                grants=[str(grant) for grant in grants_of(session, row.name)],
                 created_by=row.created_by,
                 created_at=row.created_at,
                 expires_at=row.expires_at,
@@ -236,7 +236,7 @@ class Keys:
                 where="access",
                 remedy="an admin makes another: `driftline keys create`",
             )
-        grants = tuple(_of(grant) for grant in self._grants(session, row.name))
+        grants = grants_of(session, row.name)
         return Principal(row.name, "key", authenticated=True, credential=row.id, grants=grants)
 
     def failed(self, session: Session, token: str) -> None:
@@ -247,14 +247,11 @@ class Keys:
     # ------------------------------------------------------------------------------------------- inside
 
     def _grant(self, session: Session, ledger: Ledger, by: Principal, name: str, grant: Grant) -> None:
-        if any(_of(row) == grant for row in self._grants(session, name)):
+        if grant in grants_of(session, name):
             return
         session.add(GrantRow(name=name, role=grant.role, pattern=grant.pattern, team=grant.team))
         session.flush()
-        self._tell(session, ledger, by, "granted", name, str(grant))
-
-    def _grants(self, session: Session, name: str) -> list[GrantRow]:
-        return list(session.scalars(select(GrantRow).where(GrantRow.name == name).order_by(GrantRow.id)))
+        tell(session, ledger, by, "granted", name, str(grant))
 
     def _known(self, session: Session, name: str) -> None:
         from agents.access.tables import SignerRow
@@ -286,21 +283,9 @@ class Keys:
                 remedy="make another admin's key first: `driftline keys create NAME --role admin`",
             )
 
-    def _tell(  # noqa: PLR0917
-        self,
-        session: Session,
-        ledger: Ledger,
-        by: Principal,
-        change: Change,
-        subject: str,
-        detail: str,
-        key: str | None = None,
-    ) -> None:
-        tell(session, ledger, by, change, subject, detail, key)
-
 
 def tell(  # noqa: PLR0917
-    session: Session, ledger: Ledger, by: Principal, change: Change, subject: str, detail: str, key: str | None
+    session: Session, ledger: Ledger, by: Principal, change: Change, subject: str, detail: str, key: str | None = None
 ) -> None:
     """Audit and publish a change of who may."""
     event = AccessChanged(
@@ -319,6 +304,15 @@ def tell(  # noqa: PLR0917
     )
     ledger.append(event, None)
     session.flush()
+
+
+def grants_of(session: Session, name: str) -> tuple[Grant, ...]:
+    """What a name may, in the order it was granted."""
+    return tuple(_of(row) for row in _grant_rows(session, name))
+
+
+def _grant_rows(session: Session, name: str) -> list[GrantRow]:
+    return list(session.scalars(select(GrantRow).where(GrantRow.name == name).order_by(GrantRow.id)))
 
 
 def _of(row: GrantRow) -> Grant:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -12,13 +11,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from agents.access.keys import Keys, tell
+from agents.access.keys import Keys, grants_of, tell
 from agents.access.logic import Grant, Principal, Role, checked_name, refuse
 from agents.access.signatures import check_signature, read_signature
-from agents.access.tables import GrantRow, SignerRow
+from agents.access.tables import SignerRow
 from agents.access.teams import team_of
 from agents.registry.ledger import Ledger
-from agents.signing import KeyRing
+from agents.signing import KeyRing, public_key_id
 from schemas.errors import ConfigurationError, ConflictError, DecodeError, NotFoundError
 from schemas.events import AnyRegistryCommand, EndProbation, ObserveVersion, RollBackModel, SubmitCandidate
 from streams.kafka.records import Record
@@ -80,7 +79,7 @@ class Signers:
                 remedy=f"--role belongs to everybody but {SYSTEM!r}",
             )
         ledger = Ledger(session, self._clock())
-        key = key_id(public)
+        key = public_key_id(public)
         if session.get(SignerRow, key) is not None:
             raise ConflictError(f"key {key} is known", where="access", remedy="`driftline principals list` shows it")
         session.add(SignerRow(id=key, name=name, public=public, note=note, added_by=by.name, added_at=ledger.now))
@@ -94,7 +93,7 @@ class Signers:
         """Believe the key of this home's agents, which is made where there is none. One that was revoked stays so."""
         pem = ring.public_pem()
         public = raw_public(pem)
-        if session.get(SignerRow, key_id(public)) is None:
+        if session.get(SignerRow, public_key_id(public)) is None:
             agents = Principal(SYSTEM, "system", authenticated=False)
             self.add(session, SYSTEM, pem, by=agents, note=f"agents of {ring.folder.parent.parent}")
 
@@ -123,7 +122,7 @@ class Signers:
             SignerInfo(
                 id=row.id,
                 name=row.name,
-                grants=[str(grant) for grant in _grants(session, row.name)],
+                grants=[str(grant) for grant in grants_of(session, row.name)],
                 note=row.note,
                 added_by=row.added_by,
                 added_at=row.added_at,
@@ -155,7 +154,9 @@ class Signers:
             return Principal("agents", "system", authenticated=True, credential=row.id)
         if command.actor != row.name:
             raise DecodeError(f"signed by {row.name}, the actor is {command.actor!r}", reason="actor")
-        found = Principal(row.name, "signer", authenticated=True, credential=row.id, grants=_grants(session, row.name))
+        found = Principal(
+            row.name, "signer", authenticated=True, credential=row.id, grants=grants_of(session, row.name)
+        )
         role = NEEDS.get(type(command), "approver")
         if not found.may(role, command.model, team_of(session, command.model)):
             raise DecodeError(refuse(found, role, command.model).what, reason="forbidden")
@@ -175,13 +176,3 @@ def raw_public(pem: bytes) -> bytes:
             "not an Ed25519 key", where="--public-key", remedy="openssl genpkey -algorithm ed25519 -out key.pem"
         )
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-
-
-def key_id(public: bytes) -> str:
-    """Id of a raw public key: as `agents.signing` has it."""
-    return hashlib.sha256(public).hexdigest()[:16]
-
-
-def _grants(session: Session, name: str) -> tuple[Grant, ...]:
-    rows = session.scalars(select(GrantRow).where(GrantRow.name == name).order_by(GrantRow.id))
-    return tuple(Grant(row.role, row.pattern, row.team) for row in rows)

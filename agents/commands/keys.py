@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from agents.commands.admin import admin
 from agents.commands.output import Command, Json, document, note, say, table
-
-if TYPE_CHECKING:
-    from agents.access.logic import Principal
-    from agents.config import Settings
-    from agents.database.engine import Sessions
 
 Name = Annotated[str, typer.Argument(help="Whose key: a person or a service.", show_default=False)]
 RoleOption = Annotated[str, typer.Option("--role", help="viewer, producer, approver or admin.", show_default=False)]
@@ -43,7 +39,7 @@ def create(
     from schemas.durations import parse_duration
 
     lasts = timedelta(milliseconds=parse_duration(expires, where="--expires")) if expires else None
-    sessions, by = _admin(recover=recover)
+    sessions, by = admin(recover=recover)
     with sessions.begin() as session:
         made = Keys().create(
             session,
@@ -75,7 +71,7 @@ def grant(
     from agents.access.logic import checked_grant
 
     wanted = checked_grant(role, model, team or None)
-    sessions, by = _admin()
+    sessions, by = admin()
     with sessions.begin() as session:
         change = Keys().withdraw if withdraw else Keys().grant
         change(session, name, wanted, by=by)
@@ -89,7 +85,7 @@ def listed(as_json: Json = False) -> None:
     """List the keys: whose they are, what they may, whether they are in force. Never the key itself."""
     from agents.access.keys import Keys
 
-    sessions, _ = _admin()
+    sessions, _ = admin()
     with sessions() as session:
         found = Keys().listed(session)
     if as_json:
@@ -116,33 +112,13 @@ def revoke(
     """Revoke a key, or all keys of a name: the next request with one is refused, sessions of the page end."""
     from agents.access.keys import Keys
 
-    sessions, by = _admin()
+    sessions, by = admin()
     with sessions.begin() as session:
         gone = Keys().revoke(session, which, by=by)
     if as_json:
         document({"revoked": gone})
     else:
         say(f"revoked: {', '.join(gone)}")
-
-
-def _admin(*, recover: bool = False) -> tuple[Sessions, Principal]:
-    """Sessions, and the admin who acts."""
-    from agents.access.acting import account, acting
-    from agents.access.logic import local_principal
-    from agents.config import load_settings
-
-    settings = load_settings()
-    by = local_principal(account()) if recover else acting(settings, "admin", "*")
-    return _sessions(settings, by), by
-
-
-def _sessions(settings: Settings, by: Principal) -> Sessions:
-    from agents.database.engine import make_engine, session_factory
-    from agents.database.migrate import upgrade
-
-    engine = make_engine(settings.database)
-    upgrade(engine)
-    return session_factory(engine, acts_for=by)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agents.commands.admin import admin
 from agents.commands.output import Command, Json, document, say, table
 
 if TYPE_CHECKING:
-    from agents.access.logic import Principal
-    from agents.database.engine import Sessions
     from agents.signing import KeyRing
 
 
@@ -35,7 +34,7 @@ def add(
     except OSError as error:
         raise ConfigurationError(f"cannot be read: {error.strerror}", where=str(public_key)) from error
     grant = checked_grant(role, model, team or None) if role else None
-    sessions, by = _admin()
+    sessions, by = admin()
     with sessions.begin() as session:
         key = Signers().add(session, name, pem, by=by, grant=grant, note=note)
     document({"id": key, "name": name}) if as_json else say(f"key {key} signs for {name}")
@@ -45,7 +44,7 @@ def listed(as_json: Json = False) -> None:
     """List the keys that sign, whose they are and what they may ask for."""
     from agents.access.signers import Signers
 
-    sessions, _ = _admin()
+    sessions, _ = admin()
     with sessions() as session:
         found = Signers().listed(session)
     if as_json:
@@ -71,7 +70,7 @@ def revoke(
     """Believe a key, or all keys of a name, no longer."""
     from agents.access.signers import Signers
 
-    sessions, by = _admin()
+    sessions, by = admin()
     with sessions.begin() as session:
         gone = Signers().revoke(session, which, by=by)
     document({"revoked": gone}) if as_json else say(f"revoked: {', '.join(gone)}")
@@ -81,7 +80,7 @@ def rotate(as_json: Json = False) -> None:
     """Give the agents of this home a new key. The old one is believed until it is revoked."""
     from agents.access.signers import Signers
 
-    sessions, _ = _admin()
+    sessions, _ = admin()
     ring = _ring()
     old = ring.own()
     new = ring.rotate()
@@ -105,16 +104,6 @@ def _ring() -> KeyRing:
     from agents.config import load_settings
 
     return own_ring(load_settings().home)
-
-
-def _admin() -> tuple[Sessions, Principal]:
-    from agents.access.acting import acting
-    from agents.config import load_settings
-    from agents.database.engine import make_engine, session_factory
-
-    settings = load_settings()
-    by = acting(settings, "admin", "*")
-    return session_factory(make_engine(settings.database), acts_for=by), by
 
 
 def add_to(app: typer.Typer) -> None:

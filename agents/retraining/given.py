@@ -18,9 +18,9 @@ from agents.registry.service import Registry
 from agents.retraining.data import KIND, manifest, packed, unpacked
 from agents.retraining.environment import environment
 from agents.retraining.importance import permutation_importances
-from agents.retraining.register import check_champion, check_retention, find_champion, record_run
+from agents.retraining.register import check_retention, enter, find_champion
 from agents.retraining.scoring import score
-from agents.retraining.submission import Submission, register_candidate
+from agents.retraining.submission import Submission
 from agents.retraining.table import read_table
 from agents.retraining.threads import computing, limited_threads
 from agents.retraining.trainer import Candidate, event_times_ms
@@ -124,24 +124,8 @@ def register_given(
         actor=actor,
         at=utc(int(times.max())),
     )
-    with sessions.begin() as session:
-        registry.register_model(session, spec_text, actor, at=submission.at)
-        check_champion(registry, session, spec.name, champion)
-        version = register_candidate(registry, session, submission)
-        decision = registry.submit(session, submission.command(version))
-        record_run(session, submission, version, decision, started_at)
-    return {
-        "model": spec.name,
-        "version": version,
-        "decision": decision,
-        "reason": verdict.reason,
-        "run_id": run_id,
-        "rows": 0,
-        "heldout": int(held.sum()),
-        "metrics": verdict.report["metrics"]["candidate"],
-        "artifact": sha,
-        "seconds": round(time.monotonic() - started, 1),
-    }
+    done = enter(registry, submission, champion, started_at)
+    return done | {"seconds": round(time.monotonic() - started, 1)}
 
 
 def _read(path: Path) -> bytes:

@@ -163,23 +163,42 @@ def register_project(
         actor=actor,
         at=utc(last_ms),
     )
-    with sessions.begin() as session:
-        registry.register_model(session, project.spec_text, actor, at=submission.at)
-        check_champion(registry, session, spec.name, champion)
+    done = enter(registry, submission, champion, started_at)
+    return done | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def enter(
+    registry: Registry, submission: Submission, champion: Champion | None, started_at: datetime
+) -> dict[str, Any]:
+    """Register and decide on a candidate in one transaction; what is told of it, but for the time it took.
+
+    Parameters
+    ----------
+    champion : Champion, optional
+        What it was compared with.
+
+    Raises
+    ------
+    ConflictError
+        Another version became champion meanwhile. Nothing is registered then.
+    """
+    candidate, model = submission.candidate, submission.candidate.spec.name
+    with registry.sessions.begin() as session:
+        registry.register_model(session, submission.spec_text, submission.actor, at=submission.at)
+        _check_champion(registry, session, model, champion)
         version = register_candidate(registry, session, submission)
         decision = registry.submit(session, submission.command(version))
-        record_run(session, submission, version, decision, started_at)
+        _record_run(session, submission, version, decision, started_at)
     return {
-        "model": spec.name,
+        "model": model,
         "version": version,
         "decision": decision,
-        "reason": verdict.reason,
-        "run_id": run_id,
+        "reason": submission.verdict.reason,
+        "run_id": submission.run_id,
         "rows": candidate.trained_rows,
         "heldout": int(candidate.heldout.sum()),
-        "metrics": verdict.report["metrics"]["candidate"],
-        "artifact": artifact,
-        "seconds": round(time.monotonic() - started, 1),
+        "metrics": submission.verdict.report["metrics"]["candidate"],
+        "artifact": submission.artifact,
     }
 
 
@@ -240,7 +259,7 @@ def _last_event_ms(table: pd.DataFrame, spec: Specification) -> int:
     return int(event_times_ms(table, spec).max())
 
 
-def check_champion(registry: Registry, session: Session, model: str, champion: Champion | None) -> None:
+def _check_champion(registry: Registry, session: Session, model: str, champion: Champion | None) -> None:
     now = registry.champion(session, model)
     expected = champion.version if champion is not None else None
     found = now.version if now is not None else None
@@ -253,7 +272,7 @@ def check_champion(registry: Registry, session: Session, model: str, champion: C
         )
 
 
-def record_run(session: Session, submission: Submission, version: int, decision: Any, started_at: datetime) -> None:
+def _record_run(session: Session, submission: Submission, version: int, decision: Any, started_at: datetime) -> None:
     """The run as `driftline runs` shows it, and its events; the registry's relay sends them."""
     model, run_id, at = submission.candidate.spec.name, submission.run_id, submission.at
     rows, reason = submission.candidate.trained_rows, submission.verdict.reason
