@@ -380,18 +380,18 @@ class Detectors:
         known = len(self.coverage) >= COVERAGE_PANES
         thin = coverage < THIN * usual
         if known and predicted >= cal.MINIMUM_TRAFFIC:
-            bound = cal.coverage_bound(usual, THIN, n=predicted, p=self.allowance.unusable)
-            severity = cal.unusable_severity(cal.Bound(0.0, 0.0, 0.0, True), usual - coverage)
-            evidence = {"statistic": "coverage", "labelled": labelled, "predicted": predicted}
+            p = self.allowance.unusable
+            bound_at = partial(_coverage_bound, usual, predicted)
             yield from self._judge(
                 Key("coverage", "coverage", "", "pane"),
                 pane,
                 coverage,
-                bound,
+                bound_at(p),
                 n=predicted,
-                severity=severity,
-                evidence=evidence,
+                severity=cal.unusable_severity(cal.Bound(0.0, 0.0, 0.0, True), usual - coverage),
+                evidence={"statistic": "coverage", "labelled": labelled, "predicted": predicted, "p": p},
                 now_ms=now_ms,
+                at=bound_at,
             )
         if not (known and thin):
             self.coverage = [*self.coverage, coverage][-COVERAGE_HISTORY:]

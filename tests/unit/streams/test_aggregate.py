@@ -221,6 +221,8 @@ def test_thin_coverage_never_alarms_quality_but_is_seen() -> None:
         events += _feed(aggregate, [deltas(p, of_day), watermark((day + 1) * DAY)])
     seen = [(e.kind, e.window) for e in events if isinstance(e, Observation)]
     assert ("coverage", "pane") in seen
+    collapse = next(e for e in events if isinstance(e, Observation) and e.kind == "coverage")
+    assert collapse.evidence["p_value"] < 1e-12 < collapse.evidence["p"], "no chance: a fleet's budget lets it through"
     thin = [
         e for e in events if isinstance(e, Observation) and e.kind == "quality" and e.window in {"1d", "cusum", "adwin"}
     ]

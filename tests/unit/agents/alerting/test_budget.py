@@ -34,7 +34,7 @@ def test_without_a_p_value_a_crossing_is_what_its_test_was_allowed() -> None:
 
 
 def test_what_no_chance_is_said_of_is_never_quiet() -> None:
-    """Thresholds that people set, collapses of coverage: nothing to hold against a budget."""
+    """Thresholds that people set: nothing to hold against a budget."""
     assert not is_quiet({}, spec(), share(FLEET, 10**6))
     assert not is_quiet({"p": 1e-3, "p_value": 1e-3}, None, share(FLEET, 10**6))
     assert not is_quiet({"p": 1e-3, "p_value": 1e-3}, spec(), None)
