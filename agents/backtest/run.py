@@ -15,16 +15,19 @@ from agents.artifacts import ArtifactStore
 from agents.backtest import shuffled
 from agents.backtest.answers import Answers
 from agents.backtest.document import Outcome, document_of
-from agents.backtest.history import History, read_history
+from agents.backtest.history import History, make_history, read_history
 from agents.backtest.learning import Learning
 from agents.backtest.overrides import Setting, with_settings
 from agents.backtest.reference import recorded_reference
 from agents.backtest.replay import Replay, World
+from agents.retraining.members import divided
 from agents.retraining.project import Project, load_project
 from agents.retraining.step_cache import StepCache
 from agents.retraining.threads import limited_threads
+from schemas import fleets
 from schemas.codec import iso, utc
 from schemas.errors import SpecificationError, TrainingError
+from schemas.inheritance import resolved_text
 from schemas.specification import FILE_NAME, Specification, load
 from streams.native.choice import JoinCore
 from streams.panes import PanePlan
@@ -55,6 +58,8 @@ class BacktestOptions:
     seed : int
         Given to steps that ask for it; shuffles begin with it, too.
     core : {"auto", "native", "reference"}
+    member : str, optional
+        Of a project for many models: the value of its column. Its rows of the file are replayed.
     now_ms : int
         The present: event times beyond it are mistakes.
     """
@@ -68,6 +73,7 @@ class BacktestOptions:
     shuffles: int = 0
     seed: int = SEED
     core: JoinCore = "auto"
+    member: str | None = None
     now_ms: int
 
 
@@ -128,13 +134,13 @@ def replay(options: BacktestOptions, say: Say = lambda text: None, history: Hist
     """
     started = time.monotonic()
     file = options.project / FILE_NAME
-    text = _text(options.project)
+    text = _text(options)
     spec = with_settings(text, options.settings, file=str(file))
     if history is not None and _reads_alike(history.spec, spec):
         history = replace(history, spec=spec)
     else:
         say(f"Reading {options.data} …")
-        history = read_history(options.data, spec, now_ms=options.now_ms)
+        history = _history(options, spec)
     first = int(np.searchsorted(history.times_ms, options.train_until_ms, side="left"))
     if first == len(history):
         raise TrainingError(
@@ -180,19 +186,44 @@ def _trained(options: BacktestOptions, learning: Learning, replaying: Replay, sa
     return Outcome(options, history, first, version.plan.reference, world, frozen, initial, always)
 
 
-def _text(project: Path) -> str:
-    spec = load(project)  # says what is wrong, with the file's name
+def _text(options: BacktestOptions) -> str:
+    """The specification with what it inherits, of the member where it stands for many."""
+    file = options.project / FILE_NAME
+    spec = load(options.project)  # says what is wrong, with the file's name
+    text = resolved_text(file)
+    if options.member is not None:
+        return fleets.member(text, options.member, file=str(file))[0]
     if spec.is_fleet:
         raise SpecificationError(
-            "one project for many models is not replayed at once",
-            where=f"{project / FILE_NAME} [model.per]",
-            remedy="write one project a model, and give it that model's rows",
+            f"the project stands for many models, one for each {spec.model.per}",
+            where=f"{file} [model.per]",
+            remedy=f"name one: --member {_example(options.data, spec)}",
         )
-    return (project / FILE_NAME).read_text(encoding="utf-8")
+    return text
+
+
+def _example(data: Path, fleet: Specification) -> str:
+    return divided(data, fleet).members[0].value
+
+
+def _history(options: BacktestOptions, spec: Specification) -> History:
+    if options.member is None:
+        return read_history(options.data, spec, now_ms=options.now_ms)
+    wanted = fleets.member_value(options.member)
+    found = {member.value: member.rows for member in divided(options.data, load(options.project)).members}
+    if wanted not in found:
+        raise TrainingError(
+            f"no row of {wanted!r}, the table has {', '.join(list(found)[:10])}{' …' if len(found) > 10 else ''}",
+            where=f"--member {options.member}",
+            remedy="name a value of the column, as it stands in the table",
+        )
+    rows, typed = found[wanted], options.data.suffix in {".parquet", ".pq"}
+    assert rows is not None
+    return make_history(rows, spec, now_ms=options.now_ms, where=f"{options.data} ({wanted})", typed=typed)
 
 
 def _project(options: BacktestOptions, text: str, spec: Specification) -> Project:
-    project = load_project(options.project)
+    project = load_project(options.project, member=options.member)
     if not options.settings:
         return project
     note = "".join(f"\n# --set {key}={value}" for key, value in options.settings)

@@ -34,6 +34,10 @@ def backtest(  # noqa: PLR0917
             "--shuffles", min=0, help="Count false alarms on so many histories with the panes in another order."
         ),
     ] = 0,
+    member: Annotated[
+        str | None,
+        typer.Option("--member", help="Of a project for many models, the one to replay: a value of its column."),
+    ] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write an HTML report to this file.")] = None,
     seed: Annotated[int, typer.Option(help="Given to steps of the pipeline that ask for one.")] = 0,
     as_json: Json = False,
@@ -61,6 +65,7 @@ def backtest(  # noqa: PLR0917
         compare=[[parse_setting(part) for part in text.split(";") if part.strip()] for text in compare or ()],
         shuffles=shuffles,
         seed=seed,
+        member=member,
         now_ms=int(time.time() * 1000),
     )
     # What steps of the pipeline print is no part of the document.
