@@ -132,7 +132,7 @@ def run(
                 sys.executable,
                 [ours],
                 version("driftline"),
-                {"computes": "psi, jensen_shannon, ks, ks_p, wasserstein, rates"},
+                {"computes": "psi, jensen_shannon, ks, ks_p, wasserstein, rates", "threads": "counting: one a core"},
             )
         ]
         for name in PEERS if peers is None else peers:
@@ -162,8 +162,11 @@ def run(
 
 _ABOUT: dict[str, dict[str, object]] = {
     "evidently": {"computes": "DataDriftPreset, defaults"},
-    "nannyml": {"computes": "UnivariateDriftCalculator: jensen_shannon, kolmogorov_smirnov, wasserstein; 10 chunks"},
-    "nannyml_js": {"computes": "UnivariateDriftCalculator: its default, jensen_shannon; 10 chunks"},
+    "nannyml": {
+        "computes": "UnivariateDriftCalculator: jensen_shannon, kolmogorov_smirnov, wasserstein; 10 chunks",
+        "threads": 1,
+    },
+    "nannyml_js": {"computes": "UnivariateDriftCalculator: its default, jensen_shannon; 10 chunks", "threads": 1},
 }
 
 

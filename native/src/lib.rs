@@ -364,16 +364,10 @@ pub unsafe extern "C" fn dl_advance(h: *mut Handle, watermark_ms: i64) -> i64 {
 /// Count a column of finite numbers; `numbers` are low, high, mean, unit and the edges. -1: sizes do not fit.
 ///
 /// # Safety
-/// Pointers hold as many items as is said; `out` is not read by anybody else meanwhile.
+/// Pointers of every column hold as many items as is said; nobody else uses an `out` meanwhile.
 #[no_mangle]
-pub unsafe extern "C" fn dl_count_numbers(
-    values: *const f64, n: usize, numbers: *const f64, len: usize, out: *mut i64, size: usize,
-) -> i64 {
-    guarded(|| {
-        let values = std::slice::from_raw_parts(values, n);
-        columns::count(values, std::slice::from_raw_parts(numbers, len), std::slice::from_raw_parts_mut(out, size))
-            .map(|()| 0)
-    })
+pub unsafe extern "C" fn dl_count_columns(columns: *const columns::Column, n: usize) -> i64 {
+    guarded(|| columns::count_all(std::slice::from_raw_parts(columns, n)).map(|()| 0))
 }
 
 /// # Safety

@@ -146,7 +146,7 @@ _SIGNATURES: Final[dict[str, tuple[object, Sequence[object]]]] = {
     "dl_batch_error": (c_void_p, (c_void_p, POINTER(c_size_t))),
     "dl_advance": (c_int64, (c_void_p, c_int64)),
     "dl_counts": (None, (c_void_p, c_void_p)),
-    "dl_count_numbers": (c_int64, (c_void_p, c_size_t, c_void_p, c_size_t, c_void_p, c_size_t)),
+    "dl_count_columns": (c_int64, (c_void_p, c_size_t)),
     "dl_add": (
         c_int64,
         (c_void_p, c_uint32, c_char_p, c_size_t, c_int64, c_int64, c_void_p, c_void_p, c_size_t),

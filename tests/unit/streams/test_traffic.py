@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.reference import NumericReference
+from schemas.specification import parse
 from streams.native.library import available
 from streams.panes import PanePlan
+from streams.reference import compile_reference
 from streams.traffic import traffic_counters
 from tests.support.plans import plan, prediction, reference, specification
 
@@ -20,6 +22,21 @@ NUMBERS = st.one_of(
 TEXTS = st.one_of(st.none(), st.sampled_from(["JFK", "LGA", "EWR", ""]), st.just(float("nan")), st.integers(0, 2))
 SCORES = st.one_of(st.none(), st.floats(0.0, 1.0))
 ROWS = st.lists(st.tuples(NUMBERS, TEXTS, SCORES, st.integers(0, 2), st.integers(0, 1)), min_size=1, max_size=20)
+
+
+DRIFTED = """
+[model]
+name = "m"
+task = "binary"
+[data]
+id = "id"
+event_time = "at"
+label = "y"
+max_label_delay = "1d"
+[metrics]
+primary = "accuracy"
+[features]
+"""
 
 
 def _by_row(of: PanePlan, rows: list[tuple[object, ...]]) -> np.ndarray:
@@ -33,7 +50,7 @@ def _by_row(of: PanePlan, rows: list[tuple[object, ...]]) -> np.ndarray:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=30),
+    numbers=st.lists(st.floats(), min_size=1, max_size=30),
     edges=st.lists(st.floats(-1e6, 1e6), max_size=40, unique=True).map(sorted),
 )
 def test_the_native_core_counts_the_same(numbers: list[float], edges: list[float]) -> None:
@@ -80,6 +97,27 @@ def test_good_numbers_take_the_short_way_to_the_same_counts(monkeypatch: pytest.
         scores=np.full(500, 0.5),
     )
     np.testing.assert_array_equal(counted[0], _by_row(of, rows)[0])
+
+
+def test_columns_side_by_side_count_as_numpy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many rows that the native core takes several threads, some of them missing or no numbers."""
+    if not available():
+        pytest.skip("the native core was not built")
+    names = [f"f{number}" for number in range(5)]
+    spec = parse(DRIFTED + "".join(f'{name} = "numeric"\n' for name in names))
+    rng = np.random.default_rng(0)
+    before = {name: rng.normal(size=2_000) for name in names}
+    labels = np.arange(2_000) % 2
+    given_ = {"labels": labels, "predictions": labels, "scores": labels * 0.5, "event_time_ms": np.arange(2_000)}
+    of = PanePlan(spec, compile_reference(spec, before, **given_))
+    after = {name: rng.normal(0.3, 2.0, 200_003) for name in names}
+    after["f1"][rng.integers(0, 200_003, 5_000)] = np.nan
+    after["f2"][rng.integers(0, 200_003, 50)] = [np.inf, -np.inf] * 25
+    after["f3"] = after["f3"].astype(np.float32)
+    after["f4"] = np.repeat(after["f4"], 2)[::2]
+    natively = traffic_counters(of, after)
+    monkeypatch.setattr("streams.traffic.native.available", lambda: False)
+    np.testing.assert_array_equal(natively, traffic_counters(of, after))
 
 
 def test_blocks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
