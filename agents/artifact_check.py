@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import DriftlineError
 from schemas.specification import DataSection, FeatureKind, MetricsSection, ModelSection, Specification
 
 _MAX_WRITTEN_BYTES = 1_000_000
@@ -35,6 +36,10 @@ def main() -> int:
             _smoke(model, task["features"], task["rows"])
     except MemoryError:
         print("out of memory", file=sys.stderr)
+        return 1
+    except DriftlineError as error:
+        # The parent says where; what to do about it would be lost behind that.
+        print(" → ".join(filter(None, [error.what, error.remedy])), file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001  whatever it is, the parent wants the last line
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Content-addressed artifacts: models, reference statistics, specifications and code, by the SHA-256 of their bytes.
 
-A model is a skops file. Before a byte of it is parsed, its hash and its Ed25519 signature are checked; then its types
-are compared with an allow-list; only then is it built. `check_in_child` does all of that, and a smoke prediction, in a
-child process with limited memory and time first.
+A model is a skops or an ONNX file. Before a byte of it is parsed, its hash and its Ed25519 signature are checked; then
+its types (of ONNX: its operators, and that every tensor lies in it) are compared with an allow-list; only then is it
+built. `check_in_child` does all of that, and a smoke prediction, in a child process with limited memory and time first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import fsspec
 
 from agents.config import Settings
+from agents.onnx_check import is_onnx
 from agents.signing import KeyRing
 from agents.skops_file import load_skops
 from schemas.errors import ArtifactError
@@ -152,7 +153,8 @@ def load_model(store: ArtifactStore, sha: str, allowed: Iterable[str] = ()) -> A
     Parameters
     ----------
     allowed : iterable of str
-        Types that the specification allows beside `agents.skops_file.ALLOWED_TYPES`.
+        Types that the specification allows beside `agents.skops_file.ALLOWED_TYPES`; of ONNX, domains of operators
+        beside `agents.onnx_check.STANDARD_DOMAINS`.
 
     Returns
     -------
@@ -162,10 +164,14 @@ def load_model(store: ArtifactStore, sha: str, allowed: Iterable[str] = ()) -> A
     Raises
     ------
     ArtifactError
-        Missing, altered, unsigned, oversize, or with types that are not on the allow-list. Nothing of it ran.
+        Missing, altered, unsigned, oversize, or with what is not on the allow-list. Nothing of it ran.
     """
     data = store.get(sha, max_bytes=MAX_MODEL_BYTES)
     store.verify(sha, "model")
+    if is_onnx(data):
+        from agents.onnx_file import load_onnx
+
+        return load_onnx(data, store.path(sha), allowed)
     return load_skops(data, store.path(sha), allowed)
 
 

@@ -141,6 +141,6 @@ def check_size(data: bytes, where: str) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except zipfile.BadZipFile as error:
-        raise ArtifactError("not a skops file", where=where) from error
+        raise ArtifactError("not a skops file, nor ONNX", where=where) from error
     if unpacked > MAX_UNPACKED_BYTES or unpacked > MAX_RATIO * max(len(data), 10_000):
         raise ArtifactError(f"{len(data)} bytes would unpack to {unpacked}", where=where)

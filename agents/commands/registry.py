@@ -31,7 +31,8 @@ def register(
         str, typer.Option("--dataset", help="Instead: a dataset, NAME (the newest) or NAME@VERSION.")
     ] = "",
     artifact: Annotated[
-        Path | None, typer.Option("--artifact", help="A skops file trained elsewhere; --data: rows it has not seen.")
+        Path | None,
+        typer.Option("--artifact", help="A skops or ONNX file trained elsewhere; --data: rows it has not seen."),
     ] = None,
     seasons: Annotated[
         Path | None,

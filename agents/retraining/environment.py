@@ -14,8 +14,13 @@ PACKAGES = ("numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "skops", "dri
 @lru_cache(maxsize=1)
 def environment() -> dict[str, str]:
     """Version by package, with ``python``; packages that are not installed are left out."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    return {"python": platform.python_version(), **installed(*PACKAGES)}
+
+
+def installed(*names: str) -> dict[str, str]:
+    """Version by package; packages that are not installed are left out."""
+    found = {}
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

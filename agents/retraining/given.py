@@ -14,9 +14,10 @@ from agents.artifacts import MAX_MODEL_BYTES, ArtifactStore, check_in_child, loa
 from agents.config import Settings
 from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
+from agents.onnx_check import is_onnx, require
 from agents.registry.service import Registry
 from agents.retraining.data import KIND, manifest, packed, unpacked
-from agents.retraining.environment import environment
+from agents.retraining.environment import environment, installed
 from agents.retraining.importance import permutation_importances
 from agents.retraining.register import check_retention, enter, find_champion
 from agents.retraining.scoring import score
@@ -42,12 +43,12 @@ def register_given(
     actor: str,
     by: Principal | None = None,
 ) -> dict[str, Any]:
-    """Register a skops file as a version of the model that ``driftline.toml`` in `directory` describes.
+    """Register a skops or ONNX file as a version of the model that ``driftline.toml`` in `directory` describes.
 
     Parameters
     ----------
     artifact : Path
-        A skops file; opened in a limited child process first.
+        A skops or ONNX file; opened in a limited child process first.
     data : Path
         Labelled rows that the model has not seen: it is judged on all of them, and its reference is theirs.
 
@@ -60,7 +61,8 @@ def register_given(
     ------
     SpecificationError, TrainingError, TopicError, ConflictError
     ArtifactError
-        The file cannot be read, holds types that are not allowed, or does not predict these features.
+        The file cannot be read, holds types (of ONNX: operators) that are not allowed, or does not predict
+        these features.
     """
     started_at, started = datetime.now(UTC), time.monotonic()
     spec_text = resolved_text(directory / specification.FILE_NAME)
@@ -74,6 +76,9 @@ def register_given(
             remedy="give them with --data FILE",
         )
     model_bytes = _read(artifact)
+    onnx = is_onnx(model_bytes)
+    if onnx:
+        require(str(artifact))
     engine = make_engine(settings.database)
     upgrade(engine)
     sessions = session_factory(engine, acts_for=by)
@@ -114,7 +119,7 @@ def register_given(
         reference=reference,
         code={"artifact": None, "tree": None, "commit": None},
         dataset=manifest(table, spec, registered=artifacts.put(kept, KIND), as_of_ms=None),
-        environment=environment(),
+        environment=environment() | (installed("onnx", "onnxruntime") if onnx else {}),
         compute=compute,
         candidate=candidate,
         verdict=verdict,
@@ -134,4 +139,6 @@ def _read(path: Path) -> bytes:
             raise ArtifactError(f"larger than the {MAX_MODEL_BYTES} bytes that are accepted", where=str(path))
         return path.read_bytes()
     except OSError as error:
-        raise ArtifactError(f"cannot be read: {error.strerror}", where=str(path), remedy="name a skops file") from error
+        raise ArtifactError(
+            f"cannot be read: {error.strerror}", where=str(path), remedy="name a skops or ONNX file"
+        ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from agents.onnx_check import is_onnx
 from agents.registry.service import Registry
 from agents.retraining.gate import Verdict
 from schemas.codec import derived_id
@@ -75,6 +76,7 @@ def register_candidate(registry: Registry, session: Session, submission: Submiss
         environment=submission.environment,
         parameters={
             "estimator": type(candidate.estimator).__name__,
+            "format": "onnx" if is_onnx(candidate.model_bytes) else "skops",
             "holdout_from_ms": candidate.cutoff_ms,
             "trained_rows": candidate.trained_rows,
             "heldout_rows": int(candidate.heldout.sum()),

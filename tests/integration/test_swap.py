@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from onnx import ModelProto, TensorProto
 
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
@@ -29,6 +30,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
 from tests.support.models import coin, put_version, say_state
+from tests.support.onnx_models import coin as onnx_coin
 from tests.support.wait import eventually
 
 PARTITIONS = 4
@@ -231,3 +233,38 @@ def test_an_altered_artifact_is_refused_and_the_last_good_version_goes_on(
     assert "altered" in refused.reason
     assert [prediction.version for prediction in predictions(kafka)] == [1]
     assert [swap.to_version for swap in events(kafka, ModelSwapped)] == [1]
+
+
+def test_an_onnx_version_takes_over_from_a_skops_one_and_gives_back(settings: Settings, kafka: KafkaConfig) -> None:
+    """With the check in a child process; an ONNX file that names another file is refused like an altered one."""
+    store = ArtifactStore.of(settings)
+    outside = ModelProto.FromString(onnx_coin(0.5))
+    outside.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+    outside.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    versions = [
+        put_version(store, 1, coin(0.1), "promoted"),
+        put_version(store, 2, onnx_coin(0.75), "validated"),
+        put_version(store, 3, outside.SerializeToString(), "validated"),
+    ]
+    said = {1: 0.1, 2: 0.75}
+
+    def answered(number: int) -> None:
+        with EventProducer(kafka) as producer:
+            producer.send(INFERENCE_REQUESTS, request(number), f"r{number}".encode())
+        eventually(lambda: len(predictions(kafka)) == number, timeout=30)
+
+    say_state(kafka, 1, 1, versions)
+    with serving(settings, kafka):
+        for epoch, champion in ((1, 1), (2, 2), (3, 1)):
+            say_state(kafka, epoch, champion, versions)
+            eventually(swapped_to(kafka, champion), timeout=60)
+            answered(epoch)
+        eventually(lambda: events(kafka, ModelRefused), timeout=60)
+    made = sorted(predictions(kafka), key=lambda prediction: prediction.prediction_id)
+    assert [one.version for one in made] == [1, 2, 1]
+    assert [one.probability for one in made] == pytest.approx([said[one.version] for one in made])
+    assert [one.prediction for one in made] == [0, 1, 0]
+    (refused,) = events(kafka, ModelRefused)
+    assert isinstance(refused, ModelRefused)
+    assert refused.version == 3
+    assert "lies outside of the file, in '/etc/passwd'" in refused.reason
