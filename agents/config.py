@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", description="SQLAlchemy URL; default SQLite in home")
     artifacts_url: str = Field(default="", description="fsspec URL of models, references and code; default in home")
     archive_url: str = Field(default="", description="fsspec URL of the Parquet archive; default in home")
+    s3_endpoint: str = Field(
+        default="",
+        description="endpoint of an S3-compatible store for s3:// URLs; default: Amazon's, or AWS_ENDPOINT_URL. "
+        "Credentials come from where Amazon's tools look for them (AWS_ACCESS_KEY_ID …)",
+    )
     jars_url: str = Field(default="", description="other repository or an offline folder for the broker's jars")
     jars_cache: Path = Field(default=Path("~/.cache/driftline"), description="where the broker's jars are kept")
     kafka_port: int = Field(default=0, ge=0, le=65535, description="port of the embedded broker; 0 takes a free one")
@@ -97,13 +102,13 @@ class Settings(BaseSettings):
 
     @property
     def artifacts(self) -> str:
-        """fsspec URL of the artifact store."""
-        return self.artifacts_url or str(self.home.resolve() / "artifacts")
+        """fsspec URL of the artifact store. Raises `ConfigurationError`: there is a password in it."""
+        return _bare(self.artifacts_url, "DRIFTLINE_ARTIFACTS_URL") or str(self.home.resolve() / "artifacts")
 
     @property
     def archive(self) -> str:
-        """fsspec URL of the archive."""
-        return self.archive_url or str(self.home.resolve() / "archive")
+        """fsspec URL of the archive. Raises `ConfigurationError`: there is a password in it."""
+        return _bare(self.archive_url, "DRIFTLINE_ARCHIVE_URL") or str(self.home.resolve() / "archive")
 
     @property
     def fleet_budget_per_ms(self) -> float:
@@ -180,4 +185,22 @@ class Settings(BaseSettings):
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment and `.env`, with explicit overrides (by field name) on top."""
     settings = Settings()
-    return settings.model_copy(update=overrides) if overrides else settings
+    settings = settings.model_copy(update=overrides) if overrides else settings
+    if settings.s3_endpoint:
+        from fsspec.config import conf
+
+        # The one place that every use of fsspec in this process looks at: artifacts, archive, models.
+        conf.setdefault("s3", {})["endpoint_url"] = settings.s3_endpoint
+    return settings
+
+
+def _bare(url: str, where: str) -> str:
+    """The URL, which holds no password: it is shown, logged and kept in manifests. Raises `ConfigurationError`."""
+    _, separator, rest = url.partition("://")
+    if separator and "@" in (host := rest.partition("/")[0]) and ":" in host.rpartition("@")[0]:
+        raise ConfigurationError(
+            "a password in a URL would be shown and logged",
+            where=where,
+            remedy="leave it out; for S3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a profile or a role",
+        )
+    return url

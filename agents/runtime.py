@@ -104,3 +104,6 @@ def configure_log(settings: Settings) -> None:
     # Each start of theirs is several lines of no news.
     for name in ("alembic.runtime.plugins", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # At DEBUG these write whole requests: credentials' ids, signatures, contents.
+    for name in ("botocore", "aiobotocore", "s3fs", "fsspec", "urllib3"):
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))

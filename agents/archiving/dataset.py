@@ -18,6 +18,7 @@ from agents.archiving import manifest
 from agents.archiving.files import LocalFiles, RemoteFiles, missing_file, open_files
 from agents.archiving.logic import ARCHIVED, SCHEMAS
 from agents.archiving.manifest import TopicPartition
+from agents.archiving.reading import locked
 from agents.archiving.tables import ArchiveFileRow
 from schemas.specification import Specification
 from schemas.topics import GROUND_TRUTH, PREDICTIONS, QUALITY_METRICS
@@ -90,7 +91,8 @@ def connect(session: Session, archive: str) -> Any:
     Returns
     -------
     duckdb.DuckDBPyConnection
-        Cannot read outside of the archive nor load extensions.
+        Cannot read anything but the manifest's files, nor load extensions. What it is asked to run should have
+        passed `agents.archiving.reading.only_reads`.
 
     Raises
     ------
@@ -99,13 +101,13 @@ def connect(session: Session, archive: str) -> Any:
     """
     connection = _open()
     files = open_files(archive)
+    readable = []
     for topic in ARCHIVED:
-        _view(connection, files, topic, manifest.paths(session, topic))
-    if isinstance(files, LocalFiles):
-        connection.execute("SET allowed_directories = [$1]", [str(files.root.resolve())])
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return connection
+        paths = manifest.paths(session, topic)
+        _view(connection, files, topic, paths)
+        if isinstance(files, LocalFiles):
+            readable += [files.root / path for path in paths]
+    return locked(connection, readable)
 
 
 def joined(
@@ -236,11 +238,12 @@ def _whole_view(connection: Any, files: LocalFiles | RemoteFiles, topic: str, pa
             raise missing_file(str(files.root), error) from error
         return
     if paths and isinstance(files, RemoteFiles):
-        try:
-            tables = [SCHEMAS[topic].empty_table(), *(files.read(path) for path in paths)]
-        except OSError as error:
-            raise missing_file(topic, error) from error
-        connection.register(name, pa.concat_tables(tables, promote_options="default"))
+        there = files.listed(topic)
+        if gone := next((path for path in paths if path not in there), None):
+            raise missing_file(topic, FileNotFoundError(gone))
+        # A table that is read as it is asked: DuckDB itself reaches no network, and lets no SQL reach it.
+        connection.register(f"{name}_files", files.dataset(paths, SCHEMAS[topic]))
+        connection.execute(f"CREATE VIEW {name} AS FROM {name}_files")
         return
     connection.register(name, SCHEMAS[topic].empty_table())
 

@@ -72,7 +72,7 @@ class ArchiveWriter:
             claims = manifest.claim(session, partitions, self._owner, topic_ids)
             known = {key: {*manifest.paths(session, *key), *manifest.retired(session, *key)} for key in claims}
         for key, paths in known.items():
-            swept = self._files.sweep(*key, paths)
+            swept = self._files.sweep(*key, paths, claims[key].epoch)
             if swept:
                 log.info("removed %d unfinished archive files of %s-%d", swept, *key)
         self._claims.update(claims)

@@ -62,12 +62,14 @@ def query(
 ) -> None:
     """Ask the archive: views predictions, ground_truth, quality_metrics, drift_metrics and alerts.
 
-    Only files of the manifest are read, nothing can be written, and the network cannot be reached from SQL.
+    One statement that reads. Only files of the manifest are read, nothing can be written, and neither other files
+    nor the network can be reached from SQL.
     """
     import duckdb
 
     from agents.access.acting import acting
     from agents.archiving.dataset import connect
+    from agents.archiving.reading import only_reads
     from agents.config import load_settings
     from agents.database.engine import make_engine, session_factory
     from agents.database.migrate import upgrade
@@ -80,7 +82,7 @@ def query(
     with session_factory(engine, read_only=True)() as session:
         connection = connect(session, settings.archive)
     try:
-        answer = connection.execute(sql)
+        answer = connection.execute(only_reads(connection, sql))
         columns = [column[0] for column in answer.description or []]
         rows = answer.fetchmany(limit + 1) if limit else answer.fetchall()
     except duckdb.Error as error:

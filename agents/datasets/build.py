@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from agents.archiving import dataset as archive
 from agents.archiving.logic import ARCHIVED
+from agents.archiving.reading import only_reads
 from agents.archiving.tables import ArchiveFileRow
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
@@ -231,7 +232,7 @@ def rows_of(artifacts: ArtifactStore, data: str) -> pa.Table:
 
 def _answer(connection: Any, query: str) -> pa.Table:
     """The rows of one statement that gives rows. Raises `ConfigurationError`."""
-    relation = connection.sql(query)
+    relation = connection.sql(only_reads(connection, query))
     if relation is None:
         raise ConfigurationError("the statement gives no rows", where="--sql", remedy="write one SELECT")
     return relation.to_arrow_table()

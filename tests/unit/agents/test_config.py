@@ -38,3 +38,25 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
     (tmp_path / CONFIG_FILE).write_text(file)
     with pytest.raises(ConfigurationError, match=CONFIG_FILE):
         _ = load_settings(home=tmp_path).fleet_budget_per_ms
+
+
+@pytest.mark.parametrize("name", ["archive", "artifacts"])
+@pytest.mark.parametrize(
+    ("url", "accepted"),
+    [
+        ("s3://bucket/folder", True),
+        ("s3://bucket/who@example:x", True),
+        ("sftp://ada@host/folder", True),
+        ("/tmp/a:b@c", True),
+        ("s3://AKIA:hush@bucket/folder", False),
+        ("ftp://ada:hush@host", False),
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_not_repeated(name: str, url: str, accepted: bool) -> None:
+    settings = load_settings(**{f"{name}_url": url})
+    if accepted:
+        assert getattr(settings, name) == url
+        return
+    with pytest.raises(ConfigurationError, match="password") as told:
+        getattr(settings, name)
+    assert "hush" not in str(told.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from agents.archiving.files import LocalFiles, open_files
+from agents.archiving.files import open_files
 from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow, ArchiveRetiredRow
 from agents.archiving.writer import ArchiveWriter, FlushRules
 from agents.database.base import Base
@@ -38,15 +38,15 @@ class Archive:
     folder: Path
     sessions: sessionmaker[Session]
     log: Log = field(default_factory=Log)
+    store: str = ""
+    """URL of an object store, instead of the folder."""
 
     @property
     def url(self) -> str:
-        return str(self.folder)
+        return self.store or str(self.folder)
 
     def writer(self, owner: str = "w", rules: FlushRules | None = None) -> ArchiveWriter:
-        files = open_files(self.url)
-        assert isinstance(files, LocalFiles)
-        return ArchiveWriter(files, self.sessions, owner, rules or FlushRules())
+        return ArchiveWriter(open_files(self.url), self.sessions, owner, rules or FlushRules())
 
     def write(self, records: Iterable[Record]) -> None:
         """Archive `records` as one flush of one worker."""

@@ -13,9 +13,10 @@ from sqlalchemy import delete
 
 from agents.archiving import dataset
 from agents.archiving.logic import SCHEMAS
+from agents.archiving.reading import only_reads
 from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow
 from schemas.codec import SHADOW, encode
-from schemas.errors import StateError
+from schemas.errors import ConfigurationError, StateError
 from schemas.events import GroundTruth, Prediction
 from schemas.specification import Specification, parse
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
@@ -248,6 +249,62 @@ def test_views_show_everything_and_reach_nothing_else(archive: Archive, tmp_path
         assert connection.execute("SELECT count(*) FROM alerts").fetchall() == [(0,)]
         with pytest.raises(duckdb.PermissionException):
             connection.execute(f"SELECT * FROM read_csv('{outside}')")
+
+
+@pytest.mark.parametrize(
+    ("sql", "allowed"),
+    [
+        ("SELECT 1", True),
+        ("FROM predictions", True),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", True),
+        ("DESCRIBE predictions", True),
+        ("SUMMARIZE predictions", True),
+        ("SHOW TABLES", True),
+        ("VALUES (1)", True),
+        ("", False),
+        ("SELECT 1; SELECT 2", False),
+        ("SELECT 1; DROP VIEW predictions", False),
+        ("CREATE TABLE x AS SELECT 1", False),
+        ("CREATE OR REPLACE VIEW predictions AS SELECT 1", False),
+        ("INSERT INTO predictions VALUES (1)", False),
+        ("DELETE FROM predictions", False),
+        ("COPY (SELECT 1) TO '{file}'", False),
+        ("EXPLAIN ANALYZE COPY (SELECT 1) TO '{file}'", False),
+        ("EXPORT DATABASE '{folder}'", False),
+        ("ATTACH '{folder}/x.db'", False),
+        ("INSTALL httpfs", False),
+        ("LOAD httpfs", False),
+        ("SET enable_external_access = true", False),
+        ("PRAGMA disable_checkpoint_on_shutdown", False),
+        ("CALL pragma_version()", False),
+    ],
+)
+def test_only_statements_that_read_pass(archive: Archive, sql: str, allowed: bool) -> None:
+    archive.write([predicted(archive, "a", 1)])
+    (file,) = archive.folder.rglob("*.parquet")
+    before = file.read_bytes()
+    sql = sql.format(file=file, folder=archive.folder)
+    with archive.sessions() as session, dataset.connect(session, archive.url) as connection:
+        if allowed:
+            assert connection.execute(only_reads(connection, sql)).fetchall()
+        else:
+            with pytest.raises(ConfigurationError, match="only reads"):
+                only_reads(connection, sql)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("path", ["{folder}/ground-truth/0/beside.parquet", "{folder}/../secret.csv", "s3://b/x.csv"])
+def test_files_that_the_manifest_does_not_name_cannot_be_read(archive: Archive, path: str) -> None:
+    archive.write([label(archive, "a", 1)])
+    (file,) = archive.folder.rglob("*.parquet")
+    (archive.folder / "ground-truth/0/beside.parquet").write_bytes(file.read_bytes())
+    (archive.folder.parent / "secret.csv").write_text("a\n1\n")
+    named = path.format(folder=archive.folder)
+    reader = "read_csv" if named.endswith("csv") else "read_parquet"
+    with archive.sessions() as session, dataset.connect(session, archive.url) as connection:
+        assert connection.execute("SELECT count(*) FROM ground_truth").fetchall() == [(1,)]
+        with pytest.raises(duckdb.Error, match=r"disabled|loading"):
+            connection.execute(f"SELECT * FROM {reader}('{named}')")
 
 
 def test_covers_compares_with_what_was_archived(archive: Archive) -> None:

@@ -82,7 +82,8 @@ def test_joined_rows_know_the_labels_of_the_moment(archive: Archive) -> None:
     [
         ("SELECT nothing FROM predictions", "nothing"),
         ("SELECT * FROM read_csv('/etc/passwd')", "disabled"),
-        ("COPY (SELECT 1) TO '/tmp/x.csv'", "disabled"),
+        ("COPY (SELECT 1) TO '/tmp/x.csv'", "only reads"),
+        ("SELECT 1 AS a; SELECT 2 AS a", "only reads"),
         ("SELECT 1 AS a, 2 AS a", "names of their own"),
     ],
 )
