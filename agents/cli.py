@@ -28,6 +28,7 @@ from agents.commands import (
     record,
     registry,
     report,
+    searching,
     signing,
     status,
     system,
@@ -71,7 +72,7 @@ def _root(
 
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
-    *(registry, audit, signing),
+    *(registry, searching, audit, signing),
     *(record, rebuild, lineage, moving),
     *(training, backtest, traffic, history, datasets),
     *(keys, principals, deciding),

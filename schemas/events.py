@@ -459,6 +459,17 @@ class RollbackReviewed(RegistryEvent, tag="RollbackReviewed", frozen=True, gc=Fa
     comment: str
 
 
+class TagsChanged(RegistryEvent, tag="TagsChanged", frozen=True, gc=False, kw_only=True):
+    """Tags were set or removed: of a version, or of the model where `version` is null.
+
+    ``@owner`` and ``@team`` are what the model's specification says of them.
+    """
+
+    version: int | None
+    tags: dict[str, str]
+    removed: list[str]
+
+
 class AccessChanged(RegistryEvent, tag="AccessChanged", frozen=True, gc=False, kw_only=True):
     """Somebody was given a right, or lost one. `subject`: whose; `credential_id`: of which key, if of one."""
 
@@ -491,6 +502,7 @@ AnyRegistryEvent = (
     | ApprovalLapsed
     | VersionArchived
     | RollbackReviewed
+    | TagsChanged
     | AccessChanged
     | CommandRefused
 )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agents.commands import bench_detection, bench_hot_path
+from agents.commands import bench_detection, bench_hot_path, bench_registry
 from agents.commands.output import Commands, Json, add, document, note, report, table
 
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds of all contenders, alternating.")]
@@ -119,6 +119,7 @@ BENCHES: dict[str, Callable[..., None]] = {
     "workers": bench_hot_path.workers,
     "latency": bench_hot_path.latency,
     "alert-latency": bench_hot_path.alert_latency,
+    "registry": bench_registry.registry,
     "detection": bench_detection.detection,
     "drift": bench_detection.drift,
 }

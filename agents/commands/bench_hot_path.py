@@ -21,12 +21,12 @@ def pending(
     cores: Cores = None,
 ) -> None:
     """Predictions that wait for labels: load, label in order and at random. About 12 minutes at 200 k events/s."""
-    _run("pending", as_json, sizes=_numbers(sizes), only=_phases(only), sample=sample, use_cores=cores)
+    run_bench("pending", as_json, sizes=_numbers(sizes), only=_phases(only), sample=sample, use_cores=cores)
 
 
 def recovery(as_json: Json = False, sizes: Sizes = "1000000,10000000", cores: Cores = None) -> None:
     """Kill -9 with the state folder and without it. About 6 minutes at 200 k events/s."""
-    _run("recovery", as_json, sizes=_numbers(sizes), use_cores=cores)
+    run_bench("recovery", as_json, sizes=_numbers(sizes), use_cores=cores)
 
 
 def workers(
@@ -37,7 +37,7 @@ def workers(
     cores: Cores = None,
 ) -> None:
     """One worker process against two on the same cores. About 5 minutes at 200 k events/s."""
-    _run("workers", as_json, events=events, rounds=rounds, counts=_numbers(counts), use_cores=cores)
+    run_bench("workers", as_json, events=events, rounds=rounds, counts=_numbers(counts), use_cores=cores)
 
 
 def latency(
@@ -48,7 +48,7 @@ def latency(
     cores: Cores = None,
 ) -> None:
     """From a label to its effect in quality-metrics, under half load. About 2 minutes."""
-    _run("latency", as_json, events=events, seconds=seconds, rate=rate, use_cores=cores)
+    run_bench("latency", as_json, events=events, seconds=seconds, rate=rate, use_cores=cores)
 
 
 def alert_latency(
@@ -58,7 +58,7 @@ def alert_latency(
     cores: Cores = None,
 ) -> None:
     """From the record that tips an incident to its alert, with the real agents. About three minutes."""
-    _run("alert_latency", as_json, probes=probes, events=events, use_cores=cores)
+    run_bench("alert_latency", as_json, probes=probes, events=events, use_cores=cores)
 
 
 def models(
@@ -69,10 +69,11 @@ def models(
     cores: Cores = None,
 ) -> None:
     """20 features over one, a hundred and 18,000 models on one worker. About 10 minutes."""
-    _run("models", as_json, events=events, rounds=rounds, models=_numbers(counts), use_cores=cores)
+    run_bench("models", as_json, events=events, rounds=rounds, models=_numbers(counts), use_cores=cores)
 
 
-def _run(name: str, as_json: bool, **options: Any) -> None:
+def run_bench(name: str, as_json: bool, **options: Any) -> None:
+    """Run a benchmark and print its document."""
     from agents.commands.bench import benchmark, show
 
     show(benchmark(name).run(note=note, **options), as_json)

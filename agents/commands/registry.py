@@ -1,4 +1,4 @@
-"""`driftline register`, `models`, `versions`, `approve`, `reject` and `rollback`."""
+"""`driftline register`, `approve`, `reject` and `rollback`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agents.commands.output import Json, add, document, say, table
+from agents.commands.output import Json, add, document, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -187,67 +187,6 @@ def _watch(
         say(f"version {number} is compared with it from now on")
 
 
-def models(as_json: Json = False) -> None:
-    """List the registered models."""
-    from agents.access.acting import acting
-    from agents.access.teams import visible
-    from agents.config import load_settings
-    from agents.gateway.decisions import RegistryDecisions
-
-    settings = load_settings()
-    by = acting(settings, "viewer")
-    registry = RegistryDecisions.of(settings)
-    listed = registry.models()
-    with registry.readers() as session:
-        seen = visible(session, by, [m.model for m in listed])
-    found = [m for m in listed if m.model in seen]
-    if as_json:
-        document({"models": found})
-        return
-    table(
-        ["model", "task", "champion", "challenger", "versions", "watched only"],
-        [
-            (m.model, m.task, m.champion, m.challenger, m.versions, ("learning" if m.learning else "yes") * m.monitored)
-            for m in found
-        ],
-        empty="no model is registered: `driftline register DIR --data FILE`",
-    )
-
-
-def versions(
-    model: Model,
-    *,
-    as_of: Annotated[str, typer.Option("--as-of", help="As they stood at this time of the system's clock.")] = "",
-    as_json: Json = False,
-) -> None:
-    """List a model's versions with their stage and the reason of the decision."""
-    from agents.access.acting import acting
-    from agents.commands.lines import moment
-    from agents.config import load_settings
-    from agents.gateway.decisions import RegistryDecisions
-    from schemas.codec import utc
-
-    settings = load_settings()
-    acting(settings, "viewer", model)
-    at = utc(moment(as_of)) if as_of else None
-    found = RegistryDecisions.of(settings).infos(model, at)
-    if as_json:
-        document({"model": model, "as_of": at, "versions": found})
-        return
-    named = any(v.external is not None for v in found)
-    table(
-        ["version", *["elsewhere"] * named, "stage", "champion", "data until", "parent", "by", "reason"],
-        [
-            (
-                *(v.version, *[v.external] * named, v.stage, "yes" if v.champion else ""),
-                *(v.at.date(), v.parent, v.actor, v.reason),
-            )
-            for v in found
-        ],
-        empty=f"{model} has no version" + (" then" if at else ""),
-    )
-
-
 def approve(
     model: Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)] = "",
     version: Annotated[int, typer.Argument(help="Number of a version.", show_default=False)] = 0,
@@ -341,8 +280,6 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     for name, function in (
         ("register", register),
-        ("models", models),
-        ("versions", versions),
         ("approve", approve),
         ("reject", reject),
         ("rollback", rollback),

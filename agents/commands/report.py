@@ -32,11 +32,7 @@ def report(
     settings = load_settings()
     acting(settings, "viewer", model)
     registry = RegistryDecisions.of(settings)
-    facts = next((found for found in registry.models() if found.model == model), None)
-    if facts is None:
-        raise NotFoundError(
-            "no such model", where=f"model {model}", remedy="`driftline models` lists those that are registered"
-        )
+    facts = registry.model(model)
     try:
         primary = registry.specification(model).metrics.primary
     except NotFoundError:  # no version is champion yet

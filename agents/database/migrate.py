@@ -9,13 +9,15 @@ the lock, on PostgreSQL an advisory lock. An SQLite file that holds an older sch
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
 from schemas.errors import RegistryError
 
-HEAD = "0008"
+HEAD = "0009"
 """Newest revision: what this program needs (a test holds it equal to the scripts)."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -35,7 +37,7 @@ def upgrade(engine: Engine) -> bool:
     """
     if revision(engine) == HEAD:
         return False
-    with engine.begin() as connection:
+    with _transaction(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         # Another process may have migrated while this one waited for the lock.
@@ -45,6 +47,39 @@ def upgrade(engine: Engine) -> bool:
         _run(connection, found)
     log.info("database migrated from %s to %s", found or "empty", HEAD)
     return True
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction for a migration.
+
+    SQLite changes a column by making the table anew, and a table that others refer to cannot be dropped while foreign
+    keys are looked after. They are checked as a whole at the end instead. The switch works outside of transactions.
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name != "sqlite":
+            with connection.begin():
+                yield connection
+            return
+        _look_after_foreign_keys(connection, "OFF")
+        try:
+            with connection.begin():
+                yield connection
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+                if broken is not None:
+                    raise RegistryError(
+                        f"a row of {broken[0]} refers to a row of {broken[2]} that is not there",
+                        where=str(engine.url.database),
+                        remedy="nothing was changed; restore a backup",
+                    )
+        finally:
+            _look_after_foreign_keys(connection, "ON")
+
+
+def _look_after_foreign_keys(connection: Connection, switch: str) -> None:
+    cursor = connection.connection.cursor()  # through the driver: nothing begins
+    cursor.execute(f"PRAGMA foreign_keys = {switch}")
+    cursor.close()
 
 
 def revision(engine: Engine) -> str | None:

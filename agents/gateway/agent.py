@@ -47,7 +47,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         return kafka.bootstrap_servers
 
     def database() -> str:
-        return f"{len(registry.models())} models"
+        return f"{registry.model_count()} models"
 
     context = Context(
         board, registry, closing, {"broker": broker, "database": database}, settings.host, gate_of(settings)

@@ -20,7 +20,9 @@ from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, chart, drift_table, newest_value
 from agents.gateway.views import ModelFacts
 from agents.registry.batch import Outcome
-from schemas.errors import AccessError, ConfigurationError, DatabaseUnavailableError, NotFoundError
+from agents.registry.search import Search
+from agents.registry.tags import sought_tags
+from schemas.errors import AccessError, ConfigurationError, DatabaseUnavailableError
 
 LOOK_EVERY_S = 0.5
 ASK_AGAIN_LOOKS = 20
@@ -46,9 +48,27 @@ def router(context: Context) -> APIRouter:
     approver = [Depends(may(gate, "approver"))]
 
     @routes.get("/models")
-    def models() -> Response:
-        """Registered models with their champion, newest quality and open incidents."""
-        return json_response({"models": listed_models(context)})
+    def models(sought: Sought) -> Response:
+        """Registered models with their champion, newest quality and open incidents; see `searched`."""
+        found, after = listed_models(context, sought)
+        return json_response({"models": found, "next": after or None})
+
+    @routes.get("/versions")
+    def all_versions(sought: Sought) -> Response:
+        """Versions of many models, searched for as models are; `stage` too, and tags are the versions'."""
+        who = visit().principal
+        found, after = context.registry.find_versions(sought, lambda names: gate.visible(who, names))
+        return json_response({"versions": found, "next": after or None})
+
+    @routes.post("/models/{model}/tags", dependencies=[Depends(may(gate, "producer"))])
+    def tag_model(model: str, decision: Annotated[dict[str, Any], Body()]) -> Response:
+        """Set and remove tags of a model: ``{"tags": {key: value}, "remove": [key], "actor"}``."""
+        return _tag(context, model, None, decision)
+
+    @routes.post("/models/{model}/versions/{version}/tags", dependencies=[Depends(may(gate, "producer"))])
+    def tag_version(model: str, version: int, decision: Annotated[dict[str, Any], Body()]) -> Response:
+        """Set and remove tags of a version, as of a model."""
+        return _tag(context, model, version, decision)
 
     @routes.get("/models/{model}/versions")
     def versions(model: str, as_of: datetime | None = None) -> Response:
@@ -223,12 +243,7 @@ def champion_of(context: Context, model: str) -> int | None:
     NotFoundError
         No such model.
     """
-    for facts in context.registry.models():
-        if facts.model == model:
-            return facts.champion
-    raise NotFoundError(
-        f"no model {model!r} is registered", where="registry", remedy="`driftline models` lists those there are"
-    )
+    return context.registry.model(model).champion
 
 
 def approve_matching(context: Context, pattern: str, actor: str, comment: str) -> list[Outcome]:
@@ -245,19 +260,46 @@ def approve_matching(context: Context, pattern: str, actor: str, comment: str) -
     return context.registry.approve_all(pattern, by=who, actor=actor, comment=comment, allowed=allowed)
 
 
-def visible_models(context: Context) -> list[ModelFacts]:
-    """Models of the registry that who asks may look at."""
-    facts = context.registry.models()
-    seen = context.gate.visible(visit().principal, (each.model for each in facts))
-    return [each for each in facts if each.model in seen]
+def searched(  # noqa: PLR0917 - the query of a URL
+    match: str = "*",
+    tag: Annotated[list[str] | None, Query()] = None,
+    owner: str = "",
+    team: str = "",
+    alias: str = "",
+    stage: str = "",
+    as_of: datetime | None = None,
+    after: str = "",
+    limit: Annotated[int, Query(ge=0, le=100_000)] = 0,
+) -> Search:
+    """What a URL asks for: ``?match=bus-*&tag=city=nyc&owner=ann&alias=challenger&as_of=T&limit=100&after=bus-7``."""
+    return Search(
+        match=match or "*",
+        tags=sought_tags(tag or ()),
+        owner=owner,
+        team=team,
+        alias=alias,
+        stage=stage,
+        as_of=as_of.replace(tzinfo=UTC) if as_of is not None and as_of.tzinfo is None else as_of,
+        after=after,
+        limit=limit,
+    )
 
 
-def listed_models(context: Context) -> list[dict[str, Any]]:
-    """Models of the registry that who asks may look at, with what the board knows of them."""
-    facts = visible_models(context)
+Sought = Annotated[Search, Depends(searched)]
+
+
+def visible_models(context: Context, search: Search) -> tuple[list[ModelFacts], str]:
+    """Models of the registry that are looked for and that who asks may look at, and the name to go on after."""
+    who = visit().principal
+    return context.registry.find_models(search, lambda names: context.gate.visible(who, names))
+
+
+def listed_models(context: Context, search: Search) -> tuple[list[dict[str, Any]], str]:
+    """As `visible_models`, with what the board knows of them."""
+    facts, after = visible_models(context, search)
     listed = []
     with context.board.use() as board:
-        for model in sorted(facts, key=lambda m: m.model):
+        for model in facts:
             found = board.models.get(model.model) or ModelBoard(model.model)
             metric = next(iter(found.metrics()), "")
             newest = newest_value(found, metric, views.choose_window(found.windows())) if metric else None
@@ -268,13 +310,25 @@ def listed_models(context: Context) -> list[dict[str, Any]]:
                     "champion": model.champion,
                     "challenger": model.challenger,
                     "versions": model.versions,
+                    "owner": model.owner,
+                    "team": model.team,
+                    "tags": model.tags,
                     "metric": metric,
                     "quality": newest[0].values[metric] if newest else None,
                     "open_incidents": len(board.open_incidents_of(model.model)),
                     "event_time_ms": found.clock_ms(),
                 }
             )
-    return listed
+    return listed, after
+
+
+def _tag(context: Context, model: str, version: int | None, body: dict[str, Any]) -> Response:
+    tags, removed = body.get("tags") or {}, body.get("remove") or []
+    if not isinstance(tags, dict) or not isinstance(removed, list):
+        raise ConfigurationError("tags are an object, what to remove is a list", where="body")
+    given, gone = {str(key): str(value) for key, value in tags.items()}, [str(key) for key in removed]
+    now = context.registry.tag(model, version, given, gone, by=visit().principal, actor=_actor(body))
+    return json_response({"model": model, "version": version, "tags": now})
 
 
 async def _changes(context: Context, model: str | None, asks: Asks) -> AsyncIterator[ServerSentEvent]:

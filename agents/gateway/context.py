@@ -15,6 +15,8 @@ from agents.gateway.views import ModelFacts, VersionFacts
 from agents.registry.batch import Outcome
 from agents.registry.lineage import Lineage
 from agents.registry.reviews import ReviewInfo
+from agents.registry.search import Search, Seen
+from agents.registry.views import VersionInfo
 from schemas.specification import Specification
 
 Check = Callable[[], str]
@@ -24,7 +26,21 @@ Check = Callable[[], str]
 class RegistryPort(Protocol):
     """What the gateway needs of the registry. All methods may raise `DatabaseUnavailableError`."""
 
-    def models(self) -> list[ModelFacts]: ...
+    def find_models(self, search: Search, seen: Seen) -> tuple[list[ModelFacts], str]: ...
+
+    def find_versions(self, search: Search, seen: Seen) -> tuple[list[VersionInfo], str]: ...
+
+    def model(self, model: str) -> ModelFacts: ...
+
+    def tag(  # noqa: PLR0917
+        self,
+        model: str,
+        version: int | None,
+        tags: Mapping[str, str],
+        removed: Iterable[str],
+        by: Principal,
+        actor: str,
+    ) -> dict[str, str]: ...
 
     def versions(self, model: str, as_of: datetime | None = None) -> list[VersionFacts]: ...
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 
 from agents.access.logic import Principal
 from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.gateway.views import ModelFacts, VersionFacts
-from agents.registry import approvals, lineage
+from agents.registry import approvals, impact, lineage
 from agents.registry.batch import Outcome, approve_all, waiting
+from agents.registry.impact import Use
 from agents.registry.ledger import acting_for
-from agents.registry.lineage import Lineage, Use
+from agents.registry.lineage import Lineage
 from agents.registry.reviews import ReviewInfo, review, reviews
+from agents.registry.search import Search, Seen, find_versions
 from agents.registry.service import Registry
-from agents.registry.views import VersionInfo
+from agents.registry.views import ModelInfo, VersionInfo
 from agents.registry.watched import is_watched
 from schemas.errors import TransitionError
 from schemas.specification import Specification
@@ -59,11 +62,49 @@ class RegistryDecisions:
 
     def models(self) -> list[ModelFacts]:
         """Registered models, by name."""
+        return self.find_models(Search())[0]
+
+    def find_models(self, search: Search, seen: Seen = lambda names: names) -> tuple[list[ModelFacts], str]:
+        """Models that `search` finds and that may be seen, and the name to go on after (empty: these were all)."""
         with self.readers() as session:
-            found = self._registry.models(session)
-        return [
-            ModelFacts(m.model, m.task, m.champion, m.challenger, m.versions, m.monitored, m.learning) for m in found
-        ]
+            found, after = self._registry.find_models(session, search, seen)
+        return [_facts(info) for info in found], after
+
+    def find_versions(self, search: Search, seen: Seen = lambda names: names) -> tuple[list[VersionInfo], str]:
+        """Versions that `search` finds, of models that may be seen, and the model to go on after."""
+        with self.readers() as session:
+            return find_versions(session, search, seen)
+
+    def model(self, model: str) -> ModelFacts:
+        """One model. Raises `NotFoundError`."""
+        with self.readers() as session:
+            return _facts(self._registry.model(session, model))
+
+    def model_count(self) -> int:
+        """How many models are registered."""
+        with self.readers() as session:
+            return self._registry.model_count(session)
+
+    def tags(self, model: str, version: int | None) -> dict[str, str]:
+        """Tags of a version, or of the model. Raises `NotFoundError`."""
+        with self.readers() as session:
+            if version is None:
+                return dict(self._registry.model(session, model).tags)
+            return dict(self._registry.version(session, model, version).tags)
+
+    def tag(  # noqa: PLR0917
+        self,
+        model: str,
+        version: int | None,
+        tags: Mapping[str, str],
+        removed: Iterable[str],
+        by: Principal,
+        actor: str,
+    ) -> dict[str, str]:
+        """Set and remove tags; those in force. Raises `NotFoundError`, `ConfigurationError`."""
+        with self._registry.sessions.begin() as session:
+            acting_for(session, by)
+            return self._registry.tag(session, model, version, tags, removed, actor)
 
     def versions(self, model: str, as_of: datetime | None = None) -> list[VersionFacts]:
         """Versions, oldest first; as they stood at `as_of`. Raises `NotFoundError`."""
@@ -83,6 +124,7 @@ class RegistryDecisions:
                 registered_at=v.registered_at,
                 promoted_at=v.promoted_at,
                 external=v.external,
+                tags=v.tags,
             )
             for v in self.infos(model, as_of)
         ]
@@ -126,17 +168,9 @@ class RegistryDecisions:
             It is named too shortly, or is no package.
         """
         with self.readers() as session:
-            found = lineage.made(session, only_live=only_live and kind == "package")
-        if kind == "package":
-            return lineage.package_uses(found, value, self._packages)
-        lineage.find(found, kind, value)
-        uses = lineage.uses(found, kind, value)
-        return [use for use in uses if use.live or not only_live]
-
-    def _packages(self, lock: str) -> dict[str, str]:
-        from agents.retraining.lock import read
-
-        return {one.name: one.version for one in read(self._registry.artifacts, lock).packages}
+            if kind == "package":
+                return impact.package_uses(session, value, lru_cache(self._registry.packages), only_live=only_live)
+            return impact.uses(session, kind, value, only_live=only_live)
 
     def approve(
         self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None
@@ -190,3 +224,18 @@ class RegistryDecisions:
         with self._registry.sessions.begin() as session:
             acting_for(session, by)
             return review(session, number, actor, comment, now=self._registry.now())
+
+
+def _facts(info: ModelInfo) -> ModelFacts:
+    return ModelFacts(
+        model=info.model,
+        task=info.task,
+        champion=info.champion,
+        challenger=info.challenger,
+        versions=info.versions,
+        monitored=info.monitored,
+        learning=info.learning,
+        owner=info.owner,
+        team=info.team,
+        tags=info.tags,
+    )

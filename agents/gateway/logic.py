@@ -41,6 +41,7 @@ from schemas.events import (
     RunSkipped,
     RunStarted,
     ServingEvent,
+    TagsChanged,
     TrainingEvent,
     VersionApproved,
     VersionArchived,
@@ -362,6 +363,10 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
             return "registry", f"Roll-back to {event.version} looked at by {event.actor}: {event.comment}", "plain"
         case CommandRefused():
             return "access", f"{event.command} of {event.actor} refused: {event.detail}", "bad"
+        case TagsChanged():
+            what = f"version {event.version}" if event.version is not None else "the model"
+            named = ", ".join([*(f"{k}={v}" for k, v in event.tags.items()), *(f"without {k}" for k in event.removed)])
+            return "registry", f"Tags of {what}: {named}", "plain"
         case AccessChanged():
             return "access", f"{event.subject}: {event.change} {event.detail}".strip(), "plain"
         case ModelSwapped():

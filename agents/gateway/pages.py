@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
+import msgspec
 from fastapi import APIRouter, Depends, Form
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 
 from agents.gateway import access, views
 from agents.gateway.access import may, visit
-from agents.gateway.api import approve_matching, champion_of, listed_models, visible_models
+from agents.gateway.api import Sought, approve_matching, champion_of, listed_models, visible_models
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, ordered_windows
 from agents.registry import drawing
+from agents.registry.search import Search
 from schemas.errors import DatabaseUnavailableError, DriftlineError
 
 PARTS = ("tiles", "incidents", "versions", "activity", "drift", "accounting")
+MODELS_A_PAGE = 500
 QUESTIONS: dict[str, dict[str, Any]] = {
     "approve": {
         "verb": "Approve",
@@ -52,14 +55,27 @@ def router(context: Context, templates: Environment) -> APIRouter:
 
     @routes.get("/")
     def start() -> Response:
-        models = visible_models(context)
+        models, _ = visible_models(context, Search(limit=2))
         return RedirectResponse(f"/models/{quote(models[0].model)}" if len(models) == 1 else "/models", 307)
 
     @routes.get("/models")
-    def models() -> HTMLResponse:
+    def models(sought: Sought) -> HTMLResponse:
+        listed, after = listed_models(context, msgspec.structs.replace(sought, limit=sought.limit or MODELS_A_PAGE))
+        waiting, more = visible_models(context, Search(alias="challenger", limit=100))
         with context.board.use() as board:
             shared = board.fleet.listed_incidents()[:20] if visit().principal.everywhere("viewer") else []
-        return show.page("models.html", models=listed_models(context), incidents=shared, **show.accounting())
+        asked = {"match": sought.match, "tag": [k if v is None else f"{k}={v}" for k, v in sought.tags.items()]}
+        asked |= {"owner": sought.owner, "team": sought.team, "alias": sought.alias}
+        return show.page(
+            "models.html",
+            models=listed,
+            asked=asked,
+            next=f"/models?{urlencode({**asked, 'after': after}, doseq=True)}" if after else "",
+            waiting=[facts.model for facts in waiting],
+            more_waiting=bool(more),
+            incidents=shared,
+            **show.accounting(),
+        )
 
     @routes.post("/approvals", dependencies=approver)
     def approve_many(
@@ -163,7 +179,8 @@ class _Renderer:
         """
         try:
             champion_of(self._context, model)
-            return [facts.model for facts in visible_models(self._context)], ""
+            listed, _ = visible_models(self._context, Search(limit=MODELS_A_PAGE))
+            return sorted({model, *(facts.model for facts in listed)}), ""
         except DatabaseUnavailableError as error:
             return [model], f"The registry does not answer: versions are missing here. {error.remedy}"
 

@@ -62,6 +62,7 @@ class VersionFacts:
     registered_at: datetime | None = None
     promoted_at: datetime | None = None
     external: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class ModelFacts:
     versions: int
     monitored: bool = False
     learning: bool = False
+    owner: str = ""
+    team: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

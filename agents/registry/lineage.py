@@ -1,11 +1,12 @@
-"""Lineage: what a version was made from, what was made from it, and which live models a thing went into.
+"""Lineage: what a version was made from, and what was made from it.
 
-Nothing is kept for it: the graph is read from the versions' own records, which never change.
+The graph is read from the versions' own records, which never change. `agents.registry.impact` answers the other way
+round, from a thing to the versions it went into, over an index of the same records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -13,10 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from agents.registry.tables import ModelRow, VersionRow
-from schemas.errors import ConfigurationError, NotFoundError
-
-LEAST_PREFIX = 6
-"""Hexadecimal digits from which a hash may be cut short."""
+from schemas.errors import NotFoundError
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,16 +47,6 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     depth: dict[str, int]
 
 
-class Use(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that something went into, and as what."""
-
-    model: str
-    version: int
-    live: bool
-    stage: str
-    through: str
-
-
 class Made(msgspec.Struct, frozen=True, kw_only=True):
     """A version as far as lineage needs it. `inputs`: (kind, id, label, relation)."""
 
@@ -83,19 +71,15 @@ def version_id(model: str, version: int) -> str:
     return f"version:{model}/{version}"
 
 
-def made(session: Session, model: str | None = None, *, only_live: bool = False) -> list[Made]:
-    """Versions of a model, or of all; with `only_live` the champions."""
+def made(session: Session, model: str) -> list[Made]:
+    """Versions of a model, oldest first."""
     columns = (
         *(VersionRow.model, VersionRow.version, VersionRow.stage, VersionRow.parent, VersionRow.run_id),
         *(VersionRow.dataset, VersionRow.code, VersionRow.environment, VersionRow.specification),
         ModelRow.champion,
     )
-    statement = select(*columns).join(ModelRow, ModelRow.name == VersionRow.model)
-    if model is not None:
-        statement = statement.where(VersionRow.model == model)
-    if only_live:
-        statement = statement.where(ModelRow.champion == VersionRow.version)
-    rows = session.execute(statement.order_by(VersionRow.model, VersionRow.version))
+    statement = select(*columns).join(ModelRow, ModelRow.name == VersionRow.model).where(VersionRow.model == model)
+    rows = session.execute(statement.order_by(VersionRow.version))
     return [
         Made(
             model=row.model,
@@ -103,13 +87,14 @@ def made(session: Session, model: str | None = None, *, only_live: bool = False)
             stage=row.stage,
             live=row.champion == row.version,
             environment=row.environment,
-            inputs=_inputs(row),
+            inputs=inputs(row),
         )
         for row in rows
     ]
 
 
-def _inputs(row: Any) -> list[tuple[str, str, str, str]]:
+def inputs(row: Any) -> list[tuple[str, str, str, str]]:
+    """What a version was made from, of its row: (kind, id, label, relation)."""
     dataset, code, found = row.dataset, row.code, []
 
     def add(kind: str, sha: Any, relation: str, label: str = "") -> None:
@@ -172,80 +157,3 @@ def _walk(start: str, depth: dict[str, int], step: int, following: Mapping[str, 
             if name not in depth:
                 depth[name] = depth[at] + step
                 waiting.append(name)
-
-
-def find(versions: Iterable[Made], kind: str, sha: str) -> str:
-    """Id of the node of a kind whose hash begins with `sha`.
-
-    Raises
-    ------
-    NotFoundError
-        There is none.
-    ConfigurationError
-        It is too short, or more than one begins so.
-    """
-    kinds = ("dataset", "rows") if kind == "dataset" else (kind,)
-    if len(sha) < LEAST_PREFIX:
-        raise ConfigurationError(f"{sha!r} is too short", where=f"--{kind}", remedy=f"give {LEAST_PREFIX} digits")
-    found = {
-        f"{one}:{name}"
-        for made_ in versions
-        for one, name, _, _ in made_.inputs
-        if one in kinds and name.startswith(sha)
-    }
-    if not found:
-        raise NotFoundError(f"no version was made from {kind} {sha}", where="lineage")
-    clean = {name.removesuffix("-dirty") for name in found}
-    if len(clean) > 1:
-        raise ConfigurationError(
-            f"{sha} may be {', '.join(sorted(found))}", where=f"--{kind}", remedy="give more of its digits"
-        )
-    return min(found)
-
-
-def uses(versions: Iterable[Made], kind: str, sha: str) -> list[Use]:
-    """Versions that a dataset, commit, code tree, environment, specification or run went into, directly."""
-    kinds = ("dataset", "rows") if kind == "dataset" else (kind,)
-    return [
-        Use(model=one.model, version=one.version, live=one.live, stage=one.stage, through=relation)
-        for one in versions
-        for found, name, _, relation in one.inputs
-        if found in kinds and name.startswith(sha)
-    ]
-
-
-def package_uses(versions: Iterable[Made], wanted: str, packages: Callable[[str], Mapping[str, str]]) -> list[Use]:
-    """Versions that were trained with a package.
-
-    Parameters
-    ----------
-    wanted : str
-        As pip has it (``scikit-learn==1.9.1``, ``numpy<2``, ``pandas``); ``1.x`` is ``1.*``.
-    packages : callable
-        From the hash of a lock to version by name.
-
-    Raises
-    ------
-    ConfigurationError
-    """
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    try:
-        requirement = Requirement(wanted.replace(".x", ".*"))
-    except InvalidRequirement as error:
-        raise ConfigurationError(
-            f"{wanted!r} names no package: {error}", where="--package", remedy="write it as scikit-learn==1.9.1"
-        ) from error
-    name = requirement.name.lower().replace("_", "-")
-    known: dict[str, Mapping[str, str]] = {}
-    found = []
-    for one in versions:
-        lock = one.environment.get("lock")
-        if lock is not None and lock not in known:
-            known[lock] = packages(lock)
-        version = {**one.environment, **known.get(str(lock), {})}.get(name)
-        if version is not None and requirement.specifier.contains(version, prereleases=True):
-            found.append(
-                Use(model=one.model, version=one.version, live=one.live, stage=one.stage, through=f"{name} {version}")
-            )
-    return found

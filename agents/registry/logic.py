@@ -23,6 +23,7 @@ from schemas.events import (
     ModelState,
     ProbationEnded,
     RollbackReviewed,
+    TagsChanged,
     VersionApproved,
     VersionArchived,
     VersionObserved,
@@ -119,6 +120,8 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
     for event in events:
         match event:
             case ModelRegistered() | ProbationEnded() | AccessChanged() | CommandRefused() | RollbackReviewed():
+                pass
+            case TagsChanged():
                 pass
             case VersionRegistered(version=version):
                 stages[version] = "registered"

@@ -8,12 +8,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from agents.registry.change import find_model, find_version
-from agents.registry.logic import History, replay
-from agents.registry.tables import AuditRow, ModelRow, SpecificationRow, VersionRow
+from agents.registry.logic import History
+from agents.registry.search import Search, Seen, epoch_at, find_models, find_versions, histories
+from agents.registry.tables import ModelRow, SpecificationRow, VersionRow
+from agents.registry.tags import in_force
 from agents.registry.views import ModelInfo, VersionInfo, model_info, version_info
-from schemas.codec import decode
 from schemas.errors import NotFoundError
-from schemas.events import AnyRegistryEvent
 from schemas.specification import Specification, parse
 
 
@@ -22,10 +22,23 @@ class Questions:
 
     def models(self, session: Session) -> list[ModelInfo]:
         """All models, by name."""
-        counted = session.execute(select(VersionRow.model, func.count()).group_by(VersionRow.model))
-        counts = {row[0]: row[1] for row in counted}
-        rows = session.scalars(select(ModelRow).order_by(ModelRow.name))
-        return [model_info(row, counts.get(row.name, 0)) for row in rows]
+        return self.find_models(session, Search())[0]
+
+    def find_models(
+        self, session: Session, search: Search, seen: Seen = lambda names: names
+    ) -> tuple[list[ModelInfo], str]:
+        """As `agents.registry.search.find_models`."""
+        return find_models(session, search, seen)
+
+    def model(self, session: Session, model: str) -> ModelInfo:
+        """One model. Raises `NotFoundError`."""
+        row = find_model(session, model)
+        count = session.scalar(select(func.count()).select_from(VersionRow).where(VersionRow.model == model)) or 0
+        return model_info(row, count, in_force(session, model))
+
+    def model_names(self, session: Session) -> list[str]:
+        """Names of all models."""
+        return list(session.scalars(select(ModelRow.name).order_by(ModelRow.name)))
 
     def model_count(self, session: Session) -> int:
         """How many models are registered."""
@@ -38,21 +51,14 @@ class Questions:
         ------
         NotFoundError
         """
-        row = find_model(session, model)
-        rows = session.scalars(select(VersionRow).where(VersionRow.model == model).order_by(VersionRow.version)).all()
-        if as_of is None:
-            return [version_info(entry, champion=entry.version == row.champion) for entry in rows]
-        then = self.history(session, model, as_of)
-        return [
-            version_info(entry, champion=entry.version == then.champion, stage=then.stages[entry.version])
-            for entry in rows
-            if entry.version in then.stages
-        ]
+        find_model(session, model)
+        return find_versions(session, Search(as_of=as_of), model=model)[0]
 
     def version(self, session: Session, model: str, version: int) -> VersionInfo:
         """One version. Raises `NotFoundError`."""
         row = find_model(session, model)
-        return version_info(find_version(session, model, version), champion=row.champion == version)
+        found, tags = find_version(session, model, version), in_force(session, model, version)
+        return version_info(found, champion=row.champion == version, tags=tags)
 
     def champion(self, session: Session, model: str, as_of: datetime | None = None) -> VersionInfo | None:
         """The version in production, now or at a moment of the system's clock. Raises `NotFoundError`."""
@@ -64,14 +70,7 @@ class Questions:
 
     def history(self, session: Session, model: str, as_of: datetime | None = None) -> History:
         """Champion, challenger and stages as the audit tells them, until `as_of` (inclusive)."""
-        statement = select(AuditRow.event).where(AuditRow.model == model).order_by(AuditRow.epoch)
-        if as_of is not None:
-            statement = statement.where(AuditRow.recorded_at <= as_of)
-        events: list[AnyRegistryEvent] = [
-            decode(text.encode(), AnyRegistryEvent)  # type: ignore[arg-type]
-            for text in session.scalars(statement)
-        ]
-        return replay(events)
+        return histories(session, [model], None if as_of is None else epoch_at(session, as_of))[model]
 
     def specification(self, session: Session, model: str, version: int | None = None) -> Specification:
         """Specification of a version; default the champion's, before there is one the model's newest.

@@ -7,7 +7,7 @@ get a `ConflictError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,11 +17,13 @@ from sqlalchemy.orm import Session
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
 from agents.registry.change import Change, begin_model, refuse_answer, refuse_other_task, refuse_watched
+from agents.registry.impact import index_version
 from agents.registry.ledger import Ledger
 from agents.registry.logic import check_step
 from agents.registry.questions import Questions
 from agents.registry.reviews import flag_for_review
 from agents.registry.tables import ApprovalRow, ModelRow, SpecificationRow, VersionRow
+from agents.registry.tags import change_tags, checked, in_force, of_specification
 from agents.registry.views import VersionInfo, version_info
 from schemas.errors import ConflictError, NotFoundError, TransitionError
 from schemas.events import (
@@ -34,7 +36,7 @@ from schemas.events import (
     VersionRejected,
     VersionValidated,
 )
-from schemas.specification import parse
+from schemas.specification import Specification, parse
 
 POLICY = "policy:auto"
 """The actor of what approval mode ``auto`` does."""
@@ -78,6 +80,7 @@ class Registry(Questions):
         ledger = Ledger(session, self._clock())
         self.add_specification(session, sha, spec_text)
         row = session.get(ModelRow, spec.name)
+        new = row is None
         if row is None:
             row = ModelRow(
                 name=spec.name,
@@ -94,7 +97,7 @@ class Registry(Questions):
         else:
             refuse_watched(row, "registered with a pipeline")
             refuse_other_task(row, spec)
-            row.specification = sha
+        self.take_specification(Change(session, ledger, row), sha, spec, actor, at, new=new)
         return spec.name
 
     def register_version(
@@ -167,6 +170,7 @@ class Registry(Questions):
         )
         session.add(version)
         session.flush()
+        index_version(session, version, self.packages)
         change.emit(VersionRegistered, actor, at, version=version.version, artifact=artifact, parent=parent)
         change.publish_state()
         return version.version
@@ -373,6 +377,32 @@ class Registry(Questions):
         change.publish_state()
         return version_info(found, champion=True)
 
+    # --------------------------------------------------------------------------------------------- tags
+
+    def tag(  # noqa: PLR0917
+        self,
+        session: Session,
+        model: str,
+        version: int | None,
+        tags: Mapping[str, str],
+        removed: Iterable[str],
+        actor: str,
+    ) -> dict[str, str]:
+        """Set and remove tags of a version, or of the model where `version` is None; the tags as they are now.
+
+        Raises
+        ------
+        NotFoundError
+        ConfigurationError
+            One is no tag, or there would be too many.
+        """
+        change = Change.of(session, model, self._clock())
+        if version is not None:
+            change.version(version)
+        kept = [key for key in removed if not key.startswith("@")]
+        change_tags(change, version or 0, checked(tags), kept, actor, None)
+        return in_force(session, model, version or 0)
+
     # ------------------------------------------------------------------------------------------- inside
 
     def now(self) -> datetime:
@@ -388,3 +418,27 @@ class Registry(Questions):
         if session.get(SpecificationRow, sha) is None:
             session.add(SpecificationRow(sha=sha, text=text))
             session.flush()
+
+    def take_specification(
+        self, change: Change, sha: str, spec: Specification, actor: str, at: datetime | None, *, new: bool
+    ) -> None:
+        """Give a model a specification, and the tags it names; those that only the one before named are removed."""
+        row = change.row
+        if row.specification == sha and not new:
+            return
+        wanted, before = of_specification(spec), {}
+        if not new:
+            before = of_specification(parse(self.specification_text(change.session, row.specification)))
+            row.specification = sha
+        # What a person changed since stays, unless the specification says something new.
+        news = {key: value for key, value in wanted.items() if before.get(key) != value}
+        now = in_force(change.session, row.name) if before else {}
+        gone = [key for key, value in before.items() if key not in wanted and now.get(key) == value]
+        if change_tags(change, 0, news, gone, actor, at):
+            change.publish_state()
+
+    def packages(self, lock: str) -> dict[str, str]:
+        """Packages of a stored lock: version by name. Raises `ArtifactError`."""
+        from agents.retraining.lock import read
+
+        return {one.name: one.version for one in read(self.artifacts, lock).packages}

@@ -23,6 +23,8 @@ from agents.database.base import Base, BigId, Json, UtcDateTime
 MODEL = String(256)
 ACTOR = String(256)
 SHA256 = String(64)
+EXACT = String(600).with_variant(String(600, collation="C"), "postgresql")
+"""A text that is looked for by its beginning: ordered by its bytes on both databases."""
 
 
 class LedgerRow(Base):
@@ -80,6 +82,7 @@ class VersionRow(Base):
     __table_args__ = (
         UniqueConstraint("model", "version"),
         Index("ix_registry_versions_external", "model", "external"),
+        Index("ix_registry_versions_stage", "stage", "model", "version"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
@@ -107,6 +110,62 @@ class VersionRow(Base):
     previous: Mapped[int | None]
     """The champion that this version took over from."""
     external: Mapped[str | None] = mapped_column(String(128), default=None)
+
+
+class TagRow(Base):
+    """A tag of a model (`version` 0) or of a version, from one event to another; `until` None: it is in force.
+
+    Owner and team of a model's specification stand here too, under `agents.registry.views.OWNER` and `TEAM`.
+    """
+
+    __tablename__ = "registry_tags"
+    __table_args__ = (
+        Index("ix_registry_tags_value", "key", "value", "model"),
+        Index("ix_registry_tags_model", "model", "version"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(ForeignKey("registry_models.name"))
+    version: Mapped[int]
+    key: Mapped[str] = mapped_column(String(128))
+    value: Mapped[str] = mapped_column(String(256))
+    since: Mapped[int] = mapped_column(BigInteger)
+    until: Mapped[int | None] = mapped_column(BigInteger, default=None)
+
+
+class InputRow(Base):
+    """A thing that went into a version: what `agents.registry.lineage` reads from its record, to be found by hash."""
+
+    __tablename__ = "registry_inputs"
+    __table_args__ = (Index("ix_registry_inputs_sha", "kind", "sha"),)
+
+    model: Mapped[str] = mapped_column(MODEL, primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(32), primary_key=True)
+    sha: Mapped[str] = mapped_column(EXACT, primary_key=True)
+    relation: Mapped[str] = mapped_column(String(32), primary_key=True)
+
+
+class EnvironmentRow(Base):
+    """What versions record of their environment, once by its hash. `complete`: the packages of its lock are known."""
+
+    __tablename__ = "registry_environments"
+    __table_args__ = (Index("ix_registry_environments_complete", "complete"),)
+
+    id: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    lock: Mapped[str | None] = mapped_column(SHA256)
+    complete: Mapped[bool]
+
+
+class PackageRow(Base):
+    """A package of an environment."""
+
+    __tablename__ = "registry_packages"
+    __table_args__ = (Index("ix_registry_packages_name", "name", "version"),)
+
+    environment: Mapped[str] = mapped_column(ForeignKey("registry_environments.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(256), primary_key=True)
+    version: Mapped[str] = mapped_column(String(256))
 
 
 class ApprovalRequestRow(Base):
@@ -189,7 +248,11 @@ class AuditRow(Base):
     """One event of the registry, chained to the one before by its hash. Never changed, never deleted."""
 
     __tablename__ = "registry_audit"
-    __table_args__ = (Index("ix_registry_audit_model", "model", "epoch"),)
+    __table_args__ = (
+        Index("ix_registry_audit_model", "model", "epoch"),
+        # "As of then" is a moment of the clock; everything else counts in epochs.
+        Index("ix_registry_audit_recorded_at", "recorded_at"),
+    )
 
     epoch: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     recorded_at: Mapped[datetime] = mapped_column(UtcDateTime)

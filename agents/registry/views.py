@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from agents.registry.tables import ModelRow, VersionRow
+
+OWNER, TEAM = "@owner", "@team"
+"""Tags that hold what the specification says of owner and team; nobody else can write keys that begin so."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +31,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     monitored: bool = False
     reference_window: str | None = None
     learning: bool = False
+    owner: str = ""
+    team: str = ""
+    tags: dict[str, str] = {}
 
 
 class VersionInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,9 +66,10 @@ class VersionInfo(msgspec.Struct, frozen=True, kw_only=True):
     promoted_at: datetime | None
     champion: bool
     external: str | None = None
+    tags: dict[str, str] = {}
 
 
-def model_info(row: ModelRow, versions: int) -> ModelInfo:
+def model_info(row: ModelRow, versions: int, tags: Mapping[str, str]) -> ModelInfo:
     return ModelInfo(
         model=row.name,
         task=row.task,
@@ -74,10 +82,15 @@ def model_info(row: ModelRow, versions: int) -> ModelInfo:
         monitored=row.monitored,
         reference_window=row.reference_window,
         learning=row.monitored and row.reference is None,
+        owner=tags.get(OWNER, ""),
+        team=tags.get(TEAM, ""),
+        tags={key: value for key, value in tags.items() if not key.startswith("@")},
     )
 
 
-def version_info(row: VersionRow, *, champion: bool, stage: str | None = None) -> VersionInfo:
+def version_info(
+    row: VersionRow, *, champion: bool, stage: str | None = None, tags: Mapping[str, str] | None = None
+) -> VersionInfo:
     return VersionInfo(
         model=row.model,
         version=row.version,
@@ -102,4 +115,5 @@ def version_info(row: VersionRow, *, champion: bool, stage: str | None = None) -
         promoted_at=row.promoted_at,
         champion=champion,
         external=row.external,
+        tags=dict(tags or {}),
     )

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from agents.registry.change import Change, begin_model, find_model, refuse_other_task
+from agents.registry.impact import index_version
 from agents.registry.ledger import Ledger
 from agents.registry.logic import number_for
 from agents.registry.service import Registry
@@ -87,6 +88,7 @@ def register(
             reference_window=window,
         )
         begin_model(session, ledger, row, at)
+        registry.take_specification(Change(session, ledger, row), sha, spec, actor, at, new=True)
         return []
     if not row.monitored:
         raise ConflictError(
@@ -96,7 +98,7 @@ def register(
         )
     refuse_other_task(row, spec)
     change = Change(session, ledger, row)
-    row.specification = sha
+    registry.take_specification(change, sha, spec, actor, at, new=False)
     if window is not None:
         row.reference, row.reference_window, row.learning_from_ms = None, window, None
     elif external is None:
@@ -288,6 +290,7 @@ def _add(  # noqa: PLR0917 - all of one version
     )
     session.add(version)
     session.flush()
+    index_version(session, version, registry.packages)
     parent, row.champion = row.champion, number
     change.emit(
         VersionObserved,

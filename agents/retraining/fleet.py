@@ -313,7 +313,7 @@ def _registered(settings: Settings) -> frozenset[str]:
     upgrade(engine)
     try:
         with session_factory(engine, read_only=True)() as session:
-            return frozenset(info.model for info in Questions().models(session))
+            return frozenset(Questions().model_names(session))
     finally:
         engine.dispose()
 
@@ -326,9 +326,9 @@ def _members_before(settings: Settings, fleet: Specification) -> list[str]:
     try:
         with session_factory(engine, read_only=True)() as session:
             questions = Questions()
-            for info in questions.models(session):
-                if fleets.is_member_name(fleet, info.model):
-                    member = questions.specification(session, info.model).model.member
+            for name in questions.model_names(session):
+                if fleets.is_member_name(fleet, name):
+                    member = questions.specification(session, name).model.member
                     values += [member[per]] if per in member else []
     finally:
         engine.dispose()

@@ -19,6 +19,7 @@ from agents.gateway.logic import Board
 from agents.gateway.shared import SharedBoard
 from agents.gateway.views import ModelFacts, VersionFacts
 from agents.registry.lineage import Lineage, Made, around, version_id
+from agents.registry.search import Search, Seen
 from schemas.errors import DatabaseUnavailableError, NotFoundError, TransitionError
 from schemas.events import (
     Alert,
@@ -78,6 +79,15 @@ class MemoryRegistry:
     def models(self) -> list[ModelFacts]:
         self._up()
         return [ModelFacts(MODEL, "binary", self.champion, None, len(self.stages))] if self.stages else []
+
+    def find_models(self, search: Search, seen: Seen) -> tuple[list[ModelFacts], str]:
+        return [facts for facts in self.models() if facts.model in seen([facts.model]) and not search.alias], ""
+
+    def model(self, model: str) -> ModelFacts:
+        for facts in self.models():
+            if facts.model == model:
+                return facts
+        raise NotFoundError(f"no model {model!r}")
 
     def versions(self, model: str, as_of: datetime | None = None) -> list[VersionFacts]:
         self._up()

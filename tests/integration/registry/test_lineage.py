@@ -6,15 +6,18 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from agents.gateway.decisions import RegistryDecisions
 from agents.registry import lineage
 from agents.registry.drawing import svg
+from agents.registry.tables import EnvironmentRow
 from schemas.errors import ConfigurationError, NotFoundError
 from tests.support.registries import EVENT_TIME, RegistryWorld, spec_text
 
 JANUARY, SEASONS, COMMIT = "1a" * 32, "2b" * 32, "3c" * 20
 OLD, NEW = "4d" * 32, "5e" * 32
+NO_STORE: dict[str, dict[str, str]] = {}
 PACKAGES = {OLD: {"scikit-learn": "1.8.0", "numpy": "2.1.0"}, NEW: {"scikit-learn": "1.9.1", "numpy": "2.4.6"}}
 
 
@@ -42,9 +45,14 @@ def promoted(world: RegistryWorld, name: str, parent: int | None, **record: Any)
         return version
 
 
-@pytest.fixture
-def history(world: RegistryWorld) -> RegistryDecisions:
-    """Two models of one table; the first has had three versions, the third of them without that commit."""
+@pytest.fixture(params=["indexed", "from-the-store"])
+def history(request: pytest.FixtureRequest, world: RegistryWorld, monkeypatch: pytest.MonkeyPatch) -> RegistryDecisions:
+    """Two models of one table; the first has had three versions, the third of them without that commit.
+
+    Packages are known when a version is registered, or their locks are read where somebody asks.
+    """
+    if request.param == "indexed":
+        monkeypatch.setattr(world.registry, "packages", PACKAGES.__getitem__)
     archive = {"archive": {"from": "2013-01-01T00:00:00Z", "as_of": "2013-03-01T00:00:00Z"}, "seasons": SEASONS}
     for name in ("m", "n"):
         world.model(name)
@@ -111,7 +119,12 @@ def test_impact(
     live: set[tuple[str, int]],
     every: set[tuple[str, int]],
 ) -> None:
-    monkeypatch.setattr(history, "_packages", PACKAGES.__getitem__)
+    with history.readers() as session:
+        complete = set(session.scalars(select(EnvironmentRow.complete)))
+    if complete == {True}:
+        monkeypatch.setattr(history._registry, "packages", NO_STORE.__getitem__)
+    else:
+        monkeypatch.setattr(history._registry, "packages", PACKAGES.__getitem__)
     assert {(use.model, use.version) for use in history.uses(kind, value, only_live=True)} == live
     assert {(use.model, use.version) for use in history.uses(kind, value, only_live=False)} == every
 

@@ -1,0 +1,328 @@
+"""`driftline bench registry`: 100,000 versions of 18,000 models in SQLite, and how fast a decision is served.
+
+Search, questions as of a moment, lineage and impact are asked of a registry that was made in bulk
+(`benchmarks.registry_fill`), each in a session of its own as a command asks, at random models, tags and times; lists
+are pages of a hundred. Registration and decisions go through the service on the same registry, each in a transaction
+that is written through to the disk. Fifty people approve one version at once over the HTTP interface: one gets 200, the
+others 409. `benchmarks.registry_swap` measures from a decision to the first answer by its version.
+
+A row's value is the 99th percentile in milliseconds, `spread` the median and the worst; `asked_ms` is what was asked
+for, and the ratio the value to it.
+
+Expected time: four minutes.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from http.client import HTTPConnection
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from agents.artifacts import ArtifactStore
+from agents.config import Settings, load_settings
+from agents.database.engine import make_engine, session_factory
+from agents.database.migrate import upgrade
+from agents.gateway.decisions import RegistryDecisions
+from agents.registry.audit import verify_audit
+from agents.registry.search import Search
+from agents.registry.service import Registry
+from benchmarks import registry_fill as fill
+from benchmarks.harness import UnequalError
+from benchmarks.latency import percentile
+from benchmarks.machine import machine
+from benchmarks.processes import cores
+from benchmarks.registry_swap import swaps
+from schemas.events import SubmitCandidate
+
+MODELS: Final = 18_000
+VERSIONS: Final = 100_000
+ASKED_MS: Final = 50.0
+REGISTERED_MS: Final = 20.0
+SERVED_MS: Final = 1_000.0
+PEOPLE: Final = 50
+PAGE: Final = 100
+WARM_UP: Final = 3
+
+Note = Callable[[str], None]
+Question = Callable[[RegistryDecisions, random.Random, fill.Filling], object]
+
+
+def _name(rng: random.Random, filling: fill.Filling) -> str:
+    return fill.name_of(rng.randrange(filling.models))
+
+
+def _digits(rng: random.Random) -> str:
+    return f"bus-{rng.randrange(100):02}*"
+
+
+QUESTIONS: Final[dict[str, Question]] = {
+    "list a page": lambda r, rng, f: r.find_models(Search(limit=PAGE, after=_name(rng, f))),
+    "search by pattern": lambda r, rng, f: r.find_models(Search(match=_digits(rng), limit=PAGE)),
+    "search by pattern, no prefix": lambda r, rng, f: r.find_models(
+        Search(match=f"*{rng.randrange(100):02}", limit=PAGE)
+    ),
+    "search by tag": lambda r, rng, f: r.find_models(
+        Search(tags={"line": str(rng.randrange(max(1, f.models // 100)))}, limit=PAGE)
+    ),
+    "search by a common tag": lambda r, rng, f: r.find_models(
+        Search(tags={"city": f"city-{rng.randrange(fill.CITIES)}"}, limit=PAGE)
+    ),
+    "search by owner": lambda r, rng, f: r.find_models(Search(owner=f"owner-{rng.randrange(fill.OWNERS)}", limit=PAGE)),
+    "search by team": lambda r, rng, f: r.find_models(Search(team=f"team-{rng.randrange(fill.TEAMS)}", limit=PAGE)),
+    "search by alias": lambda r, rng, f: r.find_models(Search(alias="challenger", limit=PAGE)),
+    "search versions by stage": lambda r, rng, f: r.find_versions(Search(stage="approval-requested", limit=PAGE)),
+    "versions of a model": lambda r, rng, f: r.infos(_name(rng, f)),
+    "versions as of": lambda r, rng, f: r.infos(_name(rng, f), f.moment()),
+    "search by pattern as of": lambda r, rng, f: r.find_models(
+        Search(match=_digits(rng), limit=PAGE, as_of=f.moment())
+    ),
+    "search by tag as of": lambda r, rng, f: r.find_models(
+        Search(tags={"line": str(rng.randrange(max(1, f.models // 100)))}, limit=PAGE, as_of=f.moment())
+    ),
+    "lineage": lambda r, rng, f: r.lineage(_name(rng, f)),
+    "live by dataset": lambda r, rng, f: r.uses("dataset", fill.dataset(rng.randrange(fill.DATASETS)), only_live=True),
+    "live by commit": lambda r, rng, f: r.uses("commit", fill.commit(rng.randrange(fill.COMMITS))[:10], only_live=True),
+    "live by package": lambda r, rng, f: r.uses("package", f"package-7=={rng.randrange(fill.LOCKS)}.7", only_live=True),
+}
+"""What is asked; every question has to be answered within `ASKED_MS`."""
+
+
+def run(
+    *,
+    models: int = MODELS,
+    versions: int = VERSIONS,
+    questions: int = 200,
+    registrations: int = 200,
+    swaps_each: int = 50,
+    use_cores: int | None = None,
+    note: Note = lambda _: None,
+) -> dict[str, Any]:
+    """Measure; returns the document of ``driftline bench registry --json``.
+
+    Parameters
+    ----------
+    models, versions : int
+        Size of the registry.
+    questions : int
+        How often each question is asked.
+    registrations : int
+        Versions registered one after the other.
+    swaps_each : int
+        Promotions, and as many roll-backs, that are followed into serving; 0: none, no broker is started.
+    use_cores : int, optional
+        Run everything on that many cores.
+    note : callable
+        Gets lines of progress.
+    """
+    rng = random.Random(7)
+    with ExitStack() as stack:
+        chosen = stack.enter_context(cores(use_cores))
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftline-bench-")))
+        settings = _settings(home / "registry")
+        began = time.monotonic()
+        filling = _fill(settings, models, versions)
+        note(f"registry: {versions:,} versions of {models:,} models in {time.monotonic() - began:.0f} s")
+        decisions = RegistryDecisions.of(settings)
+        found = {name: _ask(question, decisions, rng, filling, questions) for name, question in QUESTIONS.items()}
+        rows = [_row(name, taken, ASKED_MS) for name, taken in found.items()]
+        registered, decided = _register(settings, filling, rng, registrations)
+        rows += [_row("register a version", registered, REGISTERED_MS), _row("decide on it", decided, ASKED_MS)]
+        rows.append(_crowd(settings, filling))
+        with decisions.readers() as session:
+            verdict = verify_audit(session)
+        if verdict.problem is not None:
+            raise UnequalError(f"the audit does not hold: {verdict.problem}")
+        size = Path(settings.home / "registry.db").stat().st_size
+        for row in rows:
+            note(f"registry: {row['name']}: p50 {row['p50_ms']:.1f} ms, p99 {row['value']:.1f} ms")
+        if swaps_each:
+            taken = swaps(home, swaps_each, note)
+            rows += [_row(f"{what} served", seconds, SERVED_MS) for what, seconds in taken.items()]
+    asked = [row for row in rows if row["asked_ms"] is not None]
+    ratios = {f"{row['name']}/asked": round(row["value"] / row["asked_ms"], 4) for row in asked}
+    return {
+        "bench": "registry",
+        "machine": machine(),
+        "rounds": 1,
+        "settings": {
+            "models": models,
+            "versions": versions,
+            "events": verdict.rows,
+            "page": PAGE,
+            "database_mib": round(size / 2**20, 1),
+            "cores": chosen,
+            "made_in_bulk": "models, versions, tags, inputs, audit (a chain that verifies); no outbox",
+        },
+        "rows": rows,
+        "ratios": ratios,
+        "ratio_range": {name: [value, value] for name, value in ratios.items()},
+    }
+
+
+def _settings(home: Path) -> Settings:
+    home.mkdir(parents=True)
+    plain = {"database_url": "", "artifacts_url": "", "archive_url": "", "bootstrap_servers": "", "api_key": ""}
+    return load_settings(**{"home": home, **plain})
+
+
+def _fill(settings: Settings, models: int, versions: int) -> fill.Filling:
+    engine = make_engine(settings.database)
+    upgrade(engine)
+    filling = fill.Filling(models, versions)
+    with session_factory(engine).begin() as session:
+        filling.write(session, ArtifactStore.of(settings))
+        session.execute(text("ANALYZE"))
+    engine.dispose()
+    return filling
+
+
+def _ask(
+    question: Question, decisions: RegistryDecisions, rng: random.Random, filling: fill.Filling, times: int
+) -> list[float]:
+    """Seconds that a question took, each time."""
+    taken = []
+    for _ in range(times + WARM_UP):
+        began = time.perf_counter()
+        question(decisions, rng, filling)
+        taken.append(time.perf_counter() - began)
+    return taken[WARM_UP:]
+
+
+def _registered(registry: Registry, session: Session, number: int, parent: int | None) -> int:
+    return registry.register_version(
+        session,
+        fill.name_of(number),
+        artifact=registry.artifacts.put(b"model", "model"),
+        reference=registry.artifacts.put(b"{}", "reference"),
+        specification_text=fill.specification(number),
+        code={"tree": fill.digest("tree", number), "commit": fill.commit(number)},
+        dataset={"rows": 10_000, "sha256": fill.digest("rows", number), "registered": fill.dataset(number)},
+        environment=fill.environment(number),
+        parameters={},
+        seed=0,
+        parent=parent,
+        run_id=f"run-{number}",
+        report={"passed": True},
+        actor="retraining",
+        at=fill.START,
+    )
+
+
+def _submit(registry: Registry, session: Session, number: int, made: int) -> None:
+    name = fill.name_of(number)
+    command = SubmitCandidate(
+        command_id=f"{name}-{made}",
+        model=name,
+        actor="retraining",
+        version=made,
+        run_id="run",
+        passed=True,
+        reason="better",
+        at=fill.START,
+    )
+    registry.submit(session, command)
+
+
+def _register(
+    settings: Settings, filling: fill.Filling, rng: random.Random, times: int
+) -> tuple[list[float], list[float]]:
+    """Seconds that registrations and decisions took, commits included."""
+    sessions = session_factory(make_engine(settings.database))
+    clock = iter(range(1, 10_000_000))
+    registry = Registry(
+        sessions, ArtifactStore.of(settings), clock=lambda: filling.now + timedelta(seconds=next(clock))
+    )
+    registered, decided = [], []
+    for _ in range(times + WARM_UP):
+        number = rng.randrange(filling.models)
+        began = time.perf_counter()
+        with sessions.begin() as session:
+            made = _registered(registry, session, number, None)
+        registered.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        with sessions.begin() as session:
+            _submit(registry, session, number, made)
+        decided.append(time.perf_counter() - began)
+    return registered[WARM_UP:], decided[WARM_UP:]
+
+
+def _crowd(settings: Settings, filling: fill.Filling) -> dict[str, Any]:
+    """Fifty people approve one version at once, over HTTP.
+
+    Raises
+    ------
+    UnequalError
+        Not exactly one of them was first.
+    """
+    import uvicorn
+
+    from agents.gateway.app import create_app
+    from agents.gateway.context import Context
+    from agents.gateway.shared import SharedBoard
+
+    decisions = RegistryDecisions.of(settings)
+    with decisions.readers() as session:
+        waiting = next(iter(decisions.find_versions(Search(stage="approval-requested", limit=1))[0]))
+        session.rollback()
+    app = create_app(Context(SharedBoard(), decisions, threading.Event()))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
+    serving = threading.Thread(target=server.run, daemon=True)
+    serving.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        answers: list[tuple[int, float]] = []
+        together = threading.Barrier(PEOPLE)
+
+        def approve(number: int) -> None:
+            connection = HTTPConnection("127.0.0.1", port, timeout=60)
+            body = f'{{"actor": "person-{number}"}}'
+            together.wait()
+            began = time.perf_counter()
+            path = f"/api/models/{waiting.model}/versions/{waiting.version}/approve"
+            connection.request("POST", path, body, {"content-type": "application/json"})
+            answers.append((connection.getresponse().status, time.perf_counter() - began))
+            connection.close()
+
+        threads = [threading.Thread(target=approve, args=(number,)) for number in range(PEOPLE)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        server.should_exit = True
+        serving.join(30)
+    counted = Counter(status for status, _ in answers)
+    if counted != {200: 1, 409: PEOPLE - 1}:
+        raise UnequalError(f"{PEOPLE} approvals at once: {dict(counted)}")
+    row = _row(f"{PEOPLE} approvals at once", [seconds for _, seconds in answers], None)
+    return {**row, "won": counted[200], "refused": counted[409]}
+
+
+def _row(name: str, seconds: Sequence[float], asked_ms: float | None) -> dict[str, Any]:
+    taken = [value * 1_000 for value in seconds]
+    p50, p99 = percentile(taken, 50), percentile(taken, 99)
+    return {
+        "name": name,
+        "version": version("driftline"),
+        "value": round(p99, 2),
+        "unit": "ms (p99)",
+        "spread": [round(p50, 2), round(max(taken), 2)],
+        "p50_ms": round(p50, 2),
+        "max_ms": round(max(taken), 2),
+        "asked_ms": asked_ms,
+        "times": len(taken),
+    }
