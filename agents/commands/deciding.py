@@ -1,25 +1,70 @@
-"""`driftline request-approval`, `archive` and `reviews`, and the approval of many at once."""
+"""`driftline request-approval`, `archive` and `reviews`, and decisions on many at once."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from agents.commands.output import Json, add, document, say, table
+from agents.commands.output import Json, add, document, note, say, table
+
+if TYPE_CHECKING:
+    from agents.registry.batch import What
 
 Model = Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)]
 Version = Annotated[int, typer.Argument(help="Number of a version.", show_default=False)]
 Actor = Annotated[str, typer.Option("--actor", help="Who decides; default: whose key it is, else this account.")]
 
 
-def approve_many(match: str, *, actor: str, comment: str, as_json: bool) -> None:
-    """Approve everything that waits and matches; exit code 1 where something of it was refused."""
+Every = Annotated[bool, typer.Option("--all", help="Decide on many: of all models that fit.")]
+Match = Annotated[str, typer.Option("--match", help="With --all: models by pattern, as 'bus-*'.")]
+Tags = Annotated[
+    list[str] | None, typer.Option("--tag", help="With --all: models by tag, KEY=VALUE; again: all of them.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="With --all: say what would be decided on, and do nothing.")]
+
+
+class Many(NamedTuple):
+    """The options that speak of many."""
+
+    every: bool
+    match: str
+    tags: list[str] | None
+    dry_run: bool = False
+    confirm: int | None = None
+
+    def wanted(self, command: str, model: str, version: int | None) -> bool:
+        """Whether many are meant.
+
+        Raises
+        ------
+        ConfigurationError
+            Neither one nor many are named, or both.
+        """
+        from schemas.errors import ConfigurationError
+
+        one = bool(model) and version != 0
+        more = self.match != "*" or self.tags or self.dry_run or self.confirm is not None
+        if (self.every and (model or version)) or (not self.every and (more or not one)):
+            raise ConfigurationError(
+                f"name a model{' and a version' if version is not None else ''}, or many with --all",
+                where=f"driftline {command}",
+                remedy=f"driftline {command} MODEL{' VERSION' if version is not None else ''}, or "
+                f"driftline {command} --all --match 'bus-*' or --tag KEY=VALUE",
+            )
+        return self.every
+
+
+def decide_many(what: What, many: Many, *, actor: str, reason: str, as_json: bool) -> None:
+    """Decide on all that fits; exit code 1 where something of it was refused. Roll-backs only where confirmed."""
     from agents.access.acting import acting
     from agents.access.logic import acting_name
-    from agents.access.teams import team_of
+    from agents.access.teams import team_of, visible
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
+    from agents.registry.batch import confirmed, listed
+    from agents.registry.search import Search
+    from agents.registry.tags import sought_tags
 
     settings = load_settings()
     by = acting(settings, "approver")
@@ -31,16 +76,30 @@ def approve_many(match: str, *, actor: str, comment: str, as_json: bool) -> None
         with decisions.readers() as session:
             return by.may("approver", model, team_of(session, model))
 
-    found = decisions.approve_all(match, by=by, actor=acting_name(by, actor), comment=comment, allowed=allowed)
-    refused = [outcome for outcome in found if outcome.problem is not None]
+    found = decisions.chosen(what, Search(match=many.match, tags=sought_tags(many.tags or ())))
+    if what == "rollback" or many.dry_run:
+        with decisions.readers() as session:
+            seen = visible(session, by, {one.model for one in found})
+        found = [one for one in found if one.model in seen]
+    columns, nothing = ["model", "version", "became", "why not"], "nothing fits"
+    if many.dry_run or (what == "rollback" and many.confirm is None):
+        would = listed(found, what)
+        possible = sum(one.problem is None for one in would)
+        if as_json:
+            document({"would": would, "possible": possible})
+            return
+        table([*columns[:2], "is", "why not"], [(o.model, o.version, o.stage, o.problem) for o in would], empty=nothing)
+        note("nothing was done" + (f"; --confirm {possible} does it" if what == "rollback" and possible else ""))
+        return
+    if many.confirm is not None:
+        found = confirmed(found, many.confirm)
+    done = decisions.decide_all(what, found, by=by, actor=acting_name(by, actor), reason=reason, allowed=allowed)
+    refused = [outcome for outcome in done if outcome.problem is not None]
     if as_json:
-        document({"approved": len(found) - len(refused), "refused": len(refused), "versions": found})
+        told = {"approve": "approved", "reject": "rejected", "rollback": "rolled_back"}[what]
+        document({told: len(done) - len(refused), "refused": len(refused), "versions": done})
     else:
-        table(
-            ["model", "version", "became", "why not"],
-            [(o.model, o.version, o.stage, o.problem) for o in found],
-            empty=f"nothing that matches {match!r} waits for approval",
-        )
+        table(columns, [(o.model, o.version, o.stage, o.problem) for o in done], empty=nothing)
     if refused:
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agents.commands.deciding import DryRun, Every, Many, Match, Tags, decide_many
 from agents.commands.output import Json, add, document, say
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from agents.gateway.decisions import RegistryDecisions
     from streams.kafka.config import KafkaConfig
 
-Model = Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)]
-Version = Annotated[int, typer.Argument(help="Number of a version.", show_default=False)]
+AnyModel = Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)]
+AnyVersion = Annotated[int, typer.Argument(help="Number of a version.", show_default=False)]
 Actor = Annotated[str, typer.Option("--actor", help="Who decides; default: whose key it is, else this account.")]
 
 
@@ -188,11 +189,13 @@ def _watch(
 
 
 def approve(
-    model: Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)] = "",
-    version: Annotated[int, typer.Argument(help="Number of a version.", show_default=False)] = 0,
+    model: AnyModel = "",
+    version: AnyVersion = 0,
     *,
-    every: Annotated[bool, typer.Option("--all", help="Approve everything that waits, of models that match.")] = False,
-    match: Annotated[str, typer.Option("--match", help="With --all: models by pattern, as 'bus-*'.")] = "*",
+    every: Every = False,
+    match: Match = "*",
+    tags: Tags = None,
+    dry_run: DryRun = False,
     artifact: Annotated[
         str, typer.Option("--artifact", help="SHA-256 of what you looked at: refused where the version holds another.")
     ] = "",
@@ -203,19 +206,12 @@ def approve(
     """Approve a version that waits for it; the last approval needed promotes it, and serving switches."""
     from agents.access.acting import acting
     from agents.access.logic import acting_name
-    from agents.commands.deciding import approve_many
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
-    from schemas.errors import ConfigurationError
 
-    if every != (not model and not version) or (match != "*" and not every) or (not every and not version):
-        raise ConfigurationError(
-            "name a model and a version, or many with --all",
-            where="driftline approve",
-            remedy="driftline approve MODEL VERSION, or driftline approve --all --match 'bus-*'",
-        )
-    if every:
-        approve_many(match, actor=actor, comment=comment, as_json=as_json)
+    many = Many(every, match, tags, dry_run)
+    if many.wanted("approve", model, version):
+        decide_many("approve", many, actor=actor, reason=comment, as_json=as_json)
         return
     settings = load_settings()
     by = acting(settings, "approver", model)
@@ -226,9 +222,13 @@ def approve(
 
 
 def reject(
-    model: Model,
-    version: Version,
+    model: AnyModel = "",
+    version: AnyVersion = 0,
     *,
+    every: Every = False,
+    match: Match = "*",
+    tags: Tags = None,
+    dry_run: DryRun = False,
     reason: Annotated[str, typer.Option("--reason", help="Kept in the audit.")] = "rejected by a person",
     actor: Actor = "",
     as_json: Json = False,
@@ -239,6 +239,10 @@ def reject(
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
 
+    many = Many(every, match, tags, dry_run)
+    if many.wanted("reject", model, version):
+        decide_many("reject", many, actor=actor, reason=reason, as_json=as_json)
+        return
     settings = load_settings()
     by = acting(settings, "approver", model)
     registry = RegistryDecisions.of(settings)
@@ -247,19 +251,32 @@ def reject(
 
 
 def rollback(
-    model: Model,
+    model: AnyModel = "",
     *,
     to: Annotated[int | None, typer.Option("--to", help="Version to bring back; default: the one before.")] = None,
+    every: Every = False,
+    match: Match = "*",
+    tags: Tags = None,
+    confirm: Annotated[
+        int | None, typer.Option("--confirm", help="With --all: do it, to as many models as were listed without this.")
+    ] = None,
     reason: Annotated[str, typer.Option("--reason", help="Kept in the audit.")] = "rolled back by a person",
     actor: Actor = "",
     as_json: Json = False,
 ) -> None:
-    """Bring an earlier champion back; serving switches between two batches."""
+    """Bring an earlier champion back; serving switches between two batches.
+
+    With --all nothing is done until the number of models that were listed is confirmed.
+    """
     from agents.access.acting import acting
     from agents.access.logic import acting_name
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
 
+    many = Many(every, match, tags, confirm=confirm)
+    if many.wanted("rollback", model, to if every else None):
+        decide_many("rollback", many, actor=actor, reason=reason, as_json=as_json)
+        return
     settings = load_settings()
     by = acting(settings, "approver", model)
     registry = RegistryDecisions.of(settings)
@@ -269,7 +286,7 @@ def rollback(
 
 def _tell(registry: RegistryDecisions, model: str, version: int, *, as_json: bool) -> None:
     """What became of a version: of the decision that was just taken."""
-    found = next(facts for facts in registry.versions(model) if facts.version == version)
+    found = registry.info(model, version)
     if as_json:
         document({"model": model, "version": version, "stage": found.stage, "champion": found.champion})
     else:

@@ -19,7 +19,7 @@ from agents.gateway.access import actor, bearer, client, may, may_everywhere, se
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, chart, drift_table, newest_value
 from agents.gateway.views import ModelFacts
-from agents.registry.batch import Outcome
+from agents.registry.batch import Chosen, Outcome, What, confirmed, listed
 from agents.registry.search import Search
 from agents.registry.tags import sought_tags
 from schemas.errors import AccessError, ConfigurationError, DatabaseUnavailableError
@@ -203,15 +203,22 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/approvals", dependencies=approver)
     def approve_many(decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
-        """Approve everything that waits, of models that match: ``{"match", "comment", "actor"}``."""
-        body = decision or {}
-        pattern = _text(body, "match")
-        if not pattern:
-            raise ConfigurationError("name the models", where="match", remedy='a pattern, as "bus-*"; "*" for all')
+        """Approve all that waits, of models that match: ``{"match", "tags", "comment", "actor", "dry_run"}``."""
+        return _many(context, "approve", "approved", decision or {})
 
-        found = approve_matching(context, pattern, _actor(body), _text(body, "comment"))
-        refused = sum(outcome.problem is not None for outcome in found)
-        return json_response({"approved": len(found) - refused, "refused": refused, "versions": found})
+    @routes.post("/rejections", dependencies=approver)
+    def reject_many(decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+        """Reject all that waits, of models that match: ``{"match", "tags", "reason", "actor", "dry_run"}``."""
+        return _many(context, "reject", "rejected", decision or {})
+
+    @routes.post("/rollbacks", dependencies=approver)
+    def roll_back_many(decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
+        """Roll back all models that match: ``{"match", "tags", "reason", "actor", "confirm"}``.
+
+        Without `confirm` nothing is done, and the answer is what would be; `confirm` is how many that are. 409: it is
+        another number meanwhile.
+        """
+        return _many(context, "rollback", "rolled_back", decision or {})
 
     @routes.get("/reviews")
     def reviews(done: bool = False) -> Response:
@@ -246,8 +253,10 @@ def champion_of(context: Context, model: str) -> int | None:
     return context.registry.model(model).champion
 
 
-def approve_matching(context: Context, pattern: str, actor: str, comment: str) -> list[Outcome]:
-    """Approve everything that waits, of models that match and that who asks may approve on."""
+def decide_matching(  # noqa: PLR0917
+    context: Context, what: What, search: Search, actor: str, reason: str, confirm: int | None = None
+) -> list[Outcome]:
+    """Decide on all that fits and that who asks may decide on; roll-backs only as many as were confirmed."""
     who = visit().principal
 
     def allowed(model: str) -> bool:
@@ -257,7 +266,32 @@ def approve_matching(context: Context, pattern: str, actor: str, comment: str) -
             return False
         return True
 
-    return context.registry.approve_all(pattern, by=who, actor=actor, comment=comment, allowed=allowed)
+    found = context.registry.chosen(what, search)
+    if confirm is not None:
+        found = confirmed(_seen(context, found), confirm)
+    return context.registry.decide_all(what, found, by=who, actor=actor, reason=reason, allowed=allowed)
+
+
+def _seen(context: Context, found: list[Chosen]) -> list[Chosen]:
+    """What who asks may look at."""
+    seen = context.gate.visible(visit().principal, {one.model for one in found})
+    return [one for one in found if one.model in seen]
+
+
+def _many(context: Context, what: What, done: str, body: dict[str, Any]) -> Response:
+    pattern, tags = _text(body, "match"), body.get("tags") or {}
+    if not isinstance(tags, dict):
+        raise ConfigurationError("tags are an object", where="tags", remedy='{"city": "nyc"}')
+    if not pattern and not tags:
+        raise ConfigurationError("name the models", where="match", remedy='a pattern, as "bus-*"; "*" for all; or tags')
+    wanted = {str(key): None if value is None else str(value) for key, value in tags.items()}
+    search, confirm = Search(match=pattern or "*", tags=wanted), _number(body, "confirm")
+    if body.get("dry_run") or (what == "rollback" and confirm is None):
+        return json_response({"would": listed(_seen(context, context.registry.chosen(what, search)), what)})
+    reason = _text(body, "comment") if what == "approve" else _text(body, "reason") or "no reason given"
+    found = decide_matching(context, what, search, _actor(body), reason, confirm)
+    refused = sum(outcome.problem is not None for outcome in found)
+    return json_response({done: len(found) - refused, "refused": refused, "versions": found})
 
 
 def searched(  # noqa: PLR0917 - the query of a URL

@@ -12,7 +12,7 @@ from agents.access.gate import Visit
 from agents.access.logic import Principal, Role, local_principal
 from agents.gateway.shared import SharedBoard
 from agents.gateway.views import ModelFacts, VersionFacts
-from agents.registry.batch import Outcome
+from agents.registry.batch import Chosen, Outcome, What
 from agents.registry.lineage import Lineage
 from agents.registry.reviews import ReviewInfo
 from agents.registry.search import Search, Seen
@@ -58,8 +58,16 @@ class RegistryPort(Protocol):
         self, model: str, to: int | None, *, by: Principal, actor: str, reason: str, expected: int | None = None
     ) -> int: ...
 
-    def approve_all(
-        self, pattern: str, *, by: Principal, actor: str, comment: str, allowed: Callable[[str], bool]
+    def chosen(self, what: What, search: Search) -> list[Chosen]: ...
+
+    def decide_all(  # noqa: PLR0917
+        self,
+        what: What,
+        found: list[Chosen],
+        by: Principal,
+        actor: str,
+        reason: str,
+        allowed: Callable[[str], bool],
     ) -> list[Outcome]: ...
 
     def request_approval(self, model: str, version: int, *, by: Principal, actor: str) -> str: ...

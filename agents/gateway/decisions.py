@@ -12,7 +12,7 @@ from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.gateway.views import ModelFacts, VersionFacts
 from agents.registry import approvals, impact, lineage
-from agents.registry.batch import Outcome, approve_all, waiting
+from agents.registry.batch import Chosen, Outcome, What, chosen, decide_all
 from agents.registry.impact import Use
 from agents.registry.ledger import acting_for
 from agents.registry.lineage import Lineage
@@ -134,6 +134,11 @@ class RegistryDecisions:
         with self.readers() as session:
             return self._registry.versions(session, model, as_of)
 
+    def info(self, model: str, version: int) -> VersionInfo:
+        """One version. Raises `NotFoundError`."""
+        with self.readers() as session:
+            return self._registry.version(session, model, version)
+
     def refuse_watched(self, model: str, what: str) -> None:
         """Refuse what needs the model itself. Raises `TransitionError`; an unknown model is left to whoever asks."""
         with self.readers() as session:
@@ -195,12 +200,21 @@ class RegistryDecisions:
             found = self._registry.rollback(session, model, to, actor=actor, reason=reason, expected=expected)
             return found.version
 
-    def approve_all(
-        self, pattern: str, *, by: Principal, actor: str, comment: str, allowed: Callable[[str], bool]
+    def chosen(self, what: What, search: Search) -> list[Chosen]:
+        """What a decision on many would be about, by model."""
+        return chosen(self.readers, what, search)
+
+    def decide_all(  # noqa: PLR0917
+        self,
+        what: What,
+        found: list[Chosen],
+        by: Principal,
+        actor: str,
+        reason: str,
+        allowed: Callable[[str], bool],
     ) -> list[Outcome]:
-        """Approve everything that waits and matches; what became of each. One that is refused keeps no other."""
-        listed = waiting(self.readers, pattern)
-        return list(approve_all(self._registry, listed, by, actor, comment, allowed))
+        """Decide on what was chosen; what became of each. One that is refused keeps no other."""
+        return list(decide_all(self._registry, what, found, by, actor, reason, allowed))
 
     def request_approval(self, model: str, version: int, *, by: Principal, actor: str) -> str:
         """Ask for approval again; the stage. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""

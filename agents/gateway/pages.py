@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from agents.gateway import access, views
 from agents.gateway.access import may, visit
-from agents.gateway.api import Sought, approve_matching, champion_of, listed_models, visible_models
+from agents.gateway.api import Sought, champion_of, decide_matching, listed_models, visible_models
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, ordered_windows
 from agents.registry import drawing
@@ -84,7 +84,8 @@ def router(context: Context, templates: Environment) -> APIRouter:
         actor: Annotated[str, Form()] = "",
     ) -> HTMLResponse:
         try:
-            found = approve_matching(context, match.strip(), access.actor(actor.strip(), ""), comment)
+            search = Search(match=match.strip())
+            found = decide_matching(context, "approve", search, access.actor(actor.strip(), ""), comment)
         except DriftlineError as error:
             return show.page("parts/outcomes.html", outcomes=[], match=match, problem=f"{error.what} {error.remedy}")
         return show.page("parts/outcomes.html", outcomes=found, match=match, problem="")

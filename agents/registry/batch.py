@@ -1,33 +1,42 @@
-"""Approving many at once: each model by itself, a hundred in a transaction."""
+"""Deciding on many at once: each model by itself, a hundred in a transaction; one that is refused keeps no other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import and_, select
+from sqlalchemy.orm import Session
 
 from agents.access.logic import Principal
 from agents.database.engine import Sessions
 from agents.registry.ledger import acting_for
+from agents.registry.search import Search, model_conditions
 from agents.registry.service import Registry
-from agents.registry.tables import VersionRow
-from schemas.errors import DriftlineError, RegistryError
+from agents.registry.tables import ModelRow, VersionRow
+from agents.registry.views import VersionInfo
+from schemas.errors import ConflictError, RegistryError
 
 CHUNK = 100
+What = Literal["approve", "reject", "rollback"]
 
 
-class Waiting(msgspec.Struct, frozen=True):
-    """A version that waits for approval, and the bytes it is about."""
+class Chosen(msgspec.Struct, frozen=True):
+    """A version that is to be decided on, and the bytes it is about; of a roll-back the champion, and `to` which."""
 
     model: str
     version: int
     artifact: str
+    to: int | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one approval: the version's stage, or why it was not taken."""
+    """What became of one decision: the version's stage, or why it was not taken.
+
+    Of a roll-back `version` is the one that was brought back. While nothing is done yet `stage` is what the version is.
+    """
 
     model: str
     version: int
@@ -36,54 +45,114 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
-def waiting(readers: Sessions, pattern: str) -> list[Waiting]:
-    """Versions of models whose names match `pattern` that wait for approval, by name."""
-    with readers() as session:
-        rows = session.execute(
-            select(VersionRow.model, VersionRow.version, VersionRow.artifact)
-            .where(VersionRow.stage == "approval-requested")
-            .order_by(VersionRow.model, VersionRow.version)
-        )
-        return [Waiting(*row) for row in rows if fnmatchcase(row.model, pattern)]
-
-
-def approve_all(  # noqa: PLR0917
-    registry: Registry,
-    listed: list[Waiting],
-    by: Principal,
-    actor: str,
-    comment: str,
-    allowed: Callable[[str], bool] = lambda _: True,
-) -> Iterator[Outcome]:
-    """Approve what was listed, bound to the bytes that were listed; one that is refused does not keep the others.
+def chosen(readers: Sessions, what: What, search: Search) -> list[Chosen]:
+    """What a decision on many would be about, by model.
 
     Parameters
     ----------
+    what : {"approve", "reject", "rollback"}
+        Approvals and rejections are of versions that wait, roll-backs of models that have a champion of their own.
+    search : Search
+        Pattern, tags, owner and team of the models.
+    """
+    with readers() as session:
+        if what == "rollback":
+            return [one for one in _champions(session, search) if fnmatchcase(one.model, search.match)]
+        rows = session.execute(
+            select(VersionRow.model, VersionRow.version, VersionRow.artifact)
+            .where(VersionRow.stage == "approval-requested", *model_conditions(session, VersionRow.model, search))
+            .order_by(VersionRow.model, VersionRow.version)
+        )
+        return [Chosen(*row) for row in rows if fnmatchcase(row.model, search.match)]
+
+
+def _champions(session: Session, search: Search) -> list[Chosen]:
+    rows = session.execute(
+        select(ModelRow.name, VersionRow.version, VersionRow.artifact, VersionRow.previous)
+        .join(VersionRow, and_(VersionRow.model == ModelRow.name, VersionRow.version == ModelRow.champion))
+        .where(ModelRow.monitored.is_(False), *model_conditions(session, ModelRow.name, search))
+        .order_by(ModelRow.name)
+    )
+    return [Chosen(*row) for row in rows]
+
+
+def listed(found: list[Chosen], what: What) -> list[Outcome]:
+    """What would be decided on, as it is told before anything is done."""
+    if what != "rollback":
+        return [Outcome(model=one.model, version=one.version, stage="approval-requested") for one in found]
+    return [
+        Outcome(model=one.model, version=one.version, problem="has no predecessor")
+        if one.to is None
+        else Outcome(model=one.model, version=one.to, stage=f"instead of {one.version}")
+        for one in found
+    ]
+
+
+def confirmed(found: list[Chosen], count: int) -> list[Chosen]:
+    """What is to be rolled back, where it is as many as somebody saw.
+
+    Raises
+    ------
+    ConflictError
+        It is not.
+    """
+    possible = [one for one in found if one.to is not None]
+    if len(possible) != count:
+        raise ConflictError(
+            f"{len(possible)} models would be rolled back, {count} were confirmed",
+            where="confirm",
+            remedy="look at the list again (without the confirmation), nothing was done",
+        )
+    return possible
+
+
+def decide_all(  # noqa: PLR0917
+    registry: Registry,
+    what: What,
+    found: list[Chosen],
+    by: Principal,
+    actor: str,
+    reason: str,
+    allowed: Callable[[str], bool] = lambda _: True,
+) -> Iterator[Outcome]:
+    """Decide on what was chosen, bound to the bytes (or the champion) of then; what became of each.
+
+    Parameters
+    ----------
+    reason : str
+        Of approvals the comment.
     allowed : callable
-        Whether the principal may approve on a model.
+        Whether the principal may decide on a model.
 
     Raises
     ------
     DatabaseUnavailableError
         What was told before is done, the rest is not.
     """
-    for start in range(0, len(listed), CHUNK):
+    for start in range(0, len(found), CHUNK):
         outcomes = []
         with registry.sessions.begin() as session:
             acting_for(session, by)
-            for one in listed[start : start + CHUNK]:
+            for one in found[start : start + CHUNK]:
                 if not allowed(one.model):
                     problem = f"{by.name} lacks the role approver on {one.model}"
                     outcomes.append(Outcome(model=one.model, version=one.version, problem=problem))
                     continue
                 try:
                     with session.begin_nested():
-                        found = registry.approve(session, one.model, one.version, actor, comment, artifact=one.artifact)
-                    outcomes.append(Outcome(model=one.model, version=one.version, stage=found.stage))
+                        done = _decide(registry, session, what, one, actor, reason)
+                    outcomes.append(Outcome(model=one.model, version=done.version, stage=done.stage))
                 except RegistryError as error:
-                    outcomes.append(_refused(one, error))
+                    told = {"problem": error.what, "remedy": error.remedy}
+                    outcomes.append(Outcome(model=one.model, version=one.version, **told))
         yield from outcomes
 
 
-def _refused(one: Waiting, error: DriftlineError) -> Outcome:
-    return Outcome(model=one.model, version=one.version, problem=error.what, remedy=error.remedy)
+def _decide(  # noqa: PLR0917
+    registry: Registry, session: Session, what: What, one: Chosen, actor: str, reason: str
+) -> VersionInfo:
+    if what == "approve":
+        return registry.approve(session, one.model, one.version, actor, reason, artifact=one.artifact)
+    if what == "reject":
+        return registry.reject(session, one.model, one.version, actor, reason)
+    return registry.rollback(session, one.model, one.to, actor=actor, reason=reason, expected=one.version)

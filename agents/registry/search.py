@@ -255,6 +255,11 @@ def _tagged(
     return conditions
 
 
+def model_conditions(session: Session, name: InstrumentedAttribute[str], search: Search) -> list[ColumnElement[bool]]:
+    """Pattern, tags, owner and team as conditions on models' names; of the pattern `fnmatchcase` has the last word."""
+    return [*_named(session, name, search.match), *_tagged(name, search.wanted, 0, None)]
+
+
 def _named(session: Session, name: InstrumentedAttribute[str], pattern: str) -> list[ColumnElement[bool]]:
     """What the database can leave out; `fnmatchcase` has the last word."""
     prefix = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]

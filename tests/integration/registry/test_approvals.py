@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,9 @@ from agents.access.logic import local_principal
 from agents.database.engine import make_engine, session_factory
 from agents.gateway.decisions import RegistryDecisions
 from agents.registry import approvals
+from agents.registry.batch import Outcome, What, confirmed, listed
 from agents.registry.reviews import review, reviews
+from agents.registry.search import Search
 from agents.registry.tables import ApprovalRequestRow, ApprovalRow, ReviewRow
 from schemas.errors import ConflictError, NotFoundError, SpecificationError, TransitionError
 from schemas.events import ApprovalLapsed, ApprovalRequested, ModelPromoted, RollbackReviewed, VersionArchived
@@ -31,6 +34,18 @@ def waiting(world: RegistryWorld, name: str = "m", **policy: object) -> None:
 def approve(world: RegistryWorld, actor: str, name: str = "m", version: int = 1) -> str:
     with world.sessions.begin() as session:
         return world.registry.approve(session, name, version, actor).stage
+
+
+def decide(
+    decisions: RegistryDecisions,
+    what: What,
+    *,
+    actor: str = "bea",
+    allowed: Callable[[str], bool] = lambda _: True,
+    **search: object,
+) -> list[Outcome]:
+    found = decisions.chosen(what, Search(**search))  # type: ignore[arg-type]
+    return decisions.decide_all(what, found, by=ROOT, actor=actor, reason="all fine", allowed=allowed)
 
 
 def stage(world: RegistryWorld, name: str = "m", version: int = 1) -> str:
@@ -140,9 +155,7 @@ def test_many_are_approved_by_pattern_and_one_that_is_refused_keeps_no_other(wor
         waiting(world, name, four_eyes=name == "bus-2")
     world.model("bus-4")
     decisions = RegistryDecisions(world.registry, world.readers)
-    found = decisions.approve_all(
-        "bus-*", by=ROOT, actor="retraining", comment="all fine", allowed=lambda model: model != "bus-3"
-    )
+    found = decide(decisions, "approve", match="bus-*", actor="retraining", allowed=lambda model: model != "bus-3")
     assert [(o.model, o.version, o.stage) for o in found] == [
         ("bus-1", 1, "promoted"), ("bus-2", 1, None), ("bus-3", 1, None),
     ]  # fmt: skip
@@ -155,7 +168,7 @@ def test_many_are_approved_by_pattern_and_one_that_is_refused_keeps_no_other(wor
     assert epochs == list(range(1, len(epochs) + 1)), "what was refused left no gap"
     promoted = [event for event in world.events() if isinstance(event, ModelPromoted)]
     assert [(event.model, event.principal) for event in promoted] == [("bus-1", "local:root")]
-    assert decisions.approve_all("ship-*", by=ROOT, actor="x", comment="", allowed=lambda _: True) == []
+    assert decide(decisions, "approve", match="ship-*") == []
 
 
 def test_more_than_one_transaction_of_approvals(world: RegistryWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +176,46 @@ def test_more_than_one_transaction_of_approvals(world: RegistryWorld, monkeypatc
     for n in range(5):
         waiting(world, f"bus-{n}")
     decisions = RegistryDecisions(world.registry, world.readers)
-    found = decisions.approve_all("*", by=ROOT, actor="bea", comment="", allowed=lambda _: True)
+    found = decide(decisions, "approve")
     assert [outcome.stage for outcome in found] == ["promoted"] * 5
+
+
+def test_many_are_rejected_by_tag(world: RegistryWorld) -> None:
+    for n in range(3):
+        waiting(world, f"bus-{n}")
+    with world.sessions.begin() as session:
+        for n in (0, 2):
+            world.registry.tag(session, f"bus-{n}", None, {"line": "m"}, [], "ann")
+    decisions = RegistryDecisions(world.registry, world.readers)
+    assert [(o.model, o.stage) for o in decide(decisions, "reject", tags={"line": "m"})] == [
+        ("bus-0", "rejected"),
+        ("bus-2", "rejected"),
+    ]
+    assert stage(world, "bus-1") == "approval-requested"
+
+
+def test_many_are_rolled_back_as_many_as_were_seen(world: RegistryWorld) -> None:
+    for name, versions in (("bus-1", 2), ("bus-2", 3), ("bus-3", 1), ("tram-1", 2)):
+        world.model(name)
+        for _ in range(versions):
+            world.candidate(name)
+    decisions = RegistryDecisions(world.registry, world.readers)
+    found = decisions.chosen("rollback", Search(match="bus-*"))
+    assert [(o.model, o.version, o.problem) for o in listed(found, "rollback")] == [
+        ("bus-1", 1, None),
+        ("bus-2", 2, None),
+        ("bus-3", 1, "has no predecessor"),
+    ]
+    with pytest.raises(ConflictError, match="2 models would be rolled back, 3 were confirmed"):
+        confirmed(found, 3)
+    with world.sessions.begin() as session:  # somebody is faster with one of them
+        world.registry.rollback(session, "bus-2", 1, actor="cyd", reason="burns")
+    done = decisions.decide_all(
+        "rollback", confirmed(found, 2), by=ROOT, actor="bea", reason="bad data", allowed=lambda _: True
+    )
+    assert [(o.model, o.version, o.stage) for o in done] == [("bus-1", 1, "promoted"), ("bus-2", 3, None)]
+    assert "champion is version 1, not 3" in (done[1].problem or "")
+    assert (stage(world, "tram-1", 2), stage(world, "bus-2")) == ("promoted", "promoted")
 
 
 def rolled_back(world: RegistryWorld, actor: str, **spec: object) -> int:

@@ -200,7 +200,7 @@ def test_config_show_prints_toml_that_parses_to_the_same(home: Path, tmp_path: P
 
 def test_models_of_an_empty_database_is_no_error(home: Path) -> None:
     code, out, _ = run("models", "--json")
-    assert (code, json.loads(out)) == (0, {"models": []})
+    assert (code, json.loads(out)) == (0, {"models": [], "next": None})
     code, _, err = run("versions", "nobody")
     assert code == 1
     assert "nobody" in err

@@ -106,7 +106,7 @@ def test_a_fleet_is_approved_by_pattern_and_a_roll_back_reviewed(world: Registry
     found = json.loads(done.stdout)
     assert (found["approved"], found["refused"]) == (2, 2)
     assert told("approve", "--all", "--match", "bus-*", key=admin)["approved"] == 2
-    assert "nothing that matches" in run("approve", "--all", "--match", "ship-*", key=admin).stdout
+    assert "nothing fits" in run("approve", "--all", "--match", "ship-*", key=admin).stdout
     assert run("approve", "tram-1", "1", "--artifact", "0" * 64, key=admin).exit_code == 1
     assert told("rollback", "bus-1", "--reason", "it burns", key=bea)["version"] == 1
     (flagged,) = told("reviews", key=bea)["reviews"]
@@ -119,6 +119,35 @@ def test_a_fleet_is_approved_by_pattern_and_a_roll_back_reviewed(world: Registry
     assert told("archive", "bus-1", "2", key=bea)["stage"] == "archived"
     assert run("request-approval", "bus-1", "2", key=admin).exit_code == 1
     assert told("versions", "bus-1", key=bea)["versions"][1]["stage"] == "archived"
+
+
+def test_a_fleet_is_searched_tagged_and_rolled_back_as_confirmed(world: RegistryWorld) -> None:
+    for name in ("bus-1", "bus-2", "tram-1"):
+        world.model(name)
+        for _ in range(2):
+            world.candidate(name)
+    assert told("tag", "bus-1", "line=m", "fuel=gas")["tags"] == {"fuel": "gas", "line": "m"}
+    assert told("tag", "bus-1", "--remove", "fuel")["tags"] == {"line": "m"}
+    assert told("tag", "bus-2", "checked=yes", "--version", "2")["tags"] == {"checked": "yes"}
+    assert [m["model"] for m in told("models", "--tag", "line=m")["models"]] == ["bus-1"]
+    page = told("models", "--match", "bus-*", "--limit", "1")
+    assert ([m["model"] for m in page["models"]], page["next"]) == (["bus-1"], "bus-1")
+    assert [m["model"] for m in told("models", "--after", page["next"], "--limit", "1")["models"]] == ["bus-2"]
+    assert [(v["model"], v["version"]) for v in told("versions", "--tag", "checked")["versions"]] == [("bus-2", 2)]
+    assert told("models", "--as-of", "2000-01-01")["models"] == []
+    listed = told("rollback", "--all", "--match", "bus-*")
+    assert (listed["possible"], [one["stage"] for one in listed["would"]]) == (2, ["instead of 2"] * 2)
+    assert run("rollback", "--all", "--match", "bus-*", "--confirm", "3").exit_code == 1
+    assert [m["champion"] for m in told("models")["models"]] == [2, 2, 2], "nothing was done"
+    assert told("rollback", "--all", "--match", "bus-*", "--confirm", "2", "--reason", "data")["rolled_back"] == 2
+    assert [m["champion"] for m in told("models")["models"]] == [1, 1, 2]
+    for wrong in (
+        ("rollback", "--match", "bus-*"),
+        ("rollback", "bus-1", "--all"),
+        ("reject", "--dry-run"),
+        ("tag", "m", "x"),
+    ):
+        assert run(*wrong).exit_code == 2, wrong
 
 
 def test_a_lost_admin_is_recovered_by_the_account(home: Path) -> None:
