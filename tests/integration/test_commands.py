@@ -274,7 +274,7 @@ def test_status_sums_the_newest_journal_of_every_partition(installation: KafkaCo
 
 
 def test_estimates_are_shown_by_status_and_report_with_interval_and_trust(installation: KafkaConfig) -> None:
-    assert told("models") == {"models": []}
+    assert told("models") == {"models": [], "next": None}
     register(MODEL)
     series = [
         quality(1, 1, 0.7, segment={"origin": "JFK"}), estimated(1, 1, 0.72, realised=0.7),

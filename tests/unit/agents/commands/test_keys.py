@@ -53,9 +53,9 @@ def test_from_the_first_key_on_the_command_line_asks_for_one(home: Path) -> None
                     ("audit", "verify"), ("approve", "--all"), ("archive", "m", "1")):  # fmt: skip
         error = refused(*command)
         assert (error["type"], error["where"]) == ("UnauthenticatedError", "DRIFTLINE_API_KEY"), command
-    assert told("models", key=admin) == {"models": []}
+    assert told("models", key=admin) == {"models": [], "next": None}
     viewer = told("keys", "create", "bea", "--role", "viewer", "--model", "bus-*", "--expires", "30d", key=admin)["key"]
-    assert told("models", key=viewer) == {"models": []}
+    assert told("models", key=viewer) == {"models": [], "next": None}
     error = refused("approve", "bus-1", "1", key=viewer)
     assert error["type"] == "ForbiddenError"
     assert "bea lacks the role approver on bus-1" in error["what"]
