@@ -164,8 +164,8 @@ def compare(
         "rounds": rounds,
         "settings": dict(settings or {}),
         "rows": [_row(c, list(runs[c.name].values()), reasons.get(c.name, "")) for c in contenders],
-        "ratios": {name: round(statistics.median(values), 4) for name, values in told.items()},
-        "ratio_range": {name: [round(min(values), 4), round(max(values), 4)] for name, values in told.items()},
+        "ratios": {name: _digits(statistics.median(values)) for name, values in told.items()},
+        "ratio_range": {name: [_digits(min(values)), _digits(max(values))] for name, values in told.items()},
     }
 
 
@@ -218,6 +218,11 @@ def _line(contender: Contender[R], run: Measurement) -> str:
 def _rounded(value: float) -> float:
     """Four digits are more than these figures are good for; large ones as integers."""
     return round(value) if abs(value) >= 1_000 else round(value, 3)
+
+
+def _digits(ratio: float) -> float:
+    """To six digits, however small: some are turned round."""
+    return float(f"{ratio:.6g}")
 
 
 def _never(_: object) -> Measurement:
