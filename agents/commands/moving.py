@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agents.commands.output import Json, add, document, say
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from agents.config import Settings
+    from agents.registry.service import Registry
 
 Actor = Annotated[str, typer.Option("--actor", help="Who does it; default: the key's or this account's name.")]
 
@@ -39,13 +45,35 @@ def export_version(
     registry = Registry(readers, ArtifactStore.of(settings))
     ring = KeyRing(settings.home.resolve() / "keys")
     with readers() as session:
+        table = _table(settings, registry, session, model, version, needed=data)
         manifest = moving.export_version(
-            registry, session, ring, file, model=model, version=version, by=acting_name(by, actor), data=data
+            *(registry, session, ring, file),
+            model=model,
+            version=version,
+            by=acting_name(by, actor),
+            data=data,
+            table=table,
         )
     if as_json:
         document({"model": model, "version": version, "file": file, "key": ring.own(), "files": manifest.files})
     else:
         say(f"wrote {model} version {version} to {file}, signed with {ring.own()}")
+
+
+def _table(
+    settings: Settings, registry: Registry, session: Session, model: str, version: int, *, needed: bool
+) -> bytes | None:
+    """All rows of a version that learnt from the archive; None where there is one table, or they need not come."""
+    from agents.retraining.rebuild import whole_table
+    from schemas.errors import ArtifactError, StateError, TrainingError
+
+    info = registry.version(session, model, version)
+    try:
+        return None if info.external is not None else whole_table(settings, registry, session, info)
+    except (ArtifactError, StateError, TrainingError):
+        if needed:
+            raise
+        return None  # part of them is gone: the model can go without
 
 
 def import_bundle(
@@ -85,7 +113,8 @@ def import_bundle(
     if as_json:
         document(done)
     else:
-        say(f"{done.model} version {done.version}: {done.decision or 'registered'}")
+        became = "rows added" if done.rows_only else done.decision or "registered"
+        say(f"{done.model} version {done.version}: {became}")
         say(done.reason)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from schemas.specification import Specification, parse
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
-    """What an import did. `decision` None: nothing was decided, the version is registered."""
+    """What an import did. `decision` None: nothing was decided, the version is registered.
+
+    `rows_only`: it was registered before, and the rows it was trained on came now.
+    """
 
     model: str
     version: int
@@ -32,10 +36,20 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     artifact: str
     origin: dict[str, Any]
+    rows_only: bool = False
 
 
 def export_version(
-    registry: Registry, session: Session, ring: KeyRing, path: Path, *, model: str, version: int, by: str, data: bool
+    registry: Registry,
+    session: Session,
+    ring: KeyRing,
+    path: Path,
+    *,
+    model: str,
+    version: int,
+    by: str,
+    data: bool,
+    table: bytes | None = None,
 ) -> bundle.Manifest:
     """Write a version as a bundle.
 
@@ -43,6 +57,9 @@ def export_version(
     ----------
     data : bool
         Take the tables it was trained on along: without them it can be served there, not rebuilt.
+    table : bytes, optional
+        All rows of a version that learnt from the archive (`agents.retraining.rebuild.whole_table`). Their hash is
+        recorded in any case, so that they can follow.
 
     Raises
     ------
@@ -62,13 +79,19 @@ def export_version(
         ("environment", info.environment.get("lock")),
     ]
     if data:
-        listed += [("dataset", info.dataset.get("registered")), ("dataset", info.dataset.get("seasons"))]
+        listed += [("dataset", info.dataset.get(name)) for name in ("registered", "seasons", "table")]
     files, contents = [], []
     for kind, sha in listed:
         if sha:
             contents.append(registry.artifacts.get(str(sha)))
             registry.artifacts.verify(str(sha), kind)
             files.append(bundle.Content(kind=kind, sha256=str(sha), size=len(contents[-1])))
+    if table is not None:
+        whole = hashlib.sha256(table).hexdigest()
+        info = msgspec.structs.replace(info, dataset={**info.dataset, "table": whole})
+        if data:
+            contents.append(table)
+            files.append(bundle.Content(kind="dataset", sha256=whole, size=len(table)))
     parent = find_version(session, model, info.parent).artifact if info.parent is not None else None
     events = session.scalars(
         select(AuditRow).where(AuditRow.model == model, AuditRow.version == version).order_by(AuditRow.epoch)
@@ -103,7 +126,7 @@ def import_bundle(registry: Registry, ring: KeyRing, path: Path, *, by: str, sub
         The bundle is not of a trusted key, altered or incomplete, or its model does not load and predict in a child
         process. Nothing of it was registered.
     ConflictError
-        It was imported before, or the model has another task here.
+        It was imported before and the bundle brings no rows that were missing, or the model has another task here.
     """
     where = str(path)
     with path.open("rb") as file:
@@ -114,6 +137,8 @@ def import_bundle(registry: Registry, ring: KeyRing, path: Path, *, by: str, sub
     spec = parse(text, file=f"{where}: driftline.toml")
     if spec.name != info.model:
         raise ArtifactError(f"is of {info.model}, its specification of {spec.name}", where=where)
+    if (followed := _rows_that_follow(registry, read, info, key)) is not None:
+        return followed
     _refuse_twice(registry, info)
     for content, data in read:
         registry.artifacts.put(data, content.kind)
@@ -198,6 +223,35 @@ def _refuse_twice_in(session: Session, info: VersionInfo) -> None:
                 where=f"{info.model} version {row.version}",
                 remedy="nothing is to do: that version is it",
             )
+
+
+def _rows_that_follow(
+    registry: Registry, read: list[tuple[bundle.Content, bytes]], info: VersionInfo, key: str
+) -> Imported | None:
+    """Keep the rows of a version that was imported from there without them; None where it was not, or none are new."""
+    with registry.sessions() as session:
+        mine = select(VersionRow).where(VersionRow.model == info.model, VersionRow.artifact == info.artifact)
+        row = next((one for one in session.scalars(mine) if "imported" in one.parameters), None)
+        if row is None:
+            return None
+        version, origin = row.version, row.parameters["imported"]
+        wanted = {row.dataset.get(name) for name in ("registered", "seasons", "table")} - {None}
+    new = [data for content, data in read if content.kind == "dataset" and content.sha256 in wanted]
+    new = [data for data in new if not registry.artifacts.exists(hashlib.sha256(data).hexdigest())]
+    if not new:
+        return None
+    for data in new:
+        registry.artifacts.put(data, "dataset")
+    reason = f"version {version} is it; the rows it was trained on are here now"
+    return Imported(
+        model=info.model,
+        version=version,
+        decision=None,
+        reason=reason,
+        artifact=info.artifact,
+        origin={**origin, "rows_from": key},
+        rows_only=True,
+    )
 
 
 def _parent(session: Session, model: str, artifact: str | None) -> int | None:

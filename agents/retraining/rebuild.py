@@ -33,6 +33,7 @@ from agents.retraining.project import Project
 from agents.retraining.trainer import event_times_ms, table_hash
 from schemas.codec import to_ms
 from schemas.errors import ConfigurationError, TrainingError, TransitionError
+from schemas.specification import Specification
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ def rebuild(settings: Settings, model: str, version: int, *, here: bool = False,
             info = registry.version(session, model, version)
             _refuse_foreign(info)
             project = restore_project(artifacts, str(info.code["artifact"]), folder / "code")
-            table = recorded_table(settings, registry, session, info, project)
+            table = recorded_table(settings, registry, session, info, project.spec)
         engine.dispose()
         lock = read(artifacts, info.environment["lock"]) if "lock" in info.environment else None
         original = artifacts.get(info.artifact)
@@ -112,16 +113,29 @@ def rebuild(settings: Settings, model: str, version: int, *, here: bool = False,
 
 
 def recorded_table(
-    settings: Settings, registry: Registry, session: Session, info: VersionInfo, project: Project
+    settings: Settings, registry: Registry, session: Session, info: VersionInfo, spec: Specification
 ) -> pd.DataFrame:
     """The rows that a version was trained and judged on, as far as they still exist.
 
     Raises
     ------
-    ArtifactError, StateError, TrainingError
+    ArtifactError, StateError
+    TrainingError
+        There are none; of an imported version: they stayed where it was trained.
     """
     dataset = info.dataset
-    sha, archive = dataset.get("registered"), dataset.get("archive")
+    sha, archive, whole = dataset.get("registered"), dataset.get("archive"), dataset.get("table")
+    if "imported" in info.parameters and (missing := _not_here(registry.artifacts, sha if archive is None else whole)):
+        # The archive's offsets are those of another broker: read here, they would be other rows.
+        origin = info.parameters["imported"]
+        raise TrainingError(
+            f"its rows stayed in the installation it came from ({missing})",
+            where=f"{info.model} version {info.version}",
+            remedy=f"there: `driftline export {info.model} {origin['version']} FILE --data`, and import that file, "
+            f"too; or rebuild version {origin['version']} there",
+        )
+    if whole is not None and registry.artifacts.exists(whole):
+        return load_registered(registry.artifacts, whole)
     registered = load_registered(registry.artifacts, sha) if sha is not None else None
     if archive is None:
         if registered is None:
@@ -129,7 +143,7 @@ def recorded_table(
         table = registered
     else:
         parent = registry.specification(session, info.model, info.parent) if info.parent is not None else None
-        wide = widened(project.spec, parent, None if registered is None else list(registered.columns))
+        wide = widened(spec, parent, None if registered is None else list(registered.columns))
         as_of_ms = _ms(archive["as_of"])
         table = training_table(
             *(session, settings.archive, wide, registered), as_of_ms=as_of_ms, until=archive.get("offsets")
@@ -137,8 +151,29 @@ def recorded_table(
     chosen = info.report.get("choice", {}).get("from")
     if chosen is not None:
         from_ms = _ms(chosen)
-        table = table[event_times_ms(table, project.spec) >= from_ms].reset_index(drop=True)
+        table = table[event_times_ms(table, spec) >= from_ms].reset_index(drop=True)
     return table
+
+
+def _not_here(artifacts: ArtifactStore, sha: str | None) -> str:
+    """What of a table is missing, in words; empty where it is here."""
+    if sha is None:
+        return "they lie in its archive, and the bundle did not take them along"
+    return "" if artifacts.exists(sha) else f"table {sha[:16]} is not here"
+
+
+def whole_table(settings: Settings, registry: Registry, session: Session, info: VersionInfo) -> bytes | None:
+    """The rows of a version as one file, where a part of them lies in the archive; None where they are one already.
+
+    Raises
+    ------
+    ArtifactError, StateError, TrainingError
+        As `recorded_table`.
+    """
+    if info.dataset.get("archive") is None or info.dataset.get("table") is not None:
+        return None
+    spec = registry.specification(session, info.model, info.version)
+    return packed(recorded_table(settings, registry, session, info, spec))
 
 
 def _ms(text: str) -> int:

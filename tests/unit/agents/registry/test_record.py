@@ -6,9 +6,12 @@ import json
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from agents.artifacts import ArtifactStore
 from agents.config import load_settings
@@ -85,6 +88,9 @@ def test_the_papers_of_a_version(tmp_path: Path) -> None:
     assert needed <= references
     sklearn = next(one for one in bill["dependencies"] if one["ref"].startswith("pkg:pypi/scikit-learn@"))
     assert any(ref.startswith("pkg:pypi/numpy@") for ref in sklearn["dependsOn"])
+    assert schema_problem(bill) is None
+    for spoilt in ({"specVersion": "1.6", "bomFormat": "Another"}, {"components": [{"name": "no type"}]}, {"more": 1}):
+        assert schema_problem({**bill, **spoilt}) is not None
     with sessions() as session:
         assert record.bill(registry, session, "toy", 1) == bill
 
@@ -95,6 +101,11 @@ def test_the_papers_of_a_version(tmp_path: Path) -> None:
         assert "sbom.cdx.json" not in record.files(registry, session, "toy", 1)
         with pytest.raises(NotFoundError, match="records no lock"):
             record.bill(registry, session, "toy", 1)
+
+
+def schema_problem(bill: dict[str, Any]) -> object:
+    """What CycloneDX's own JSON schema, as cyclonedx-python-lib carries it, says of a document; None: nothing."""
+    return JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill))
 
 
 def test_a_plot_of_strange_names_is_well_formed() -> None:

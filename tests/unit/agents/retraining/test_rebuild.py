@@ -9,12 +9,16 @@ import pytest
 from agents.artifacts import ArtifactStore
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
+from agents.database.migrate import upgrade
+from agents.registry import moving
+from agents.registry.service import Registry
 from agents.registry.tables import VersionRow
 from agents.retraining.data import load_registered, store_table
-from agents.retraining.rebuild import file_differences, rebuild
+from agents.retraining.rebuild import file_differences, rebuild, whole_table
 from agents.retraining.register import register_project
+from agents.signing import KeyRing
 from agents.skops_file import dump_model
-from schemas.errors import ArtifactError, ConfigurationError, NotFoundError
+from schemas.errors import ArtifactError, ConfigurationError, ConflictError, NotFoundError, TrainingError
 from schemas.events import GroundTruth, Prediction
 from tests.unit.agents.archiving.conftest import Archive, Log
 from tests.unit.agents.retraining.projects import PIPELINE, SPEC, write_project
@@ -182,6 +186,49 @@ def test_what_was_archived_since_is_left_out(settings: Settings, tmp_path: Path)
         row = session.query(VersionRow).filter_by(version=2).one()
         row.dataset = {**row.dataset, "archive": {**row.dataset["archive"], "offsets": None}}
     assert rebuild(settings, "toy", 2, here=True).differences[0] == "data: 3300 rows were recorded, 3540 are left"
+
+
+def test_an_imported_version_is_made_again_once_its_rows_came(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 1 learnt from a table, version 2 from the archive, too: its offsets mean nothing in another place."""
+    monkeypatch.setattr(moving, "_check_model", lambda *_: None)  # it takes seconds, and has its own test
+    registered(settings, tmp_path, spec=SPEC.replace('"25d"', '"20000d"'))
+    archive_days(settings, Log(), 20, 5)
+    register_project(settings, None, tmp_path / "p", None, actor="ada")
+    here = load_settings(home=tmp_path / "other", artifacts_url="", database_url="", archive_url="")
+    sessions = session_factory(make_engine(here.database))
+    upgrade(make_engine(here.database))
+    registry, ours = Registry(sessions, ArtifactStore.of(here)), KeyRing(here.home.resolve() / "keys")
+    theirs = KeyRing(settings.home.resolve() / "keys")
+
+    def moved(version: int, *, data: bool) -> moving.Imported:
+        file = tmp_path / f"{version}.bundle"
+        there = Registry(session_factory(make_engine(settings.database)), ArtifactStore.of(settings))
+        with there.sessions() as session:
+            table = whole_table(settings, there, session, there.version(session, "toy", version))
+            moving.export_version(
+                *(there, session, theirs, file), model="toy", version=version, by="ada", data=data, table=table
+            )
+        return moving.import_bundle(registry, ours, file, by="bob", submit=False)
+
+    with pytest.raises(ArtifactError, match="not trusted here") as untrusted:
+        moved(1, data=False)
+    assert "signing trust" in untrusted.value.remedy
+    ours.trust(theirs.public_pem(), "test-system")
+    for version in (1, 2):
+        assert moved(version, data=False).version == version
+        with pytest.raises(TrainingError, match="stayed in the installation it came from") as caught:
+            rebuild(here, "toy", version, here=True)
+        assert f"driftline export toy {version} FILE --data" in caught.value.remedy
+        with pytest.raises(ConflictError, match="registered already"):
+            moved(version, data=False)
+        done = moved(version, data=True)
+        assert (done.version, done.rows_only, done.decision) == (version, True, None)
+        found = rebuild(here, "toy", version, here=True)
+        assert found.differences == []
+        assert found.reproduced
+        assert found.data["rows"] == {1: 3000, 2: 3300}[version]
 
 
 @pytest.mark.slow
