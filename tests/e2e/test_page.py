@@ -14,11 +14,11 @@ import pytest
 from agents.access.gate import Gate
 from agents.access.keys import Keys
 from agents.access.logic import local_principal
-from agents.database.migrate import upgrade
 from agents.gateway.context import Context
 from agents.gateway.decisions import RegistryDecisions
 from agents.gateway.shared import SharedBoard
 from schemas.events import ModelPromoted
+from tests.support.databases import prepare
 from tests.support.gateway import MODEL, START, MemoryRegistry, make_context, quality, serving
 from tests.support.registries import RegistryWorld
 
@@ -187,7 +187,7 @@ def test_lost_and_found_again(page: Page, gateway: Gateway) -> None:
 def test_a_person_logs_in_decides_and_logs_out(browser: Browser, tmp_path: Path) -> None:
     """With keys, over a real registry: the cookie carries the stream and the decision, and ends with the log-out."""
     world = RegistryWorld(f"sqlite:///{tmp_path / 'r.db'}", tmp_path)
-    upgrade(world.engine)
+    prepare(world.engine)
     world.model(mode="manual")
     world.candidate(mode="manual")
     with world.sessions.begin() as session:

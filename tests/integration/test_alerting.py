@@ -17,7 +17,6 @@ from agents.alerting.tables import IncidentRow
 from agents.artifacts import ArtifactStore
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
 from agents.registry.service import Registry
 from schemas.codec import cloudevent_headers, decode, encode, utc
 from schemas.events import (
@@ -44,6 +43,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
+from tests.support.databases import prepare
 from tests.support.wait import eventually
 
 DAY = 86_400_000
@@ -69,7 +69,7 @@ cool_down = "7d"
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = make_engine(f"sqlite:///{tmp_path / 'registry.db'}")
-    upgrade(engine)
+    prepare(engine)
     yield engine
     engine.dispose()
 

@@ -17,7 +17,6 @@ from sqlalchemy.orm import Session, sessionmaker
 from agents.archiving import agent, dataset, manifest
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
 from schemas.codec import encode
 from schemas.events import GroundTruth, Heartbeat, Prediction
 from schemas.topics import CATALOGUE, GROUND_TRUTH, PREDICTIONS
@@ -25,6 +24,7 @@ from streams.kafka import failpoints
 from streams.kafka.admin import end_offsets, ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
+from tests.support.databases import prepare
 from tests.support.plans import specification
 from tests.support.wait import eventually
 
@@ -42,7 +42,7 @@ def settings(kafka: KafkaConfig, tmp_path: Path) -> Settings:
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
     engine = make_engine(settings.database)
-    upgrade(engine)
+    prepare(engine)
     yield engine
     engine.dispose()
 

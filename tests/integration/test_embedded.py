@@ -109,7 +109,7 @@ def test_the_broker_dies_when_its_wrapper_is_killed(owned: EmbeddedKafka, home: 
     assert state is not None
     [java] = [pid for pid in java_of(home) if pid != state.pid]
     os.kill(state.pid, signal.SIGKILL)
-    eventually(lambda: java not in java_of(home) and not owned.running(), timeout=10)
+    eventually(lambda: java not in java_of(home) and not owned.running(), timeout=30)
     address = owned.start()
     assert owned.owned
     assert values(address) == [b"kept"]

@@ -19,7 +19,6 @@ from sqlalchemy import select
 from agents.artifacts import ArtifactStore
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
 from agents.database.outbox import OutboxRow
 from agents.gateway import agent
 from agents.gateway.address import bind, page_address
@@ -31,6 +30,7 @@ from schemas.events import Alert, JournalRecord, SubmitCandidate, Wire
 from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
+from tests.support.databases import prepare
 from tests.support.gateway import MODEL, SPECIFICATION, quality
 from tests.support.wait import eventually
 
@@ -82,7 +82,7 @@ def running(kafka: KafkaConfig, home: Path) -> Iterator[Running]:
     )
     ensure_topics(kafka, 2)
     engine = make_engine(settings.database)
-    upgrade(engine)
+    prepare(engine)
     registry = Registry(session_factory(engine), ArtifactStore.of(settings))
     with registry.sessions.begin() as session:
         registry.register_model(session, MANUAL, "test")
@@ -144,8 +144,8 @@ def test_what_is_published_is_shown_and_followed(kafka: KafkaConfig, tmp_path: P
         assert "driftline_gateway_undecodable_records_total 1.0" in gateway.http.get("/metrics").text
         gateway.send(topics.QUALITY_METRICS, quality(1, 1, 0.69, state="revised"), quality(2, 1, 0.7))
         send_journal(kafka, journal(1, 11))
-        eventually(lambda: gateway.get(path)["lines"][0]["y"] == [0.69, 0.7], timeout=10)
-        eventually(lambda: gateway.get("/api/accounting")["totals"]["predictions"] == 18, timeout=10)
+        eventually(lambda: gateway.get(path)["lines"][0]["y"] == [0.69, 0.7], timeout=30)
+        eventually(lambda: gateway.get("/api/accounting")["totals"]["predictions"] == 18, timeout=30)
 
 
 def test_records_of_aborted_transactions_are_not_shown(gateway: Running) -> None:
@@ -158,7 +158,7 @@ def test_records_of_aborted_transactions_are_not_shown(gateway: Running) -> None
         producer.flush(10)
         producer.commit_transaction(10) if commit else producer.abort_transaction(10)
     path = f"/api/models/{MODEL}/series?metric=roc_auc&window=1d"
-    eventually(lambda: gateway.get(path)["lines"], timeout=10)
+    eventually(lambda: gateway.get(path)["lines"], timeout=30)
     assert gateway.get(path)["lines"][0]["y"] == [0.4]
 
 
@@ -208,7 +208,7 @@ def test_rejection_and_rollback_reach_the_registry(gateway: Running) -> None:
 
 def test_changes_are_streamed(gateway: Running) -> None:
     gateway.send(topics.QUALITY_METRICS, quality(1, 1, 0.7))
-    eventually(lambda: gateway.get(f"/api/models/{MODEL}/options")["metrics"], timeout=10)
+    eventually(lambda: gateway.get(f"/api/models/{MODEL}/options")["metrics"], timeout=30)
     alert = Alert(
         incident_id="i", model=MODEL, version=1, kind="quality", subject="roc_auc", segment=None, severity="warning",
         status="opened", opened_at=AT, closed_at=None, title="t", explanation="e",

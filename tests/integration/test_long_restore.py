@@ -15,6 +15,7 @@ from streams.kafka.config import KafkaConfig
 from streams.kafka.processor import BatchProcessor
 from streams.kafka.reader import read_all
 from tests.integration.test_processor import TOPICS, processor, produce
+from tests.support.fleet import shares
 from tests.support.processing import Copier
 from tests.support.wait import eventually
 
@@ -84,7 +85,9 @@ def test_a_rebalance_in_the_middle_of_a_restore(kafka: KafkaConfig) -> None:
     with running(processor(kafka, first, "first")) as failures:
         eventually(lambda: first.restored, timeout=20)
         with running(processor(kafka, second, "second")) as others:
-            time.sleep(2)  # the second has asked to join, the first is held up in its callback
+            # The second has asked to join; the first is held up in its callback, and the group waits for it.
+            eventually(lambda: len(shares(kafka, "copying")) == 2, timeout=40)
+            time.sleep(2)  # two heartbeats: their answers tell the first one's client
             assert not second.restored
             assert first.releases == []
             first.go.set()

@@ -14,7 +14,6 @@ from standardwebhooks import Webhook
 
 from agents.config import load_settings
 from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
 from agents.notifying import agent
 from agents.notifying.tables import DeliveryRow
 from schemas.codec import cloudevent_headers, encode
@@ -23,6 +22,7 @@ from schemas.topics import ALERTS
 from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
+from tests.support.databases import prepare
 from tests.support.receiver import receiving
 from tests.support.wait import eventually
 from tests.unit.agents.notifying.test_alertmanager import incident_row
@@ -34,7 +34,7 @@ def test_alerts_become_log_lines_and_signed_webhooks(
 ) -> None:
     ensure_topics(kafka, 1)
     engine = make_engine(f"sqlite:///{tmp_path / 'registry.db'}")
-    upgrade(engine)
+    prepare(engine)
     sessions = session_factory(engine)
     with sessions.begin() as session:
         session.add(incident_row("i0"))

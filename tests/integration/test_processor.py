@@ -135,7 +135,7 @@ def test_opens_no_transaction_for_a_batch_without_outputs_and_offsets(kafka: Kaf
         eventually(lambda: worker.step(0.02) or len(handler.batches) > 5, timeout=20)
         assert handler.commits == []
         handler.wanted = True
-        eventually(lambda: worker.step(0.02), timeout=5)
+        eventually(lambda: worker.step(0.02), timeout=20)
         assert handler.commits == [{}]
     finally:
         worker.close()

@@ -75,7 +75,7 @@ def test_the_first_wave_is_ready_before_the_others_start(system: Supervisor, set
 def test_a_killed_agent_comes_back(system: Supervisor) -> None:
     system.start()
     killed = system.kill("steady", signal.SIGKILL)
-    again = eventually(lambda: (pid := system.pids().get("steady")) != killed and pid, timeout=10)
+    again = eventually(lambda: (pid := system.pids().get("steady")) != killed and pid, timeout=30)
     system.wait_ready(timeout_s=10)
     status = system.status()
     assert status is not None
@@ -153,7 +153,7 @@ def test_an_owner_killed_leaves_nothing_behind(settings: Settings) -> None:
     assert len(pids) == 2
     owner.kill()
     owner.communicate()
-    eventually(lambda: not is_running(settings.home), timeout=15)
+    eventually(lambda: not is_running(settings.home), timeout=30)
     assert not any(alive(pid) for pid in pids.values())
 
 
@@ -177,7 +177,7 @@ def test_a_killed_supervisor_takes_its_agents_along(system: Supervisor, settings
     assert status is not None
     pids = system.pids()
     os.kill(status.pid, signal.SIGKILL)
-    eventually(lambda: not any(alive(pid) for pid in pids.values()), timeout=10)
+    eventually(lambda: not any(alive(pid) for pid in pids.values()), timeout=30)
     with pytest.raises(DriftlineError, match="supervisor is not running"):
         system.check()
 
@@ -196,7 +196,7 @@ def test_an_agent_that_ignores_sigterm_is_killed_at_the_deadline(
     steady.start()
     assert steady.status.pid is not None
     pid = steady.status.pid
-    eventually(lambda: steady.look() or steady.status.state == "ready", timeout=10)
+    eventually(lambda: steady.look() or steady.status.state == "ready", timeout=30)
     process._stop()
     assert not alive(pid)
     assert steady.status.last_exit == -signal.SIGKILL

@@ -101,6 +101,7 @@ class Elsewhere:
         self.readers = session_factory(make_engine(self.settings.database), read_only=True)
         self.failures: list[BaseException] = []
         self.sent = 0
+        self.journal = self.installation.follow()
 
     def watch(self, name: str, folder: Path, **how: Any) -> dict[str, Any]:
         folder.mkdir()
@@ -131,12 +132,12 @@ class Elsewhere:
                 )
                 producer.send(PREDICTIONS, encode(prediction), row["id"].encode())
         self.sent += len(rows)
-        self.until(lambda: self.installation.totals()["predictions"] == self.sent)
+        self.until(lambda: self.journal.totals()["predictions"] == self.sent)
         with EventProducer(self.kafka) as producer:
             for _, _, row in rows:
                 label = GroundTruth(prediction_id=row["id"], event_time_ms=to_ms(row["at"]) + 1_200_000, label=row["y"])
                 producer.send(GROUND_TRUTH, encode(label), row["id"].encode())
-        self.until(lambda: self.installation.totals()["labels.matched"] == self.sent)
+        self.until(lambda: self.journal.totals()["labels.matched"] == self.sent)
 
     def beat(self, day: int) -> None:
         """Nothing older than noon of that day is still to come."""
@@ -182,7 +183,8 @@ class Elsewhere:
                 raise RuntimeError("an agent ended") from self.failures[0]
             return what()
 
-        return eventually(check, timeout=timeout, message=lambda: f"{dict(self.installation.totals())}")
+        # Most of what is asked reads a topic from its beginning.
+        return eventually(check, timeout=timeout, interval=0.2, message=lambda: f"{dict(self.installation.totals())}")
 
 
 def agents(system: Elsewhere) -> AbstractContextManager[None]:
@@ -200,6 +202,7 @@ def test_models_are_watched_with_nothing_but_their_topics(kafka: KafkaConfig, tm
         assert (registered["rows"], registered["labelled"], registered["versions"]) == (5_000, 5_000, [])
         assert system.watch("fraud", tmp_path / "fraud", window="3d")["reference"] is None
         stack.enter_context(agents(system))
+        stack.enter_context(system.journal)
 
         worker = system.installation.worker()
         stack.callback(lambda: worker.stop())  # noqa: PLW0108 - the one that is there then

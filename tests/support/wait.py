@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def eventually(
-    fn: Callable[[], T], *, timeout: float = 10.0, interval: float = 0.05, message: str | Callable[[], str] = ""
+    fn: Callable[[], T], *, timeout: float = 30.0, interval: float = 0.05, message: str | Callable[[], str] = ""
 ) -> T:
     """Call `fn` until it returns something true; fail with its last value (or assertion) at the deadline.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from schemas.codec import segment_key
-from schemas.events import Kind, Observation
+from schemas.events import JoinedDelta, Kind, Observation
 from schemas.specification import DriftMeasure
 from streams.aggregate import AggregateEvent, AggregatePartition
 from streams.detection import Watches
@@ -32,14 +32,19 @@ def learnt() -> PanePlan:
     return learn(spec, CALM, 14, np.random.default_rng(1))
 
 
-def run(
-    plan: PanePlan, trouble: Trouble, days: int, each: Callable[[AggregatePartition], AggregatePartition]
-) -> list[AggregateEvent]:
+def records_of(plan: PanePlan, trouble: Trouble, days: int) -> list[JoinedDelta | None]:
     rng = np.random.default_rng(2)
+    return [record_with(plan, trouble, day, rng) for day in range(days)]
+
+
+def run(
+    plan: PanePlan,
+    records: list[JoinedDelta | None],
+    each: Callable[[AggregatePartition], AggregatePartition] = lambda aggregate: aggregate,
+) -> list[AggregateEvent]:
     aggregate = AggregatePartition(1, lambda model, version: plan)
     out: list[AggregateEvent] = []
-    for day in range(days):
-        record = record_with(plan, trouble, day, rng)
+    for day, record in enumerate(records):
         if record is not None:
             out += aggregate.merge(record)
             aggregate = each(aggregate)
@@ -55,13 +60,13 @@ def observations(events: list[AggregateEvent]) -> list[Observation]:
 @pytest.mark.parametrize("name", sorted(TROUBLES))
 def test_restored_at_every_point_it_says_the_same(name: str, learnt: PanePlan) -> None:
     trouble = TROUBLES[name]
-    days = trouble.since + trouble.days
+    records = records_of(learnt, trouble, trouble.since + trouble.days)
 
     def restored(aggregate: AggregatePartition) -> AggregatePartition:
         return AggregatePartition.from_snapshot(aggregate.snapshot(), lambda model, version: learnt)
 
-    whole = run(learnt, trouble, days, lambda aggregate: aggregate)
-    assert run(learnt, trouble, days, restored) == whole
+    whole = run(learnt, records)
+    assert run(learnt, records, restored) == whole
     wanted = [
         o
         for o in observations(whole)
@@ -79,7 +84,7 @@ def test_a_calm_stream_says_nothing_of_any_kind(learnt: PanePlan) -> None:
     spec = msgspec.structs.replace(learnt.spec, alarms=msgspec.structs.replace(learnt.spec.alarms, budget="1/3650d"))
     plan = PanePlan(spec, learnt.reference)
     calm = Trouble("", since=10**6)
-    assert observations(run(plan, calm, 40, lambda aggregate: aggregate)) == []
+    assert observations(run(plan, records_of(plan, calm, 40))) == []
     told = {trouble.kind for trouble in TROUBLES.values()}
     # The other two subjects of data quality are the join's: tests of `agents.monitoring.duplicates` and `key_check`.
     assert told == set(get_args(Kind))
@@ -94,7 +99,7 @@ def test_whichever_distance_decides_finds_what_moved(name: str, measure: DriftMe
     plan = learn(spec, CALM, 14, np.random.default_rng(1))
     found = [
         o
-        for o in observations(run(plan, trouble, trouble.since + 4, lambda aggregate: aggregate))
+        for o in observations(run(plan, records_of(plan, trouble, trouble.since + 4)))
         if (o.kind, o.subject, o.segment) == (trouble.kind, trouble.subject, None)
     ]
     ordered = name in {"feature-drift", "prediction-drift"}
@@ -106,12 +111,12 @@ def test_whichever_distance_decides_finds_what_moved(name: str, measure: DriftMe
 def test_a_day_in_parts_is_the_day(name: str, learnt: PanePlan) -> None:
     """Contributions that come in several records, in any order, make the same windows and observations."""
     trouble = TROUBLES[name]
-    rng, split = np.random.default_rng(2), np.random.default_rng(3)
-    whole = run(learnt, trouble, trouble.since + 4, lambda aggregate: aggregate)
+    split = np.random.default_rng(3)
+    records = records_of(learnt, trouble, trouble.since + 4)
+    whole = run(learnt, records)
     aggregate = AggregatePartition(1, lambda model, version: learnt)
     parted: list[AggregateEvent] = []
-    for day in range(trouble.since + 4):
-        record = record_with(learnt, trouble, day, rng)
+    for day, record in enumerate(records):
         assert record is not None
         parts = _parts(record, split)
         for at in split.permutation(len(parts)):
@@ -240,7 +245,7 @@ def test_fewer_and_later_is_never_less_severe(name: str, worse: Callable[[int], 
 
 
 def test_nothing_is_said_twice_while_it_stays_as_it_is(learnt: PanePlan) -> None:
-    found = observations(run(learnt, TROUBLES["stuck"], 30, lambda aggregate: aggregate))
+    found = observations(run(learnt, records_of(learnt, TROUBLES["stuck"], 30)))
     keys = [(o.kind, o.subject, segment_key(o.segment), o.window) for o in found if o.status == "opened"]
     assert len(keys) == len(set(keys))
     assert Watches("m", 1).open == {}

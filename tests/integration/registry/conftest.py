@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.database.migrate import upgrade
-from tests.support.databases import EmbeddedPostgres
+from tests.support.databases import EmbeddedPostgres, prepare
 from tests.support.registries import RegistryWorld
 
 
@@ -20,17 +19,28 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database(request: pytest.FixtureRequest) -> str:
+    """Which database the test runs on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty database."""
-    if request.param == "sqlite":
+    if database == "sqlite":
         return f"sqlite:///{tmp_path / 'registry.db'}"
     server: EmbeddedPostgres = request.getfixturevalue("postgres")
     return server.fresh()
 
 
 @pytest.fixture
-def world(database_url: str, tmp_path: Path) -> Iterator[RegistryWorld]:
-    made = RegistryWorld(database_url, tmp_path)
-    upgrade(made.engine)
+def world(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RegistryWorld]:
+    """A registry on a database of its own with the newest schema."""
+    if database == "sqlite":
+        made = RegistryWorld(f"sqlite:///{tmp_path / 'registry.db'}", tmp_path)
+        prepare(made.engine)
+    else:
+        server: EmbeddedPostgres = request.getfixturevalue("postgres")
+        made = RegistryWorld(server.prepared(), tmp_path)
     yield made
     made.close()

@@ -14,7 +14,6 @@ from agents.access.logic import Grant, local_principal
 from agents.access.signatures import CommandSigner, audience_of, own_ring
 from agents.access.signers import Signers
 from agents.config import load_settings
-from agents.database.migrate import upgrade
 from agents.registry import approvals
 from agents.registry.agent import run
 from agents.registry.logic import replay
@@ -40,6 +39,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import Tail, read_all
+from tests.support.databases import prepare
 from tests.support.registries import EVENT_TIME, RegistryWorld
 from tests.support.wait import eventually
 
@@ -50,7 +50,7 @@ def agent(kafka: KafkaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ensure_topics(kafka, 1)
     settings = load_settings(home=tmp_path)
     world = RegistryWorld(settings.database, tmp_path)
-    upgrade(world.engine)
+    prepare(world.engine)
     monkeypatch.setattr("agents.registry.agent.LAPSE_EVERY_S", 0.5)
     stop = threading.Event()
     thread = threading.Thread(target=run, args=(settings, kafka, stop))

@@ -12,11 +12,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from agents.database.migrate import upgrade
 from agents.registry import approvals
 from agents.registry.audit import verify_audit
 from schemas.errors import ConflictError, TransitionError
-from tests.support.databases import EmbeddedPostgres
+from tests.support.databases import EmbeddedPostgres, prepare
 from tests.support.registries import RegistryWorld
 
 HOUR = timedelta(hours=1)
@@ -31,8 +30,9 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="histories-"))
         server = type(self).postgres
-        self.world = RegistryWorld(server.fresh() if server else f"sqlite:///{self.folder / 'r.db'}", self.folder)
-        upgrade(self.world.engine)
+        self.world = RegistryWorld(server.prepared() if server else f"sqlite:///{self.folder / 'r.db'}", self.folder)
+        if server is None:
+            prepare(self.world.engine)
         self.world.model(mode="manual")
         # What the simple model knows: stages, the champions in order, and a picture of every moment.
         self.stages: dict[int, str] = {}

@@ -54,12 +54,12 @@ def estimator(scale: float = 1.0) -> bytes:
 @pytest.fixture
 def there(tmp_path: Path) -> RegistryWorld:
     """The exporting installation, on SQLite."""
-    from agents.database.migrate import upgrade
+    from tests.support.databases import prepare
 
     folder = tmp_path / "there"
     folder.mkdir()
     made = RegistryWorld(f"sqlite:///{folder / 'registry.db'}", folder)
-    upgrade(made.engine)
+    prepare(made.engine)
     return made
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from agents.access.acting import account
 from agents.cli import app
 from agents.config import load_settings
-from agents.database.migrate import upgrade
+from tests.support.databases import prepare
 from tests.support.registries import RegistryWorld
 
 
@@ -86,7 +86,7 @@ def test_rights_are_given_and_taken_and_keys_revoked(home: Path) -> None:
 def world(home: Path) -> Iterator[RegistryWorld]:
     settings = load_settings()
     made = RegistryWorld(settings.database, settings.home)
-    upgrade(made.engine)
+    prepare(made.engine)
     yield made
     made.close()
 

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from agents.artifacts import ArtifactStore
 from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
 from agents.datasets.build import Chosen, Wish, choose, create, find, listed, load, rows_of
 from agents.datasets.diff import difference
 from agents.datasets.manifest import Manifest
 from agents.datasets.statistics import described, moved, oddities
 from schemas.errors import ArtifactError, ConfigurationError, ConflictError, NotFoundError
+from tests.support.databases import prepare
 from tests.unit.agents.archiving.conftest import Archive
 from tests.unit.agents.archiving.test_dataset import label, predicted, spec
 from tests.unit.agents.retraining.projects import write_project
@@ -32,7 +32,7 @@ from tests.unit.agents.retraining.tables import toy_table
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[Archive]:
     engine = make_engine(f"sqlite:///{tmp_path / 'm.db'}")
-    upgrade(engine)
+    prepare(engine)
     yield Archive(tmp_path / "archive", session_factory(engine))
     engine.dispose()
 

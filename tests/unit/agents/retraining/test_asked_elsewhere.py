@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from agents.database.migrate import upgrade
 from agents.registry import watched
 from agents.retraining import jobs
 from agents.retraining.agent import Handler
@@ -17,6 +16,7 @@ from schemas.codec import encode
 from schemas.events import ObserveVersion, PaneClosed, RetrainRequest
 from schemas.topics import OBSERVATIONS, REGISTRY_EVENTS, RETRAIN_REQUESTS
 from streams.kafka.records import Record
+from tests.support.databases import prepare
 from tests.support.registries import EVENT_TIME, RegistryWorld, spec_text
 
 DAY = timedelta(days=1)
@@ -27,7 +27,7 @@ class World(RegistryWorld):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"sqlite:///{folder / 'r.db'}", folder)
-        upgrade(self.engine)
+        prepare(self.engine)
         self.handler = Handler(self.registry)
 
     def watch(self, **how: str) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from agents.database.migrate import upgrade
 from agents.retraining import jobs
 from agents.retraining.code import CodeWatch, difference
 from agents.retraining.packing import restore_project
@@ -15,6 +14,7 @@ from agents.retraining.project import load_project
 from agents.retraining.tables import RunRow
 from schemas.codec import derived_id, utc
 from schemas.events import PaneClosed, RetrainRequest, SubmitCandidate
+from tests.support.databases import prepare
 from tests.support.registries import EVENT_TIME, RegistryWorld
 from tests.unit.agents.retraining.projects import PIPELINE, SPEC, write_project
 
@@ -29,7 +29,7 @@ class World(RegistryWorld):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"sqlite:///{folder / 'registry.db'}", folder)
-        upgrade(self.engine)
+        prepare(self.engine)
         self.folder = write_project(folder / "project", spec=TEXT)
         self.promote(load_project(self.folder).tree_hash)
 

@@ -20,7 +20,6 @@ from agents.archiving.writer import ArchiveWriter, FlushRules
 from agents.artifacts import ArtifactStore
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
 from agents.database.outbox import OutboxRow
 from agents.notifying.addresses import parse_endpoint
 from agents.notifying.agent import AlertNotifier, Sender
@@ -46,6 +45,7 @@ from schemas.events import (
 from schemas.reference import ReferenceStatistics
 from schemas.topics import ALERTS, GROUND_TRUTH, OBSERVATIONS, PREDICTIONS, REGISTRY_EVENTS, RETRAIN_REQUESTS
 from streams.kafka.records import Record
+from tests.support.databases import prepare
 from tests.support.receiver import receiving
 from tests.support.registries import EVENT_TIME, spec_text
 
@@ -59,7 +59,7 @@ class World:
     def __init__(self, home: Path) -> None:
         self.settings: Settings = load_settings(home=home)
         self.engine = make_engine(self.settings.database)
-        upgrade(self.engine)
+        prepare(self.engine)
         self.sessions = session_factory(self.engine)
         self.readers = session_factory(self.engine, read_only=True)
         self.registry = Registry(self.sessions, ArtifactStore.of(self.settings))
