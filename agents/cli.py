@@ -18,6 +18,7 @@ from agents.commands import (
     datasets,
     deciding,
     demo,
+    flagging,
     history,
     keys,
     lineage,
@@ -73,7 +74,7 @@ def _root(
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
     *(registry, searching, audit, signing),
-    *(record, rebuild, lineage, moving),
+    *(record, flagging, rebuild, lineage, moving),
     *(training, backtest, traffic, history, datasets),
     *(keys, principals, deciding),
 )

@@ -144,6 +144,7 @@ class Filling:
         self._challenger: dict[int, int] = {}
         self._reigning: dict[int, dict[str, Any]] = {}
         self._touched: dict[int, int] = {}
+        self._made = 0
 
     def write(self, session: Session, store: ArtifactStore) -> None:
         """Write everything into an empty registry."""
@@ -199,9 +200,9 @@ class Filling:
 
     def _version(self, number: int, version: int, artifact: str, reference: str, sha: str, *, last: bool) -> None:
         name, previous = name_of(number), self._champion.get(number)
-        some = self._random.randrange(1_000_000)
+        some, self._made = self._made, self._made + 1
         waits = last and number % WAITING_OF == 0
-        rejected = not waits and previous is not None and some % 10 == 0
+        rejected = not waits and previous is not None and self._random.randrange(10) == 0
         stage = "approval-requested" if waits else "rejected" if rejected else "promoted"
         self._event(number, VersionRegistered, version, artifact=artifact, parent=previous)
         row: dict[str, Any] = {

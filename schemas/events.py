@@ -154,6 +154,7 @@ Kind = Literal[
     "label-delay",
     "skew",
     "new-segment",
+    "faulty-version",
 ]
 Severity = Literal["info", "warning", "critical"]
 Status = Literal["opened", "updated", "closed"]
@@ -459,6 +460,23 @@ class RollbackReviewed(RegistryEvent, tag="RollbackReviewed", frozen=True, gc=Fa
     comment: str
 
 
+class VersionFlagged(RegistryEvent, tag="VersionFlagged", frozen=True, gc=False, kw_only=True):
+    """The version was found faulty, or descends from `source`, which was: no promotion. `live`: it is champion."""
+
+    version: int
+    source: int
+    reason: str
+    live: bool
+
+
+class FlagWithdrawn(RegistryEvent, tag="FlagWithdrawn", frozen=True, gc=False, kw_only=True):
+    """The version is no longer flagged because of `source`."""
+
+    version: int
+    source: int
+    reason: str
+
+
 class TagsChanged(RegistryEvent, tag="TagsChanged", frozen=True, gc=False, kw_only=True):
     """Tags were set or removed: of a version, or of the model where `version` is null.
 
@@ -502,6 +520,8 @@ AnyRegistryEvent = (
     | ApprovalLapsed
     | VersionArchived
     | RollbackReviewed
+    | VersionFlagged
+    | FlagWithdrawn
     | TagsChanged
     | AccessChanged
     | CommandRefused
@@ -509,7 +529,10 @@ AnyRegistryEvent = (
 
 
 class VersionState(Wire, frozen=True, gc=False, kw_only=True):
-    """A version as `registry-state` carries it. `external`: its name elsewhere; such a version has no artifact."""
+    """A version as `registry-state` carries it.
+
+    `external`: its name elsewhere; such a version has no artifact. `flagged`: found faulty, or descends from such.
+    """
 
     version: int
     stage: str
@@ -519,6 +542,7 @@ class VersionState(Wire, frozen=True, gc=False, kw_only=True):
     registered_epoch: int
     parent: int | None = None
     external: str | None = None
+    flagged: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelState(Wire, frozen=True, gc=False, kw_only=True):

@@ -10,7 +10,7 @@ import typer
 from agents.commands.output import Json, add, document, say, table
 
 if TYPE_CHECKING:
-    from agents.registry.lineage import Lineage
+    from agents.registry.lineage import Lineage, Node
 
 
 def lineage(
@@ -68,7 +68,7 @@ def _show(found: Lineage, svg: Path | None, *, as_json: bool) -> None:
     if as_json:
         document(found)
         return
-    say(f"{found.of.label}{' (champion)' * found.of.live}")
+    say(f"{found.of.label}{_marks(found.of)}")
     say("  made from")
     _print(found, found.of.id, upward=True, indent="    ")
     if any(depth > 0 for depth in found.depth.values()):
@@ -84,8 +84,12 @@ def _print(found: Lineage, at: str, *, upward: bool, indent: str) -> None:
         if here != at or abs(found.depth[there]) != abs(found.depth[at]) + 1:
             continue
         node = nodes[there]
-        say(f"{indent}{edge.relation}: {node.label}{' (champion)' * node.live}")
+        say(f"{indent}{edge.relation}: {node.label}{_marks(node)}")
         _print(found, there, upward=upward, indent=indent + "  ")
+
+
+def _marks(node: Node) -> str:
+    return " (champion)" * node.live + " (flagged faulty)" * node.flagged
 
 
 def add_to(app: typer.Typer) -> None:

@@ -49,6 +49,7 @@ def show(
     info = found.version
     rows = {
         "stage": info.stage + (", champion" if info.champion else ""),
+        "flagged": "; ".join(map(str, info.flags)),
         "reason": info.reason,
         "artifact": info.artifact,
         "code": info.code.get("tree"),

@@ -113,9 +113,9 @@ def versions(
         [
             (
                 *([v.model] * several + [v.version] + [v.external] * named),
-                *(v.stage, "yes" if v.champion else "", v.at.date(), v.parent, v.actor),
+                *(v.stage + ", flagged" * bool(v.flags), "yes" if v.champion else "", v.at.date(), v.parent, v.actor),
                 *[" ".join(f"{key}={value}" for key, value in v.tags.items())] * tagged,
-                v.reason,
+                "; ".join(map(str, v.flags)) or v.reason,
             )
             for v in found
         ],

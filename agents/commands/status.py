@@ -107,6 +107,7 @@ def gather(settings: Settings, kafka: KafkaConfig) -> dict[str, Any]:
         return [row for row in found if row is not None]
 
     models = told("models", lambda: RegistryDecisions.of(settings).models())
+    flagged = told("flags", lambda: RegistryDecisions.of(settings).live_flags())
     accounting = told("accounting", lambda: newest_totals(kafka))
     agents: dict[str, Any] = {}
     for name, agent in (system.agents if system else {}).items():
@@ -123,6 +124,7 @@ def gather(settings: Settings, kafka: KafkaConfig) -> dict[str, Any]:
         "accounting": accounting,
         "skipped_predictions": (accounting or {}).get("predictions.skipped", 0),
         "models": models,
+        "flagged": flagged,
         "estimates": told("estimates", estimates),
         "open_incidents": told("incidents", incidents),
         "problems": problems,
@@ -149,6 +151,8 @@ def _print(told: dict[str, Any]) -> None:
         [(m.model, m.task, m.champion, m.challenger, m.versions) for m in models],
         empty="no model is registered: `driftline register DIR --data FILE`",
     )
+    for one in told["flagged"] or []:
+        say(f"! {one.model} version {one.version} is live and {one}")
     if told["estimates"]:
         from agents.gateway.estimates import COLUMNS, table_rows
 

@@ -220,6 +220,27 @@ def router(context: Context) -> APIRouter:
         """
         return _many(context, "rollback", "rolled_back", decision or {})
 
+    @routes.get("/flags")
+    def flags(model: str | None = None) -> Response:
+        """Flags in force: versions found faulty, and what descends from them."""
+        found = context.registry.flags(model)
+        seen = set(gate.visible(visit().principal, {each.model for each in found}))
+        return json_response({"flags": [each for each in found if each.model in seen]})
+
+    @routes.post("/models/{model}/versions/{version}/flag", dependencies=approver)
+    def flag(model: str, version: int, decision: Annotated[dict[str, Any], Body()]) -> Response:
+        """Flag a version that was found faulty, and what descends from it: ``{"reason", "actor"}``."""
+        reason, who = _reason(decision), visit().principal
+        done = context.registry.flag(model, version, by=who, actor=_actor(decision), reason=reason)
+        return json_response({"flagged": done})
+
+    @routes.post("/models/{model}/versions/{version}/withdraw-flag", dependencies=approver)
+    def withdraw_flag(model: str, version: int, decision: Annotated[dict[str, Any], Body()]) -> Response:
+        """Withdraw the flag of a version, or those that it inherited: ``{"reason", "actor"}``."""
+        reason, who = _reason(decision), visit().principal
+        done = context.registry.withdraw_flag(model, version, by=who, actor=_actor(decision), reason=reason)
+        return json_response({"withdrawn": done})
+
     @routes.get("/reviews")
     def reviews(done: bool = False) -> Response:
         """Roll-backs that nobody has looked at since; with `done` the others too."""
@@ -398,6 +419,13 @@ def _still(context: Context, model: str | None, asks: Asks) -> bool:
 
 def _actor(body: dict[str, Any]) -> str:
     return actor(_text(body, "actor"), "http")
+
+
+def _reason(body: dict[str, Any]) -> str:
+    """Raises `ConfigurationError` where none is given."""
+    if reason := _text(body, "reason"):
+        return reason
+    raise ConfigurationError("say why", where="reason", remedy='{"reason": "…"}')
 
 
 def _text(body: dict[str, Any], name: str) -> str:

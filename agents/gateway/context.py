@@ -13,6 +13,7 @@ from agents.access.logic import Principal, Role, local_principal
 from agents.gateway.shared import SharedBoard
 from agents.gateway.views import ModelFacts, VersionFacts
 from agents.registry.batch import Chosen, Outcome, What
+from agents.registry.flags import Flag
 from agents.registry.lineage import Lineage
 from agents.registry.reviews import ReviewInfo
 from agents.registry.search import Search, Seen
@@ -73,6 +74,12 @@ class RegistryPort(Protocol):
     def request_approval(self, model: str, version: int, *, by: Principal, actor: str) -> str: ...
 
     def archive(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> str: ...
+
+    def flags(self, model: str | None = None) -> list[Flag]: ...
+
+    def flag(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> list[Flag]: ...
+
+    def withdraw_flag(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> list[Flag]: ...
 
     def reviews(self, *, done: bool = False) -> list[ReviewInfo]: ...
 

@@ -11,8 +11,10 @@ from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.gateway.views import ModelFacts, VersionFacts
-from agents.registry import approvals, impact, lineage
+from agents.registry import approvals, flags, impact, lineage
 from agents.registry.batch import Chosen, Outcome, What, chosen, decide_all
+from agents.registry.change import Change
+from agents.registry.flags import Flag
 from agents.registry.impact import Use
 from agents.registry.ledger import acting_for
 from agents.registry.lineage import Lineage
@@ -125,6 +127,7 @@ class RegistryDecisions:
                 promoted_at=v.promoted_at,
                 external=v.external,
                 tags=v.tags,
+                flags=[str(one) for one in v.flags],
             )
             for v in self.infos(model, as_of)
         ]
@@ -227,6 +230,44 @@ class RegistryDecisions:
         with self._registry.sessions.begin() as session:
             acting_for(session, by)
             return approvals.archive(self._registry, session, model, version, actor=actor, reason=reason).stage
+
+    def flags(self, model: str | None = None) -> list[Flag]:
+        """Flags in force, of a model or of all."""
+        with self.readers() as session:
+            return flags.in_force(session, None if model is None else [model])
+
+    def live_flags(self) -> list[Flag]:
+        """Flags of versions that are champion."""
+        with self.readers() as session:
+            return flags.live(session)
+
+    def flag(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> list[Flag]:
+        """Flag a version and what descends from it. Raises `NotFoundError`, `ConflictError`."""
+        with self._registry.sessions.begin() as session:
+            acting_for(session, by)
+            return flags.flag(Change.of(session, model, self._registry.now()), version, actor, reason)
+
+    def flag_made_from(self, kind: str, sha: str, *, by: Principal, actor: str, reason: str) -> list[Flag]:
+        """Flag every version that a dataset, commit or run went into, and what descends from them; all or nothing.
+
+        Raises
+        ------
+        NotFoundError, ConfigurationError
+        """
+        made: list[Flag] = []
+        with self._registry.sessions.begin() as session:
+            acting_for(session, by)
+            for use in impact.uses(session, kind, sha, only_live=False):
+                change = Change.of(session, use.model, self._registry.now())
+                if not any((f.version, f.source) == (use.version,) * 2 for f in flags.in_force(session, [use.model])):
+                    made += flags.flag(change, use.version, actor, reason)
+        return made
+
+    def withdraw_flag(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> list[Flag]:
+        """Withdraw a flag and what came of it. Raises `NotFoundError`, `ConflictError`."""
+        with self._registry.sessions.begin() as session:
+            acting_for(session, by)
+            return flags.withdraw(Change.of(session, model, self._registry.now()), version, actor, reason)
 
     def reviews(self, *, done: bool = False) -> list[ReviewInfo]:
         """Roll-backs to look at; with `done` those that were looked at too."""

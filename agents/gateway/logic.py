@@ -26,6 +26,7 @@ from schemas.events import (
     CommandRefused,
     DriftMetric,
     Estimate,
+    FlagWithdrawn,
     JournalRecord,
     ModelPromoted,
     ModelRefused,
@@ -45,6 +46,7 @@ from schemas.events import (
     TrainingEvent,
     VersionApproved,
     VersionArchived,
+    VersionFlagged,
     VersionObserved,
     VersionRegistered,
     VersionRejected,
@@ -363,6 +365,12 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
             return "registry", f"Roll-back to {event.version} looked at by {event.actor}: {event.comment}", "plain"
         case CommandRefused():
             return "access", f"{event.command} of {event.actor} refused: {event.detail}", "bad"
+        case VersionFlagged():
+            because = "" if event.source == event.version else f", because version {event.source} is"
+            live_now = "; it is live" if event.live else ""
+            return "registry", f"Version {event.version} flagged faulty{because}: {event.reason}{live_now}", "bad"
+        case FlagWithdrawn():
+            return "registry", f"Flag of version {event.version} withdrawn by {event.actor}: {event.reason}", "good"
         case TagsChanged():
             what = f"version {event.version}" if event.version is not None else "the model"
             named = ", ".join([*(f"{k}={v}" for k, v in event.tags.items()), *(f"without {k}" for k in event.removed)])

@@ -63,6 +63,7 @@ class VersionFacts:
     promoted_at: datetime | None = None
     external: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    flags: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class VersionRow:
     artifact: str
     can_restore: bool
     external: str | None = None
+    flags: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,15 @@ def version_rows(versions: Sequence[VersionFacts], champion: int | None) -> list
                 candidate=figures[1],
                 incumbent=figures[2],
                 reason=facts.reason,
-                can_approve=facts.stage == "approval-requested",
+                can_approve=facts.stage == "approval-requested" and not facts.flags,
                 can_reject=facts.stage == "approval-requested",
                 artifact=facts.artifact,
-                can_restore=not current and champion is not None and facts.stage in {"superseded", "rolled-back"},
+                can_restore=not current
+                and champion is not None
+                and facts.stage in {"superseded", "rolled-back"}
+                and not facts.flags,
                 external=facts.external,
+                flags=facts.flags,
             )
         )
     return rows

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from agents.access.logic import Principal
 from agents.database.engine import Sessions
+from agents.registry.change import find_version
+from agents.registry.flags import in_force, sound_before
 from agents.registry.ledger import acting_for
 from agents.registry.search import Search, model_conditions
 from agents.registry.service import Registry
@@ -73,7 +75,14 @@ def _champions(session: Session, search: Search) -> list[Chosen]:
         .where(ModelRow.monitored.is_(False), *model_conditions(session, ModelRow.name, search))
         .order_by(ModelRow.name)
     )
-    return [Chosen(*row) for row in rows]
+    found = [Chosen(*row) for row in rows]
+    flagged = {(one.model, one.version) for one in in_force(session, [one.model for one in found])}
+    return [
+        msgspec.structs.replace(one, to=sound_before(session, one.model, find_version(session, one.model, one.version)))
+        if (one.model, one.to) in flagged
+        else one
+        for one in found
+    ]
 
 
 def listed(found: list[Chosen], what: What) -> list[Outcome]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from agents.database.outbox import enqueue
+from agents.registry import flags
 from agents.registry.ledger import AGENT, Ledger
 from agents.registry.logic import check_step, trimmed
 from agents.registry.tables import ApprovalRequestRow, ApprovalRow, ModelRow, VersionRow
@@ -191,6 +193,7 @@ class Change:
 
     def promote(self, version: VersionRow, actor: str, at: datetime | None, *, probation: bool) -> Decision:
         """Make an approved version champion; the one before is superseded, and shadows it for a probation."""
+        flags.refuse_flagged(self, version.version)
         previous = self.row.champion
         decision: Decision = "initial" if previous is None else "promoted"
         if previous is not None:
@@ -203,6 +206,7 @@ class Change:
             self.row.challenger = None
         more = {"previous": previous, "artifact": version.artifact, "probation": watched}
         self.emit(ModelPromoted, actor, at, version=version.version, **more)
+        flags.champion_changed(self)
         return decision
 
     def emit(self, kind: type[E], actor: str, at: datetime | None, **fields: object) -> None:
@@ -234,6 +238,7 @@ class Change:
             VersionRow.external,
         )
         row = self.row
+        marked = {one.version for one in flags.in_force(self.session, [row.name])}
         rows = self.session.execute(select(*columns).where(VersionRow.model == row.name).order_by(VersionRow.version))
         state = ModelState(
             model=row.name,
@@ -242,7 +247,10 @@ class Change:
             champion=row.champion,
             challenger=row.challenger,
             shadow=row.shadow,
-            versions=[VersionState(**entry._mapping) for entry in rows],
+            versions=[
+                VersionState(**entry._mapping, flagged=True if entry.version in marked else msgspec.UNSET)
+                for entry in rows
+            ],
             monitored=row.monitored,
         )
         event_id = derived_id(row.name, "ModelState", row.epoch)

@@ -11,7 +11,7 @@ GAP_X, GAP_Y, MARGIN = 60, 12, 12
 _STYLE = """
 text{font:12px system-ui,sans-serif;fill:#1f2937}.k{font-size:10px;fill:#6b7280}rect{fill:#fff;stroke:#9ca3af}
 .version rect{fill:#eff6ff;stroke:#3b82f6}.live rect{fill:#ecfdf5;stroke:#059669;stroke-width:2}
-.of rect{stroke-width:2.5}path{fill:none;stroke:#9ca3af}
+.flagged rect{stroke:#dc2626;stroke-dasharray:4 3}.of rect{stroke-width:2.5}path{fill:none;stroke:#9ca3af}
 @media(prefers-color-scheme:dark){text{fill:#e5e7eb}.k{fill:#9ca3af}rect{fill:#111827;stroke:#6b7280}
 .version rect{fill:#172554}.live rect{fill:#052e16}}
 """
@@ -40,12 +40,13 @@ def svg(lineage: Lineage) -> str:
         lines.append(f'<path d="{curve}"><title>{escape(edge.relation)}</title></path>')
     for node in lineage.nodes:
         x, y = at[node.id]
-        classes = [node.kind, *["live"] * node.live, *["of"] * (node.id == lineage.of.id)]
+        classes = [node.kind, *["live"] * node.live, *["flagged"] * node.flagged, *["of"] * (node.id == lineage.of.id)]
+        said = " · champion" * node.live + " · faulty" * node.flagged
         label = node.label if len(node.label) <= 30 else node.label[:29] + "…"
         lines.append(
             f'<g class="{" ".join(classes)}" transform="translate({x:g} {y:g})"><title>{escape(node.id)}</title>'
             f'<rect width="{WIDTH}" height="{HEIGHT}" rx="6"/>'
-            f'<text class="k" x="10" y="16">{escape(node.kind)}{" · champion" if node.live else ""}</text>'
+            f'<text class="k" x="10" y="16">{escape(node.kind)}{said}</text>'
             f'<text x="10" y="33">{escape(label)}</text></g>'
         )
     title = escape(f"Lineage of {lineage.of.label}")

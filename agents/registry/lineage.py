@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from agents.registry.flags import in_force
 from agents.registry.tables import ModelRow, VersionRow
 from schemas.errors import NotFoundError
 
@@ -21,13 +22,15 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A thing of the graph.
 
     `kind`: ``version``, ``dataset``, ``rows`` (the training table as it was read), ``archive``, ``code``, ``commit``,
-    ``environment``, ``specification`` or ``run``. `live`: a version that is champion now.
+    ``environment``, ``specification`` or ``run``. `live`: a version that is champion now;
+    `flagged`: one that was found faulty, or descends from one.
     """
 
     id: str
     kind: str
     label: str
     live: bool = False
+    flagged: bool = False
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +59,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     live: bool
     environment: Mapping[str, Any]
     inputs: list[tuple[str, str, str, str]]
+    flagged: bool = False
 
     @property
     def node(self) -> Node:
@@ -64,6 +68,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
             kind="version",
             label=f"{self.model} {self.version}",
             live=self.live,
+            flagged=self.flagged,
         )
 
 
@@ -80,6 +85,7 @@ def made(session: Session, model: str) -> list[Made]:
     )
     statement = select(*columns).join(ModelRow, ModelRow.name == VersionRow.model).where(VersionRow.model == model)
     rows = session.execute(statement.order_by(VersionRow.version))
+    flagged = {one.version for one in in_force(session, [model])}
     return [
         Made(
             model=row.model,
@@ -88,6 +94,7 @@ def made(session: Session, model: str) -> list[Made]:
             live=row.champion == row.version,
             environment=row.environment,
             inputs=inputs(row),
+            flagged=row.version in flagged,
         )
         for row in rows
     ]

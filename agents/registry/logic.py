@@ -17,6 +17,7 @@ from schemas.events import (
     ApprovalLapsed,
     ApprovalRequested,
     CommandRefused,
+    FlagWithdrawn,
     ModelPromoted,
     ModelRegistered,
     ModelRolledBack,
@@ -26,6 +27,7 @@ from schemas.events import (
     TagsChanged,
     VersionApproved,
     VersionArchived,
+    VersionFlagged,
     VersionObserved,
     VersionRegistered,
     VersionRejected,
@@ -121,7 +123,7 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
         match event:
             case ModelRegistered() | ProbationEnded() | AccessChanged() | CommandRefused() | RollbackReviewed():
                 pass
-            case TagsChanged():
+            case TagsChanged() | VersionFlagged() | FlagWithdrawn():
                 pass
             case VersionRegistered(version=version):
                 stages[version] = "registered"

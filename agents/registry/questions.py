@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from agents.registry.change import find_model, find_version
+from agents.registry.flags import in_force as flags_in_force
 from agents.registry.logic import History
 from agents.registry.search import Search, Seen, epoch_at, find_models, find_versions, histories
 from agents.registry.tables import ModelRow, SpecificationRow, VersionRow
@@ -58,7 +59,8 @@ class Questions:
         """One version. Raises `NotFoundError`."""
         row = find_model(session, model)
         found, tags = find_version(session, model, version), in_force(session, model, version)
-        return version_info(found, champion=row.champion == version, tags=tags)
+        flags = [one for one in flags_in_force(session, [model]) if one.version == version]
+        return version_info(found, champion=row.champion == version, tags=tags, flags=flags)
 
     def champion(self, session: Session, model: str, as_of: datetime | None = None) -> VersionInfo | None:
         """The version in production, now or at a moment of the system's clock. Raises `NotFoundError`."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal, cast
 
 import msgspec
 from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from agents.registry.flags import by_version, in_force
 from agents.registry.logic import History, replay
 from agents.registry.tables import AuditRow, ModelRow, TagRow, VersionRow
 from agents.registry.views import OWNER, TEAM, ModelInfo, VersionInfo, model_info, version_info
@@ -77,13 +78,15 @@ def find_models(session: Session, search: Search, seen: Seen = lambda names: nam
         Which of some models may be told.
     """
     epoch = None if search.as_of is None else epoch_at(session, search.as_of)
-    conditions = [*_named(session, ModelRow.name, search.match), *_tagged(ModelRow.name, search.wanted, 0, epoch)]
+    conditions = [*_named(session, ModelRow.name, search.match), *_tagged(ModelRow.name, search.wanted, None, epoch)]
     if search.as_of is not None:
         conditions.append(ModelRow.registered_at <= search.as_of)
     elif search.alias:
         conditions.append({"champion": ModelRow.champion, "challenger": ModelRow.challenger}[search.alias].is_not(None))
     found: list[ModelInfo] = []
     after, step = search.after, search.limit + 1 if search.limit else 100_000
+    if "[" in search.match:
+        step = max(step, 1_000)  # most of what the database finds may not fit
     while True:
         page = select(ModelRow).where(*conditions, ModelRow.name > after).order_by(ModelRow.name).limit(step)
         rows = session.scalars(page).all()
@@ -114,7 +117,7 @@ def find_versions(
     """
     epoch = None if search.as_of is None else epoch_at(session, search.as_of)
     conditions = [*_named(session, VersionRow.model, search.match)]
-    conditions += _tagged(VersionRow.model, {k: v for k, v in search.wanted.items() if k in {OWNER, TEAM}}, 0, epoch)
+    conditions += _tagged(VersionRow.model, {k: v for k, v in search.wanted.items() if k in {OWNER, TEAM}}, None, epoch)
     conditions += _tagged(VersionRow.model, search.tags, VersionRow.version, epoch)
     if model:
         conditions.append(VersionRow.model == model)
@@ -130,14 +133,14 @@ def find_versions(
             )
         )
     found: list[VersionInfo] = []
-    after = search.after
+    after, step = search.after, min(CHUNK, search.limit + 1) if search.limit else CHUNK
     while True:
         page = (
             select(VersionRow.model)
             .where(*conditions, VersionRow.model > after)
             .group_by(VersionRow.model)
             .order_by(VersionRow.model)
-            .limit(CHUNK)
+            .limit(step)
         )
         names = session.scalars(page).all()
         fitting = [name for name in names if fnmatchcase(name, search.match)]
@@ -150,6 +153,7 @@ def find_versions(
         ).all()
         now, then = _standing(session, wanted, epoch)
         tags = tags_of(session, wanted, epoch, versions=True)
+        flagged = by_version(in_force(session, wanted, epoch))
         for row in rows:
             if search.limit and len(found) >= search.limit and found[-1].model != row.model:
                 return found, found[-1].model
@@ -158,9 +162,9 @@ def find_versions(
             alias = {"champion": champion, "challenger": challenger}.get(search.alias, row.version)
             if (search.stage and stage != search.stage) or alias != row.version:
                 continue
-            named = tags.get((row.model, row.version), {})
-            found.append(version_info(row, champion=champion == row.version, stage=stage, tags=named))
-        if len(names) < CHUNK:
+            said = {"tags": tags.get((row.model, row.version)), "flags": flagged.get((row.model, row.version), ())}
+            found.append(version_info(row, champion=champion == row.version, stage=stage, **said))  # type: ignore[arg-type]
+        if len(names) < step:
             return found, ""
         after = names[-1]
 
@@ -244,29 +248,38 @@ def _in_force(epoch: int | None) -> ColumnElement[bool]:
 
 
 def _tagged(
-    name: InstrumentedAttribute[str], tags: Mapping[str, str | None], version: Any, epoch: int | None
+    name: InstrumentedAttribute[str],
+    tags: Mapping[str, str | None],
+    version: InstrumentedAttribute[int] | None,
+    epoch: int | None,
 ) -> list[ColumnElement[bool]]:
+    """Of the version where a column says which, else of the model."""
     conditions: list[ColumnElement[bool]] = []
     for key, value in tags.items():
-        mine = [TagRow.model == name, TagRow.version == version, TagRow.key == key, _in_force(epoch)]
+        mine = [TagRow.key == key, _in_force(epoch)]
         if value is not None:
             mine.append(TagRow.value == value)
-        conditions.append(exists().where(*mine))
+        # From the tag to the models, over its index: few models have most tags.
+        if version is None:
+            conditions.append(name.in_(select(TagRow.model).where(TagRow.version == 0, *mine)))
+        else:
+            conditions.append(exists().where(TagRow.model == name, TagRow.version == version, *mine))
     return conditions
 
 
 def model_conditions(session: Session, name: InstrumentedAttribute[str], search: Search) -> list[ColumnElement[bool]]:
     """Pattern, tags, owner and team as conditions on models' names; of the pattern `fnmatchcase` has the last word."""
-    return [*_named(session, name, search.match), *_tagged(name, search.wanted, 0, None)]
+    return [*_named(session, name, search.match), *_tagged(name, search.wanted, None, None)]
 
 
 def _named(session: Session, name: InstrumentedAttribute[str], pattern: str) -> list[ColumnElement[bool]]:
     """What the database can leave out; `fnmatchcase` has the last word."""
-    prefix = pattern[: min((pattern.find(c) for c in "*?[" if c in pattern), default=len(pattern))]
-    if prefix == pattern:
+    if not set(pattern) & set("*?["):
         return [name == pattern]
-    if not prefix:
-        return []
+    plain = pattern[: pattern.find("[")] + "*" if "[" in pattern else pattern
     if session.get_bind().dialect.name == "sqlite":
-        return [name >= prefix, name < prefix + "\U0010ffff"]
-    return [name.startswith(prefix, autoescape=True)]
+        prefix = plain[: min(plain.find(c) for c in "*?" if c in plain)]
+        glob = cast("ColumnElement[bool]", name.op("GLOB")(plain))
+        return [glob, name >= prefix, name < prefix + "\U0010ffff"] if prefix else [glob]
+    like = plain.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%").replace("?", "_")
+    return [name.like(like, escape="\\")]

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
+from agents.registry import flags
 from agents.registry.change import Change, begin_model, refuse_answer, refuse_other_task, refuse_watched
 from agents.registry.impact import index_version
 from agents.registry.ledger import Ledger
@@ -172,6 +173,7 @@ class Registry(Questions):
         session.flush()
         index_version(session, version, self.packages)
         change.emit(VersionRegistered, actor, at, version=version.version, artifact=artifact, parent=parent)
+        flags.inherit(change, version)
         change.publish_state()
         return version.version
 
@@ -183,7 +185,8 @@ class Registry(Questions):
         Returns
         -------
         Decision
-            ``initial`` or ``promoted`` (auto), ``awaiting-approval`` (manual), ``rejected`` (the gate said no).
+            ``initial`` or ``promoted`` (auto), ``awaiting-approval`` (manual, or the version is flagged faulty and
+            people have to clear it), ``rejected`` (the gate said no).
 
         Raises
         ------
@@ -204,7 +207,7 @@ class Registry(Questions):
         change.step(version, "validated", reason=reason)
         change.emit(VersionValidated, actor, at, version=number, artifact=version.artifact)
         spec = parse(self.specification_text(session, version.specification))
-        if spec.approval.mode == "auto":
+        if spec.approval.mode == "auto" and not flags.is_flagged(session, command.model, number):
             change.step(version, "approved")
             change.emit(VersionApproved, POLICY, at, version=number, comment=reason)
             decision = change.promote(version, POLICY, at, probation=spec.probation_ms > 0)
@@ -238,6 +241,7 @@ class Registry(Questions):
         found = change.version(version)
         where = f"{model} version {version}"
         check_step(model, version, found.stage, "approved")
+        flags.refuse_flagged(change, version)
         if artifact is not None and artifact != found.artifact:
             raise ConflictError(f"holds artifact {found.artifact}, approved was {artifact}", where=where)
         if session.get(ApprovalRow, (model, version, actor)) is not None:
@@ -307,7 +311,7 @@ class Registry(Questions):
         Parameters
         ----------
         to : int, optional
-            Default: the champion before the present one.
+            Default: the champion before the present one, of those that are not flagged.
         expected : int, optional
             The champion that the caller means to replace; somebody else may have been faster.
         at : datetime, optional
@@ -319,7 +323,7 @@ class Registry(Questions):
         TransitionError
             There is nothing to go back to, or `to` never was champion.
         ConflictError
-            The champion is not `expected`, or is `to` already.
+            The champion is not `expected`, or is `to` already; or `to` is flagged faulty.
         """
         change = Change.of(session, model, self._clock())
         refuse_watched(change.row, "rolled back")
@@ -330,12 +334,15 @@ class Registry(Questions):
         if expected is not None and expected != champion:
             raise ConflictError(f"champion is version {champion}, not {expected}", where=where)
         present = change.version(champion)
-        goal = to if to is not None else present.previous
+        goal = to if to is not None else flags.sound_before(session, model, present)
         if goal is None:
             raise TransitionError(
-                f"version {champion} has no predecessor", where=where, remedy="name a version with --to"
+                f"version {champion} has no predecessor" + (" that is not flagged" if present.previous else ""),
+                where=where,
+                remedy="name a version with --to",
             )
         found = change.version(goal)
+        flags.refuse_flagged(change, goal)
         change.step(found, "promoted", promoted_at=change.ledger.now)
         change.step(present, "rolled-back", decision="rolled-back", reason=reason)
         change.row.champion = found.version
@@ -351,6 +358,7 @@ class Registry(Questions):
             artifact=found.artifact,
             reason=reason,
         )
+        flags.champion_changed(change)
         change.publish_state()
         return version_info(found, champion=True)
 

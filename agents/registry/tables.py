@@ -168,6 +168,29 @@ class PackageRow(Base):
     version: Mapped[str] = mapped_column(String(256))
 
 
+class FlagRow(Base):
+    """A version that was found faulty, or that descends from one (`source`), from one event to another.
+
+    `incident`: of the alert that is open because the version is live.
+    """
+
+    __tablename__ = "registry_flags"
+    __table_args__ = (Index("ix_registry_flags_model", "model", "version"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    model: Mapped[str] = mapped_column(MODEL)
+    version: Mapped[int]
+    source: Mapped[int]
+    reason: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(ACTOR)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    since: Mapped[int] = mapped_column(BigInteger)
+    until: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    withdrawn_by: Mapped[str | None] = mapped_column(ACTOR, default=None)
+    withdrawn_reason: Mapped[str | None] = mapped_column(Text, default=None)
+    incident: Mapped[str | None] = mapped_column(String(128), default=None)
+
+
 class ApprovalRequestRow(Base):
     """A question to people: the version's bytes, who asks, how many have to say yes, until when."""
 

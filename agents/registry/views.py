@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from agents.registry.flags import Flag
 from agents.registry.tables import ModelRow, VersionRow
 
 OWNER, TEAM = "@owner", "@team"
@@ -67,6 +68,7 @@ class VersionInfo(msgspec.Struct, frozen=True, kw_only=True):
     champion: bool
     external: str | None = None
     tags: dict[str, str] = {}
+    flags: list[Flag] = []
 
 
 def model_info(row: ModelRow, versions: int, tags: Mapping[str, str]) -> ModelInfo:
@@ -89,7 +91,12 @@ def model_info(row: ModelRow, versions: int, tags: Mapping[str, str]) -> ModelIn
 
 
 def version_info(
-    row: VersionRow, *, champion: bool, stage: str | None = None, tags: Mapping[str, str] | None = None
+    row: VersionRow,
+    *,
+    champion: bool,
+    stage: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    flags: Iterable[Flag] = (),
 ) -> VersionInfo:
     return VersionInfo(
         model=row.model,
@@ -116,4 +123,5 @@ def version_info(
         champion=champion,
         external=row.external,
         tags=dict(tags or {}),
+        flags=list(flags),
     )

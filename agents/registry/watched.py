@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from agents.registry.change import Change, begin_model, find_model, refuse_other_task
+from agents.registry.flags import champion_changed
 from agents.registry.impact import index_version
 from agents.registry.ledger import Ledger
 from agents.registry.logic import number_for
@@ -302,4 +303,5 @@ def _add(  # noqa: PLR0917 - all of one version
         reference=sha,
         reason=reason,
     )
+    champion_changed(change)
     return number

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import latency, models, pending, recovery, workers
+from agents.artifacts import ArtifactStore
+from agents.database.engine import make_engine, session_factory
+from agents.database.migrate import upgrade
+from agents.registry.questions import Questions
+from agents.registry.search import histories
+from benchmarks import latency, models, pending, recovery, registry, workers
+from benchmarks.registry_fill import Filling
 
 
 def _row(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -52,3 +59,32 @@ def test_models() -> None:
     assert [row["name"] for row in document["rows"]] == ["1 model", "40 models"]
     assert all(row["value"] > 0 and row["closing_s"] > 0 for row in document["rows"])
     assert document["ratios"]["1 model/40 models"] > 0
+
+
+def test_registry() -> None:
+    document = registry.run(models=200, versions=700, questions=3, registrations=3, swaps_each=0)
+    row = _row(document, "50 approvals at once")
+    assert (row["won"], row["refused"]) == (1, 49)
+    assert {*registry.QUESTIONS, "register a version", "decide on it"} < {row["name"] for row in document["rows"]}
+    assert all(0 < row["p50_ms"] <= row["value"] <= row["max_ms"] for row in document["rows"])
+    assert document["settings"]["events"] > 5 * 600
+
+
+def test_a_registry_made_in_bulk_is_what_its_events_say(tmp_path: Path) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'r.db'}")
+    upgrade(engine)
+    with session_factory(engine).begin() as session:
+        Filling(120, 500).write(session, ArtifactStore(str(tmp_path / "artifacts")))
+    with session_factory(engine, read_only=True)() as session:
+        told = histories(session, Questions().model_names(session))
+        for name, history in told.items():
+            info = Questions().model(session, name)
+            assert (info.champion, info.challenger) == (history.champion, history.challenger)
+            assert {v.version: v.stage for v in Questions().versions(session, name)} == history.stages
+    engine.dispose()
+
+
+@pytest.mark.slow
+def test_registry_swaps() -> None:
+    document = registry.run(models=100, versions=200, questions=1, registrations=1, swaps_each=2)
+    assert {_row(document, f"{what} served")["times"] for what in ("promotion", "roll-back")} == {2}

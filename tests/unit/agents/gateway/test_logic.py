@@ -236,7 +236,7 @@ def test_every_event_of_the_schemas_has_words_of_its_own() -> None:
         for union in (events.AnyRegistryEvent, events.AnyTrainingEvent, events.AnyServingEvent)
         for kind in typing.get_args(union)
     ]
-    assert len(kinds) == 23
+    assert len(kinds) == 25
     sample: dict[str, object] = {
         "version": 2, "previous": 1, "parent": 1, "from_version": 1, "to_version": 2, "rows": 10, "approvers": 1,
         "tags": {"a": "b"}, "removed": ["c"],
