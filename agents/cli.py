@@ -18,6 +18,7 @@ from agents.commands import (
     datasets,
     deciding,
     demo,
+    erase,
     flagging,
     history,
     keys,
@@ -76,7 +77,7 @@ MODULES = (
     *(registry, searching, audit, signing),
     *(record, flagging, rebuild, lineage, moving),
     *(training, backtest, traffic, history, datasets),
-    *(keys, principals, deciding),
+    *(keys, principals, deciding, erase),
 )
 for module in MODULES:
     module.add_to(app)

@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         description="Prometheus Alertmanagers that are told every minute what is open, such as http://localhost:9093",
     )
     api_key: str = Field(default="", repr=False, description="your API key, for the command line (dlk_…)")
+    subject_key: str = Field(
+        default="",
+        repr=False,
+        description="master key of the subjects' keys, 64 hexadecimal digits; default: `keys/subjects.key` in home",
+    )
     allow_plaintext: bool = Field(default=False, description="permit PLAINTEXT to a broker off loopback")
     log_level: str = Field(default="INFO")
 

@@ -94,7 +94,7 @@ class KeyRing:
         """
         old = self._private().public_key()
         kept = self.folder / f"retired-{_key_id(old)}.pub"
-        _write_new(kept, old.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+        write_new(kept, old.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
         new = Ed25519PrivateKey.generate()
         # The public key is there before the private one signs: nothing is ever signed by a key that is not trusted.
         _replace(
@@ -123,7 +123,7 @@ class KeyRing:
             raise ArtifactError("not an Ed25519 key", remedy="give the other installation's keys/own.pub")
         path = self.folder / f"{name}.pub"
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_new(path, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+        write_new(path, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
         if _key_id(dict(self._files())[path]) != _key_id(key):
             raise ArtifactError("the file holds another key", where=str(self.folder), remedy="choose a name")
         return _key_id(key)
@@ -158,13 +158,13 @@ class KeyRing:
             raise ArtifactError("not an Ed25519 key", where=str(path))
         public = self.folder / "own.pub"
         if not public.exists():
-            _write_new(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+            write_new(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
         return key
 
     def _generate(self, path: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        _write_new(path, pem, 0o600)
+        write_new(path, pem, 0o600)
 
     def _trusted(self) -> dict[str, Ed25519PublicKey]:
         return {_key_id(key): key for _, key in self._files()}
@@ -187,7 +187,7 @@ def _key_id(key: Ed25519PublicKey) -> str:
     return public_key_id(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
 
 
-def _write_new(path: Path, data: bytes, mode: int) -> None:
+def write_new(path: Path, data: bytes, mode: int) -> None:
     """Write `path` whole or not at all; where another process was first, its file stays."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -206,5 +206,5 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
 def _replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Put `data` in the place of `path`, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    _write_new(temporary, data, mode)
+    write_new(temporary, data, mode)
     temporary.replace(path)

@@ -506,6 +506,19 @@ class CommandRefused(RegistryEvent, tag="CommandRefused", frozen=True, gc=False,
     detail: str
 
 
+class SubjectErased(RegistryEvent, tag="SubjectErased", frozen=True, gc=False, kw_only=True):
+    """The keys of a person were destroyed: whatever was kept under them cannot be read any more.
+
+    `subject`: its pseudonym, the HMAC-SHA256 of its name under the installation's secret. `trained`: versions that
+    learnt from its rows, by model; `more`: how many others there are, where they are too many for one event.
+    """
+
+    subject: str
+    keys: int
+    trained: dict[str, list[int]]
+    more: int = 0
+
+
 AnyRegistryEvent = (
     ModelRegistered
     | VersionRegistered
@@ -525,6 +538,7 @@ AnyRegistryEvent = (
     | TagsChanged
     | AccessChanged
     | CommandRefused
+    | SubjectErased
 )
 
 

@@ -70,6 +70,10 @@ class DataSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     max_label_delay: str
     revision_horizon: str | None = None
     segments: list[str] = msgspec.field(default_factory=list)
+    subject: str | None = None
+    """The column that says whose data a row is: what is personal of it is kept under a key of that subject."""
+    personal: list[str] = msgspec.field(default_factory=lambda: [EVERY])
+    """Features and segments that are personal data."""
 
 
 class MetricsSection(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -174,6 +178,14 @@ class Specification(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     def tested(self) -> list[str]:
         """Metrics that are compared with the reference: `judged`, and of classes how calibrated their scores are."""
         return list(dict.fromkeys([*self.judged, *([CALIBRATION] if self.task != "regression" else [])]))
+
+    @property
+    def open_names(self) -> frozenset[str]:
+        """Features and segments that are not personal; where no subject is named, nothing is asked for them."""
+        if EVERY in self.data.personal:
+            return frozenset()
+        named = {*self.features, *self.data.segments} - {*self.data.personal, self.data.subject}
+        return frozenset(name for name in named if name is not None)
 
     @property
     def time_windows(self) -> dict[str, TimeWindow]:
@@ -307,6 +319,32 @@ def _check_fleet(spec: Specification, file: str) -> None:
         )
 
 
+def _check_subject(spec: Specification, file: str) -> None:
+    """Whose data it is stands in a column of its own, and what is personal is named."""
+    data = spec.data
+    _known(file, "data.personal", data.personal, [*spec.features, *data.segments, EVERY])
+    if data.subject is None:
+        if data.personal != [EVERY]:
+            raise SpecificationError(
+                "data is personal to a subject, and none is named",
+                where=_where(file, "data.personal"),
+                remedy='name the column that says whose data a row is: subject = "customer_id"',
+            )
+        return
+    where = _where(file, "data.subject")
+    taken = {data.id, data.event_time, data.label, data.label_time, spec.model.per, *spec.model.member}
+    if not data.subject or data.subject in taken:
+        raise SpecificationError(
+            f"{data.subject!r} cannot say whose data a row is",
+            where=where,
+            remedy="name a column of its own: ids, times, labels and names of models are not encrypted",
+        )
+    if strange := [name for name in (data.subject, *spec.features, *data.segments) if name.startswith("$")]:
+        raise SpecificationError(
+            f"{strange[0]!r} begins with $", where=where, remedy="names with $ are kept for what is encrypted"
+        )
+
+
 def _check(spec: Specification, file: str) -> None:
     if spec.is_fleet:
         _check_fleet(spec, file)
@@ -344,6 +382,7 @@ def _check(spec: Specification, file: str) -> None:
     if not spec.metrics.windows:
         raise SpecificationError("no window", where=_where(file, "metrics.windows"), remedy='windows = ["1d", "7d"]')
     check_windows(spec.metrics.windows, where=_where(file, "metrics.windows"))
+    _check_subject(spec, file)
     _known(file, "validation.sensitive", spec.validation.sensitive, [*spec.features, *spec.data.segments])
     _check_alarms(spec, file)
     for trigger in spec.retraining.triggers:

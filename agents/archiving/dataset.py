@@ -20,6 +20,10 @@ from agents.archiving.logic import ARCHIVED, SCHEMAS
 from agents.archiving.manifest import TopicPartition
 from agents.archiving.reading import locked
 from agents.archiving.tables import ArchiveFileRow
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.reading import teach
+from agents.subjects.reading import view as private_view
+from agents.subjects.sealing import ERASED, SUBJECT
 from schemas.specification import Specification
 from schemas.topics import GROUND_TRUTH, PREDICTIONS, QUALITY_METRICS
 
@@ -78,7 +82,7 @@ def covers(session: Session, end_offsets: Mapping[TopicPartition, int]) -> bool:
     return all(reached.get(key, 0) >= end for key, end in end_offsets.items())
 
 
-def connect(session: Session, archive: str) -> Any:
+def connect(session: Session, archive: str, keys: SubjectKeys | None = None) -> Any:
     """A DuckDB connection with a view of each archived topic (``predictions``, ``ground_truth``, ``alerts`` …).
 
     Parameters
@@ -87,6 +91,8 @@ def connect(session: Session, archive: str) -> Any:
         Its snapshot of the manifest is what the views show, also when files are added later.
     archive : str
         `Settings.archive`.
+    keys : SubjectKeys, optional
+        Opens what is sealed under the keys of people; without it that stays as it is.
 
     Returns
     -------
@@ -101,10 +107,12 @@ def connect(session: Session, archive: str) -> Any:
     """
     connection = _open()
     files = open_files(archive)
+    if keys is not None and not keys.any():
+        keys = None
     readable = []
     for topic in ARCHIVED:
         paths = manifest.paths(session, topic)
-        _view(connection, files, topic, paths)
+        _view(connection, files, topic, paths, keys=keys)
         if isinstance(files, LocalFiles):
             readable += [files.root / path for path in paths]
     return locked(connection, readable)
@@ -119,6 +127,7 @@ def joined(
     as_of_ms: int,
     classes: Sequence[str] = (),
     until: Mapping[str, Mapping[str, int]] | None = None,
+    keys: SubjectKeys | None = None,
 ) -> pa.Table:
     """Predictions of a model with the labels known at `as_of_ms`, one row a prediction_id.
 
@@ -135,6 +144,8 @@ def joined(
         Binary models: class keys of the reference; labels of any other class are left out, as the join refuses them.
     until : mapping of str to mapping of str to int, optional
         `reached` of an earlier moment: the rows are those of then, whatever was archived or compacted since.
+    keys : SubjectKeys, optional
+        Where the specification names a subject: opens its rows.
 
     Returns
     -------
@@ -142,7 +153,8 @@ def joined(
         Columns of the specification: id (string), event time (timestamp, UTC), features (float64, string or bool),
         segments, label (null: unknown, withdrawn or late), label time where the specification has one; then `META`:
         version, prediction, score (binary: probability of the positive class; multiclass: of the most probable one;
-        regression: the prediction). Ordered by event time and id.
+        regression: the prediction). Ordered by event time and id. Where the specification names a subject also that
+        column, ``_subject`` (id of its key) and ``_erased``: then what is personal of the row is null.
 
     Notes
     -----
@@ -167,7 +179,7 @@ def joined(
     )
     labels = _chosen(session, GROUND_TRUTH, or_(row.timeless > 0, in_time))
     with _open() as connection:
-        _view(connection, files, PREDICTIONS, predictions, until)
+        _view(connection, files, PREDICTIONS, predictions, until, keys=keys if spec.data.subject is not None else None)
         _view(connection, files, GROUND_TRUTH, labels, until)
         known = {
             "model": spec.name,
@@ -211,10 +223,17 @@ def _view(
     topic: str,
     paths: list[str],
     until: Mapping[str, Mapping[str, int]] | None = None,
+    *,
+    keys: SubjectKeys | None = None,
 ) -> None:
     """Define the view of a topic over exactly `paths`; with `until`, its rows before those offsets."""
     name = topic.replace("-", "_")
-    _whole_view(connection, files, topic, paths, f"{name}_whole" if until is not None else name)
+    if keys is not None and topic == PREDICTIONS:
+        teach(connection, keys)
+        _whole_view(connection, files, topic, paths, f"{name}_sealed")
+        connection.execute(private_view(f"{name}_whole" if until is not None else name, f"{name}_sealed"))
+    else:
+        _whole_view(connection, files, topic, paths, f"{name}_whole" if until is not None else name)
     if until is not None:
         # Numbers, not text: what is recorded cannot become SQL.
         ends = [f'("partition" = {int(one)} AND "offset" < {int(end)})' for one, end in until[topic].items()]
@@ -284,6 +303,12 @@ def _columns(connection: Any, rows: pa.Table, spec: Specification) -> pa.Table:
     for name in spec.data.segments:
         if name not in spec.features:
             selected.append(f"json_extract_string(segment, {_pointer(name)}) AS {_identifier(name)}")
+    if spec.data.subject is not None:
+        if spec.data.subject not in spec.features:
+            subject = f"json_extract_string(features, {_pointer(spec.data.subject)})"
+            selected.append(f"{subject} AS {_identifier(spec.data.subject)}")
+        selected.append(f"json_extract_string(features, {_pointer(SUBJECT)}) AS _subject")
+        selected.append(f"json_extract_string(features, {_pointer(ERASED)}) IS NOT NULL AS _erased")
     selected.append(f"{_score(spec)} AS _score")
     wide = connection.sql(f"SELECT {', '.join(selected)} FROM rows").to_arrow_table()
     columns: dict[str, Any] = {

@@ -73,6 +73,7 @@ def query(
     from agents.config import load_settings
     from agents.database.engine import make_engine, session_factory
     from agents.database.migrate import upgrade
+    from agents.subjects.keys import SubjectKeys
     from schemas.errors import ConfigurationError
 
     settings = load_settings()
@@ -80,7 +81,7 @@ def query(
     engine = make_engine(settings.database)
     upgrade(engine)
     with session_factory(engine, read_only=True)() as session:
-        connection = connect(session, settings.archive)
+        connection = connect(session, settings.archive, SubjectKeys.of(settings))
     try:
         answer = connection.execute(only_reads(connection, sql))
         columns = [column[0] for column in answer.description or []]

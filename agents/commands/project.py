@@ -12,7 +12,7 @@ from agents.commands.output import Command, Json, add, document, say, table
 if TYPE_CHECKING:
     from agents.config import Settings
 
-SECRETS = frozenset({"webhook_secret", "notify_urls", "alertmanager_urls", "api_key"})
+SECRETS = frozenset({"webhook_secret", "notify_urls", "alertmanager_urls", "api_key", "subject_key"})
 
 
 def init(

@@ -35,6 +35,8 @@ def rebuild(
     found = rebuilding.rebuild(settings, model, version, here=here, python=python)
     if as_json:
         document(found)
+    elif found.erased:
+        say(f"{model} version {version}: {found.differences[0]}")
     else:
         rows, place = (
             found.predictions["rows"],

@@ -42,6 +42,7 @@ from schemas.events import (
     RunSkipped,
     RunStarted,
     ServingEvent,
+    SubjectErased,
     TagsChanged,
     TrainingEvent,
     VersionApproved,
@@ -375,6 +376,8 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
             what = f"version {event.version}" if event.version is not None else "the model"
             named = ", ".join([*(f"{k}={v}" for k, v in event.tags.items()), *(f"without {k}" for k in event.removed)])
             return "registry", f"Tags of {what}: {named}", "plain"
+        case SubjectErased():
+            return "access", f"A person's data was erased by {event.actor}", "plain"
         case AccessChanged():
             return "access", f"{event.subject}: {event.change} {event.detail}".strip(), "plain"
         case ModelSwapped():

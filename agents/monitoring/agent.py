@@ -19,6 +19,7 @@ from agents.monitoring.join_state import Identity, JoinStates
 from agents.monitoring.registry_view import RegistryView
 from agents.monitoring.slot import held_slot
 from agents.runtime import mark_ready
+from agents.subjects.keys import SubjectKeys
 from schemas.topics import CATALOGUE, GROUND_TRUTH, JOINED_DELTAS, MONITORING_JOURNAL, PREDICTIONS, REGISTRY_STATE
 from streams.join.batch import JoinLimits
 from streams.join.partition import JoinPartition
@@ -61,7 +62,13 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
 
 def _run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     partitions = check_topics(settings, kafka)
-    registry = RegistryView(kafka, ArtifactStore.of(settings), stop=stop, signer=CommandSigner.of(settings, kafka))
+    registry = RegistryView(
+        kafka,
+        ArtifactStore.of(settings),
+        stop=stop,
+        signer=CommandSigner.of(settings, kafka),
+        keys=SubjectKeys.of(settings),
+    )
     try:
         admin.check_retention(kafka, registry.needed_retention_ms + RETENTION_MARGIN_MS, _TRAFFIC)
         join = JoinHandler(

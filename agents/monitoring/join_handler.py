@@ -116,10 +116,19 @@ class JoinHandler:
         found: dict[int, dict[str, Sequence[Record]]] = {}
         for (topic, number), of_partition in by_partition(records).items():
             found.setdefault(number, {})[topic] = of_partition
+        originals: dict[int, dict[int, Record]] = {}
+        opened = self._registry.private
+        if opened:
+            self._open(found, originals)
         while True:
             try:
                 work, outcomes = self._join(found, positions, now_ms, alone=len(records) < _WORTH_A_LANE)
-                break
+                if opened or not self._registry.private:
+                    break
+                # The first model that names a subject has come with this batch.
+                opened = True
+                self.aborted()
+                self._open(found, originals)
             except VersionsMovedError:
                 # A version has got a number meanwhile: the whole batch sees it, as a rebuild will.
                 self.aborted()
@@ -131,7 +140,7 @@ class JoinHandler:
                 kept.join.abort()
                 continue
             self._touched[partition] = dict(batch.ends)
-            outputs += self._outputs(batch, outcome)
+            outputs += self._outputs(batch, outcome, originals.get(partition, {}))
             if outcome.watermark_moved:
                 watermarks.append(PartitionWatermark(partition, outcome.watermark_ms, outcome.idle))
             record = kept.join.journal(batch, view.epoch, self._partitions)
@@ -156,11 +165,21 @@ class JoinHandler:
         calls = [partial(kept.join.process, batch, view) for _, kept, batch, view in work]
         return work, self._lanes.run(calls, alone=alone)
 
-    def _outputs(self, batch: Slice, outcome: JoinOutcome) -> Iterator[Output]:
+    def _open(self, found: dict[int, dict[str, Sequence[Record]]], originals: dict[int, dict[int, Record]]) -> None:
+        """Open what is sealed in a batch's predictions; `originals` by partition and offset, as they came."""
+        for partition, by_topic in found.items():
+            if PREDICTIONS in by_topic:
+                came = originals.setdefault(partition, {})
+                by_topic[PREDICTIONS] = self._registry.opened(by_topic[PREDICTIONS], came)
+
+    def _outputs(self, batch: Slice, outcome: JoinOutcome, originals: Mapping[int, Record]) -> Iterator[Output]:
         for target, value in outcome.records:
             yield Output(JOINED_DELTAS, value, None, [_PACKED], target)
         for letter in outcome.dead_letters:
-            yield dead_letter(letter.record, letter.reason, letter.message, GROUP)
+            refused = letter.record
+            if refused.topic == PREDICTIONS:
+                refused = originals.get(refused.offset, refused)
+            yield dead_letter(refused, letter.reason, letter.message, GROUP)
         for arrived in batch.records.values():
             record = self._keys.misplaced(arrived)
             if record is not None:

@@ -16,7 +16,7 @@ from agents.monitoring.journal import FetchedSpan, Span
 from agents.monitoring.registry_view import RegistryView
 from schemas.errors import StateError
 from schemas.events import JournalRecord
-from schemas.topics import MONITORING_JOURNAL
+from schemas.topics import MONITORING_JOURNAL, PREDICTIONS
 from streams.join.batch import JoinLimits, Slice
 from streams.join.partition import JoinPartition
 from streams.kafka.config import KafkaConfig
@@ -258,6 +258,7 @@ class JoinStates:
                 starts = {topic: start for topic, (start, _) in entry.slices.items()}
                 ends = {topic: end for topic, (_, end) in entry.slices.items()}
                 taken = {topic: spans[topic].until(end) for topic, end in ends.items()}
+                taken[PREDICTIONS] = self._registry.opened(taken[PREDICTIONS], {})
                 batch = Slice(taken, starts, ends, entry.idle, entry.now_ms)
                 join.replay(batch, self._registry.as_of(entry.registry_epoch), entry, record.offset)
                 changes = join.replayed()

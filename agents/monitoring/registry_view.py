@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from agents.access.signatures import CommandSigner
 from agents.artifacts import ArtifactStore
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.opening import opened_records
 from schemas.codec import cloudevent_headers, decode, derived_id, encode, utc
 from schemas.errors import BrokerError, StateError
 from schemas.events import ModelState, ObserveVersion, VersionState
@@ -132,6 +134,8 @@ class RegistryView:
         Ends waiting for the number of a version.
     signer : CommandSigner, optional
         Signs what the registry is asked; without it the registry refuses to be asked.
+    keys : SubjectKeys, optional
+        Opens what was sealed under the keys of people; without it those features count as missing.
 
     Notes
     -----
@@ -146,8 +150,11 @@ class RegistryView:
         timeout_s: float = 30.0,
         stop: threading.Event | None = None,
         signer: CommandSigner | None = None,
+        keys: SubjectKeys | None = None,
     ) -> None:
         self._kafka = kafka
+        self._keys = keys
+        self._private = False
         self._signer = signer
         self._artifacts = artifacts
         self._timeout_s = timeout_s
@@ -201,6 +208,7 @@ class RegistryView:
                     self._name(state.model, version)
                     spec = self._specification(version.specification)
                     insort(self._horizons, (version.registered_epoch, spec.revision_horizon_ms))
+                    self._private = self._private or spec.data.subject is not None
                     self._needed_ms = max(self._needed_ms, spec.max_label_delay_ms + spec.revision_horizon_ms)
             self._epoch = max(self._epoch, state.epoch)
         self._longest = list(accumulate((horizon for _, horizon in self._horizons), max))
@@ -230,6 +238,20 @@ class RegistryView:
     def epoch(self) -> int:
         """Newest epoch seen."""
         return self._epoch
+
+    @property
+    def private(self) -> bool:
+        """Whether a specification names a subject, and what is sealed can be opened."""
+        return self._private and self._keys is not None
+
+    def opened(self, records: Sequence[Record], originals: dict[int, Record]) -> Sequence[Record]:
+        """Predictions of one partition with what is sealed in them opened; see `agents.subjects.opening`.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+        """
+        return opened_records(self._keys, records, originals) if self._private and self._keys else records
 
     @property
     def needed_retention_ms(self) -> int:

@@ -24,6 +24,7 @@ from schemas.events import (
     ModelState,
     ProbationEnded,
     RollbackReviewed,
+    SubjectErased,
     TagsChanged,
     VersionApproved,
     VersionArchived,
@@ -123,7 +124,7 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
         match event:
             case ModelRegistered() | ProbationEnded() | AccessChanged() | CommandRefused() | RollbackReviewed():
                 pass
-            case TagsChanged() | VersionFlagged() | FlagWithdrawn():
+            case TagsChanged() | VersionFlagged() | FlagWithdrawn() | SubjectErased():
                 pass
             case VersionRegistered(version=version):
                 stages[version] = "registered"

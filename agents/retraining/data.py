@@ -13,7 +13,10 @@ from agents.archiving.dataset import joined
 from agents.artifacts import ArtifactStore
 from agents.retraining.table import normalise
 from agents.retraining.trainer import event_times_ms, table_hash
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.rows import Losses, layout_of, opened_table, sealed_bytes
 from schemas.codec import iso, utc
+from schemas.errors import StateError
 from schemas.specification import Specification
 
 if TYPE_CHECKING:
@@ -23,9 +26,37 @@ if TYPE_CHECKING:
 KIND = "dataset"
 
 
-def store_table(artifacts: ArtifactStore, table: pd.DataFrame) -> str:
-    """Keep a normalised table as Parquet; returns its SHA-256."""
-    return artifacts.put(packed(table), KIND)
+def store_table(
+    artifacts: ArtifactStore,
+    table: pd.DataFrame,
+    spec: Specification | None = None,
+    keys: SubjectKeys | None = None,
+) -> str:
+    """Keep a normalised table as Parquet; returns its SHA-256. With `keys` as `kept_bytes` has it."""
+    data = packed(table) if spec is None or keys is None else kept_bytes(table, spec, keys)
+    return artifacts.put(data, KIND)
+
+
+def kept_bytes(table: pd.DataFrame, spec: Specification, keys: SubjectKeys) -> bytes:
+    """A table as it is kept: Parquet, and sealed where the specification names a subject."""
+    return packed(table) if spec.data.subject is None else sealed_bytes(table, spec, keys)
+
+
+def recalled(data: bytes, keys: SubjectKeys | None, losses: Losses | None = None) -> pd.DataFrame:
+    """The table of bytes that were kept, without the rows of whoever was erased since.
+
+    Raises
+    ------
+    StateError
+        A row was altered, or there are no keys to read it with.
+    """
+    layout = layout_of(data)
+    if layout is not None and keys is None:
+        raise StateError("the table is sealed under the keys of its subjects", where=layout.model)
+    # Through the layout of a file again: a rebuild, whose rows come so, does the same sums.
+    if layout is None or keys is None:
+        return unpacked(data)
+    return unpacked(packed(opened_table(data, layout, keys, losses)))
 
 
 def packed(table: pd.DataFrame) -> bytes:
@@ -42,15 +73,22 @@ def unpacked(data: bytes) -> pd.DataFrame:
     return pd.read_parquet(io.BytesIO(data))
 
 
-def load_registered(artifacts: ArtifactStore, sha: str) -> pd.DataFrame:
-    """The table that was given at registration, as it was stored.
+def load_registered(
+    artifacts: ArtifactStore, sha: str, keys: SubjectKeys | None = None, losses: Losses | None = None
+) -> pd.DataFrame:
+    """The table that was given at registration, as it was stored, without the rows of whoever was erased since.
+
+    Parameters
+    ----------
+    losses : Losses, optional
+        Is told how many rows that are.
 
     Raises
     ------
     ArtifactError
         It is missing or altered.
     """
-    return unpacked(artifacts.get(sha))
+    return recalled(artifacts.get(sha), keys, losses)
 
 
 def widened(spec: Specification, champion: Specification | None, columns: list[str] | None) -> Specification:
@@ -80,6 +118,8 @@ def training_table(
     *,
     as_of_ms: int,
     until: Mapping[str, Mapping[str, int]] | None = None,
+    keys: SubjectKeys | None = None,
+    losses: Losses | None = None,
 ) -> pd.DataFrame:
     """Rows of the training window (``auto``: all there are), with the labels that were known at `as_of_ms`.
 
@@ -95,6 +135,10 @@ def training_table(
         Event time; nothing later is used.
     until : mapping of str to mapping of str to int, optional
         What the archive had reached at an earlier moment (`agents.archiving.dataset.reached`): only that is read.
+    keys : SubjectKeys, optional
+        Where the specification names a subject: opens its rows.
+    losses : Losses, optional
+        Is told how many rows of the archive were left out, because their subjects were erased.
 
     Raises
     ------
@@ -106,8 +150,8 @@ def training_table(
     import pandas as pd
 
     from_ms = _from_ms(spec, as_of_ms)
-    found = joined(session, archive, spec, event_time_from_ms=from_ms, as_of_ms=as_of_ms, until=until)
-    rows = found.to_pandas()
+    found = joined(session, archive, spec, event_time_from_ms=from_ms, as_of_ms=as_of_ms, until=until, keys=keys)
+    rows = left_over(found.to_pandas(), losses)
     rows = rows.drop(columns=[name for name in rows.columns if name.startswith("_") and name not in spec.features])
     if registered is None:
         return normalise(rows, spec, where="archive")
@@ -120,6 +164,16 @@ def training_table(
         # Stable: of equal rank the archive's row, which stands first, is kept.
         merged = merged.iloc[np.argsort(unlabelled, kind="stable")].drop_duplicates(spec.data.id)
     return normalise(merged, spec, where="training table")
+
+
+def left_over(rows: pd.DataFrame, losses: Losses | None = None) -> pd.DataFrame:
+    """Joined rows without those of whoever was erased."""
+    if "_erased" not in rows.columns:
+        return rows
+    gone = rows["_erased"].to_numpy(dtype=bool)
+    if losses is not None:
+        losses.erased += int(gone.sum())
+    return rows[~gone].reset_index(drop=True)
 
 
 def _from_ms(spec: Specification, as_of_ms: int) -> int:
@@ -151,6 +205,7 @@ def manifest(
     as_of_ms: int | None,
     seasons: str | None = None,
     reached: Mapping[str, Mapping[str, int]] | None = None,
+    subjects: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a version records of its data.
 
@@ -164,6 +219,8 @@ def manifest(
         SHA-256 of the table that the seasons are learnt from, where one was given.
     reached : mapping of str to mapping of str to int, optional
         How far the archive had come: with it the same rows are found again.
+    subjects : mapping, optional
+        Of `agents.subjects.usage.record`: whose rows they are.
     """
     times = event_times_ms(table, spec)
     archive: dict[str, Any] | None = None
@@ -175,6 +232,7 @@ def manifest(
         "registered": registered,
         "archive": archive,
         **({"seasons": seasons} if seasons is not None else {}),
+        **(subjects or {}),
         "rows": len(table),
         "labelled": int(table[spec.data.label].notna().sum()),
         "first_event": iso(utc(int(times.min()))),

@@ -31,11 +31,14 @@ from agents.retraining.logic import REFERENCE, too_few
 from agents.retraining.packing import restore_project
 from agents.retraining.project import Project
 from agents.retraining.register import find_champion
-from agents.retraining.step_cache import StepCache
+from agents.retraining.step_cache import Store, step_cache
 from agents.retraining.submission import Submission, register_candidate
 from agents.retraining.threads import computing, limited_threads
 from agents.retraining.trainer import train
 from agents.retraining.validation import Champion, validate
+from agents.subjects import usage
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.rows import ids_of
 from schemas.codec import encode, utc
 from schemas.errors import ArtifactError, ConfigurationError, ConflictError, DriftlineError, TrainingError
 from schemas.specification import AUTO
@@ -107,15 +110,16 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
     started = time.monotonic()
     artifacts = ArtifactStore.of(settings)
     registry = Registry(sessions, artifacts)
+    keys = SubjectKeys.of(settings)
     with tempfile.TemporaryDirectory(prefix="driftline-run-") as folder:
         with session_factory(sessions.kw["bind"], read_only=True)() as session:
-            inputs = _inputs(settings, registry, session, jobs.held(session, run_id, owner), Path(folder))
+            inputs = _inputs(settings, registry, session, jobs.held(session, run_id, owner), Path(folder), keys=keys)
         spec = inputs.project.spec
         if (why := too_few(int(inputs.table[spec.data.label].notna().sum()), spec)) is not None:
             raise _Skipped(why)
         with sessions.begin() as session:
             jobs.started(session, run_id, owner)
-        cache = StepCache(settings.home.resolve() / "steps")
+        cache = step_cache(settings, spec)
         with limited_threads():
             choice = _choose(inputs, cache, started + settings.training_timeout_ms / 2000)
             # As a rebuild will have it: the same values in the same layout, so that the sums are the same too.
@@ -130,7 +134,7 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
             compute = computing()
             artifact, verdict = validate(artifacts, candidate, inputs.champion, seed=inputs.seed)
             # The rows to learn from may be few; what the seasons are is learnt from all there are.
-            history = inputs.table if inputs.seasons is None else load_registered(artifacts, inputs.seasons)
+            history = inputs.table if inputs.seasons is None else load_registered(artifacts, inputs.seasons, keys)
             reference = artifacts.put(encode(candidate.reference(history)), "reference")
     submission = Submission(
         spec_text=inputs.project.spec_text,
@@ -143,6 +147,7 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
             as_of_ms=inputs.as_of_ms,
             seasons=inputs.seasons,
             reached=inputs.reached,
+            subjects=usage.record(artifacts, ids_of(table, spec, keys)),
         ),
         environment=record(artifacts, inputs.project.files),
         compute=compute,
@@ -158,7 +163,9 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
     _submit(sessions, registry, submission, run_id, owner)
 
 
-def _inputs(settings: Settings, registry: Registry, session: Session, run: RunRow, folder: Path) -> _Inputs:
+def _inputs(
+    settings: Settings, registry: Registry, session: Session, run: RunRow, folder: Path, *, keys: SubjectKeys
+) -> _Inputs:
     info, champion = find_champion(registry, session, run.model)
     if info is None or champion is None:
         raise ConflictError("the model has no champion any more", where=f"model {run.model}")
@@ -173,7 +180,7 @@ def _inputs(settings: Settings, registry: Registry, session: Session, run: RunRo
     if project.spec.name != run.model:
         raise TrainingError(f"the project is of model {project.spec.name!r}, the run of {run.model!r}")
     sha = info.dataset.get("registered")
-    registered = load_registered(registry.artifacts, sha) if sha is not None else None
+    registered = load_registered(registry.artifacts, sha, keys) if sha is not None else None
     wide = widened(project.spec, champion.spec, None if registered is None else list(registered.columns))
     git: dict[str, Any] = {"commit": None}
     if run.project is None:
@@ -181,7 +188,7 @@ def _inputs(settings: Settings, registry: Registry, session: Session, run: RunRo
     return _Inputs(
         project=project,
         code={"artifact": code, "tree": project.tree_hash, **git},
-        table=training_table(session, settings.archive, wide, registered, as_of_ms=run.as_of_ms),
+        table=training_table(session, settings.archive, wide, registered, as_of_ms=run.as_of_ms, keys=keys),
         registered=sha,
         seasons=info.dataset.get("seasons"),
         champion=champion,
@@ -193,7 +200,7 @@ def _inputs(settings: Settings, registry: Registry, session: Session, run: RunRo
     )
 
 
-def _choose(inputs: _Inputs, cache: StepCache, deadline: float) -> Choice:
+def _choose(inputs: _Inputs, cache: Store, deadline: float) -> Choice:
     """The rows to learn from: all that were read, or what validation chooses among them."""
     if inputs.project.spec.retraining.training_window != AUTO:
         return Choice(Span(EVERYTHING))

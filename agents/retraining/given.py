@@ -16,7 +16,7 @@ from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.onnx_check import is_onnx, require
 from agents.registry.service import Registry
-from agents.retraining.data import KIND, manifest, packed, unpacked
+from agents.retraining.data import KIND, kept_bytes, manifest, recalled
 from agents.retraining.environment import environment, installed
 from agents.retraining.importance import permutation_importances
 from agents.retraining.register import check_retention, enter, find_champion
@@ -26,6 +26,9 @@ from agents.retraining.table import read_table
 from agents.retraining.threads import computing, limited_threads
 from agents.retraining.trainer import Candidate, event_times_ms
 from agents.retraining.validation import validate
+from agents.subjects import usage
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.rows import ids_of
 from schemas import specification
 from schemas.codec import derived_id, encode, utc
 from schemas.errors import ArtifactError, TrainingError
@@ -86,8 +89,10 @@ def register_given(
     registry = Registry(sessions, artifacts)
     with session_factory(engine, read_only=True)() as session:
         _, champion = find_champion(registry, session, spec.name)
-    kept = packed(read_table(data, spec, also=champion.spec.features if champion is not None else {}))
-    table = unpacked(kept)
+    keys = SubjectKeys.of(settings)
+    given = read_table(data, spec, also=champion.spec.features if champion is not None else {})
+    kept = kept_bytes(given, spec, keys)
+    table = recalled(kept, keys)
     sha, allowed = artifacts.put(model_bytes, "model"), spec.model.allowed_types
     check_in_child(artifacts, sha, features=spec.features, allowed=allowed)
     estimator = load_model(artifacts, sha, allowed)
@@ -118,7 +123,12 @@ def register_given(
         artifact=sha,
         reference=reference,
         code={"artifact": None, "tree": None, "commit": None},
-        dataset=manifest(table, spec, registered=artifacts.put(kept, KIND), as_of_ms=None),
+        dataset=manifest(
+            *(table, spec),
+            registered=artifacts.put(kept, KIND),
+            as_of_ms=None,
+            subjects=usage.record(artifacts, ids_of(table, spec, keys)),
+        ),
         environment=environment() | (installed("onnx", "onnxruntime") if onnx else {}),
         compute=compute,
         candidate=candidate,

@@ -23,8 +23,10 @@ from agents.registry import watched
 from agents.registry.change import find_model
 from agents.registry.service import Registry
 from agents.retraining import jobs
+from agents.retraining.data import left_over
 from agents.retraining.logic import REFERENCE
 from agents.retraining.tables import RunRow
+from agents.subjects.keys import SubjectKeys
 from schemas.codec import derived_id, encode, to_ms, utc
 from schemas.errors import ConflictError
 from schemas.events import PaneClosed, RetrainRequest
@@ -144,7 +146,9 @@ def _days(  # noqa: PLR0917 - a window with where it is read
     from agents.retraining.table import normalise
     from agents.retraining.trainer import plain_values
 
-    rows = joined(session, settings.archive, spec, event_time_from_ms=from_ms, as_of_ms=as_of_ms).to_pandas()
+    keys = SubjectKeys.of(settings)
+    found = joined(session, settings.archive, spec, event_time_from_ms=from_ms, as_of_ms=as_of_ms, keys=keys)
+    rows = left_over(found.to_pandas())
     rows = rows[rows[spec.data.event_time] < pd.Timestamp(until_ms, unit="ms", tz="UTC")].reset_index(drop=True)
     if rows.empty:
         return rows, np.array([]), None

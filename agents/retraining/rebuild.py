@@ -26,11 +26,13 @@ from agents.database.migrate import upgrade
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
 from agents.retraining import fresh
-from agents.retraining.data import load_registered, packed, training_table, widened
+from agents.retraining.data import kept_bytes, load_registered, packed, training_table, widened
 from agents.retraining.lock import Lock, lock_of, read
 from agents.retraining.packing import restore_project
 from agents.retraining.project import Project
 from agents.retraining.trainer import event_times_ms, table_hash
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.rows import Losses
 from schemas.codec import to_ms
 from schemas.errors import ConfigurationError, TrainingError, TransitionError
 from schemas.specification import Specification
@@ -59,6 +61,8 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, Any]
     differences: list[str]
     seconds: float
+    erased: int = 0
+    """Rows that were recorded and belong to people who were erased since: then nothing was made."""
 
 
 def rebuild(settings: Settings, model: str, version: int, *, here: bool = False, python: Path | None = None) -> Rebuilt:
@@ -94,8 +98,11 @@ def rebuild(settings: Settings, model: str, version: int, *, here: bool = False,
             info = registry.version(session, model, version)
             _refuse_foreign(info)
             project = restore_project(artifacts, str(info.code["artifact"]), folder / "code")
-            table = recorded_table(settings, registry, session, info, project.spec)
+            losses = Losses()
+            table = recorded_table(settings, registry, session, info, project.spec, losses=losses)
         engine.dispose()
+        if losses.erased:
+            return _irreproducible(info, table, losses.erased, time.monotonic() - started)
         lock = read(artifacts, info.environment["lock"]) if "lock" in info.environment else None
         original = artifacts.get(info.artifact)
         artifacts.verify(info.artifact, "model")
@@ -113,9 +120,20 @@ def rebuild(settings: Settings, model: str, version: int, *, here: bool = False,
 
 
 def recorded_table(
-    settings: Settings, registry: Registry, session: Session, info: VersionInfo, spec: Specification
+    settings: Settings,
+    registry: Registry,
+    session: Session,
+    info: VersionInfo,
+    spec: Specification,
+    *,
+    losses: Losses | None = None,
 ) -> pd.DataFrame:
     """The rows that a version was trained and judged on, as far as they still exist.
+
+    Parameters
+    ----------
+    losses : Losses, optional
+        Is told how many rows are of people who were erased since.
 
     Raises
     ------
@@ -124,6 +142,7 @@ def recorded_table(
         There are none; of an imported version: they stayed where it was trained.
     """
     dataset = info.dataset
+    keys = SubjectKeys.of(settings)
     sha, archive, whole = dataset.get("registered"), dataset.get("archive"), dataset.get("table")
     if "imported" in info.parameters and (missing := _not_here(registry.artifacts, sha if archive is None else whole)):
         # The archive's offsets are those of another broker: read here, they would be other rows.
@@ -135,8 +154,8 @@ def recorded_table(
             f"too; or rebuild version {origin['version']} there",
         )
     if whole is not None and registry.artifacts.exists(whole):
-        return load_registered(registry.artifacts, whole)
-    registered = load_registered(registry.artifacts, sha) if sha is not None else None
+        return load_registered(registry.artifacts, whole, keys, losses)
+    registered = load_registered(registry.artifacts, sha, keys, losses) if sha is not None else None
     if archive is None:
         if registered is None:
             raise TrainingError("the version records no data", where=f"{info.model} version {info.version}")
@@ -146,7 +165,11 @@ def recorded_table(
         wide = widened(spec, parent, None if registered is None else list(registered.columns))
         as_of_ms = _ms(archive["as_of"])
         table = training_table(
-            *(session, settings.archive, wide, registered), as_of_ms=as_of_ms, until=archive.get("offsets")
+            *(session, settings.archive, wide, registered),
+            as_of_ms=as_of_ms,
+            until=archive.get("offsets"),
+            keys=keys,
+            losses=losses,
         )
     chosen = info.report.get("choice", {}).get("from")
     if chosen is not None:
@@ -173,7 +196,24 @@ def whole_table(settings: Settings, registry: Registry, session: Session, info: 
     if info.dataset.get("archive") is None or info.dataset.get("table") is not None:
         return None
     spec = registry.specification(session, info.model, info.version)
-    return packed(recorded_table(settings, registry, session, info, spec))
+    table = recorded_table(settings, registry, session, info, spec)
+    return kept_bytes(table, spec, SubjectKeys.of(settings))
+
+
+def _irreproducible(info: VersionInfo, table: pd.DataFrame, erased: int, seconds: float) -> Rebuilt:
+    return Rebuilt(
+        model=info.model,
+        version=info.version,
+        reproduced=False,
+        artifact={"recorded": info.artifact, "rebuilt": None, "identical": False},
+        predictions={},
+        code={"tree": info.code["tree"], "commit": info.code.get("commit")},
+        data={"recorded_rows": info.dataset["rows"], "rows": len(table), "identical": False},
+        environment={"lock": info.environment.get("lock")},
+        differences=[f"not reproducible: {erased} erased rows"],
+        seconds=round(seconds, 1),
+        erased=erased,
+    )
 
 
 def _ms(text: str) -> int:

@@ -17,19 +17,22 @@ from agents.database.outbox import enqueue
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
 from agents.retraining.data import KIND as TABLE
-from agents.retraining.data import load_registered, manifest, packed, store_table, training_table, unpacked, widened
+from agents.retraining.data import kept_bytes, load_registered, manifest, recalled, store_table, training_table, widened
 from agents.retraining.lock import record
 from agents.retraining.members import Given, Member
 from agents.retraining.packing import store_project
 from agents.retraining.project import Project, load_project
 from agents.retraining.provenance import git_state
-from agents.retraining.step_cache import StepCache
+from agents.retraining.step_cache import step_cache
 from agents.retraining.submission import Submission, register_candidate
 from agents.retraining.table import of_frame, read_table
 from agents.retraining.tables import RunRow
 from agents.retraining.threads import computing, limited_threads
 from agents.retraining.trainer import event_times_ms, train
 from agents.retraining.validation import Champion, validate
+from agents.subjects import usage
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.rows import ids_of
 from schemas.codec import derived_id, encode, utc
 from schemas.errors import ConflictError, NotFoundError, TrainingError
 from schemas.events import RunFinished, RunStarted
@@ -109,6 +112,7 @@ def register_project(
     sessions = session_factory(engine, acts_for=by)
     artifacts = ArtifactStore.of(settings)
     registry = Registry(sessions, artifacts)
+    keys = SubjectKeys.of(settings)
     with session_factory(engine, read_only=True)() as session:
         champion_info, champion = find_champion(registry, session, spec.name)
         as_of_ms: int | None = None
@@ -123,20 +127,18 @@ def register_project(
             table = registered = read_table(data, spec, also=also)
         else:
             as_of_ms = int(time.time() * 1000)
-            table = _archived_table(settings, session, project, champion_info, as_of_ms)
+            table = _archived_table(settings, session, project, champion_info, as_of_ms, keys=keys)
             come = reached(session)
-        season_sha = _season_table(artifacts, seasons, spec, champion_info)
+        season_sha = _season_table(artifacts, seasons, spec, champion_info, keys)
     if registered is not None:
         # What is kept is what is learnt from: a rebuild, which has nothing else, then does the same sums.
-        kept = packed(registered)
-        table = unpacked(kept)
+        kept = kept_bytes(registered, spec, keys)
+        table = recalled(kept, keys)
     with limited_threads():
-        candidate = train(
-            project, table, where=str(data or "archive"), seed=seed, cache=StepCache(settings.home.resolve() / "steps")
-        )
+        candidate = train(project, table, where=str(data or "archive"), seed=seed, cache=step_cache(settings, spec))
         compute = computing()
         artifact, verdict = validate(artifacts, candidate, champion, seed=seed)
-        history = None if season_sha is None else load_registered(artifacts, season_sha)
+        history = None if season_sha is None else load_registered(artifacts, season_sha, keys)
         reference = artifacts.put(encode(candidate.reference(history)), "reference")
     sha = artifacts.put(kept, TABLE) if registered is not None else _registered_sha(champion_info)
     code = {
@@ -151,7 +153,14 @@ def register_project(
         artifact=artifact,
         reference=reference,
         code=code,
-        dataset=manifest(table, spec, registered=sha, as_of_ms=as_of_ms, seasons=season_sha, reached=come)
+        dataset=manifest(
+            *(table, spec),
+            registered=sha,
+            as_of_ms=as_of_ms,
+            seasons=season_sha,
+            reached=come,
+            subjects=usage.record(artifacts, ids_of(table, spec, keys)),
+        )
         | ({"dataset": data.name} if isinstance(data, Given) else {}),
         environment=record(artifacts, project.files),
         compute=compute,
@@ -214,7 +223,13 @@ def find_champion(registry: Registry, session: Session, model: str) -> tuple[Ver
 
 
 def _archived_table(
-    settings: Settings, session: Session, project: Project, info: VersionInfo | None, as_of_ms: int
+    settings: Settings,
+    session: Session,
+    project: Project,
+    info: VersionInfo | None,
+    as_of_ms: int,
+    *,
+    keys: SubjectKeys,
 ) -> pd.DataFrame:
     """Table and archive of a model that is registered already."""
     if info is None:
@@ -225,16 +240,16 @@ def _archived_table(
         )
     artifacts = ArtifactStore.of(settings)
     sha = _registered_sha(info)
-    registered = load_registered(artifacts, sha) if sha is not None else None
+    registered = load_registered(artifacts, sha, keys) if sha is not None else None
     champion = Registry(session_factory(make_engine(settings.database)), artifacts).specification(
         session, info.model, info.version
     )
     wide = widened(project.spec, champion, None if registered is None else list(registered.columns))
-    return training_table(session, settings.archive, wide, registered, as_of_ms=as_of_ms)
+    return training_table(session, settings.archive, wide, registered, as_of_ms=as_of_ms, keys=keys)
 
 
 def _season_table(
-    artifacts: ArtifactStore, path: Path | None, spec: Specification, info: VersionInfo | None
+    artifacts: ArtifactStore, path: Path | None, spec: Specification, info: VersionInfo | None, keys: SubjectKeys
 ) -> str | None:
     """SHA-256 of the table that the seasons are learnt from: the one given, else the champion's."""
     if path is None:
@@ -248,7 +263,7 @@ def _season_table(
             where=str(path),
             remedy="give rows of a whole year, or leave --seasons out",
         )
-    return store_table(artifacts, table)
+    return store_table(artifacts, table, spec, keys)
 
 
 def _registered_sha(info: VersionInfo | None) -> str | None:

@@ -11,7 +11,11 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from agents.config import Settings
+    from schemas.specification import Specification
 
 MAX_BYTES = 2_000_000_000
 WORTH_S = 0.5
@@ -33,6 +37,11 @@ class NoCache:
 
     def put(self, key: str, value: Any, seconds: float) -> None:
         return None
+
+
+def step_cache(settings: Settings, spec: Specification) -> Store:
+    """Where a project's steps keep their results: nowhere where the rows are people's."""
+    return NoCache() if spec.data.subject is not None else StepCache(settings.home.resolve() / "steps")
 
 
 class StepCache:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from agents.features import feature_frame
+from agents.subjects.naming import named_subjects
 from schemas.errors import TrainingError
 from schemas.specification import FeatureKind, Specification
 
@@ -71,6 +72,7 @@ def read_frame(path: Path, spec: Specification, *, option: str = "--data", text:
         raise TrainingError(what, where=str(path), remedy=f"name a Parquet or CSV file with {option}")
     texts = [*text, spec.data.id, *(name for name, kind in spec.features.items() if kind == "categorical")]
     texts += [name for name in spec.data.segments if name not in spec.features]
+    texts += [spec.data.subject] if spec.data.subject is not None and spec.data.subject not in spec.features else []
     try:
         if path.suffix in {".parquet", ".pq"}:
             return pd.read_parquet(path)
@@ -96,6 +98,7 @@ def check_columns(frame: pd.DataFrame, spec: Specification, where: str) -> None:
     """Refuse a table that lacks columns of the specification. Raises `TrainingError`."""
     data = spec.data
     needed = [data.id, data.event_time, data.label, *([data.label_time] if data.label_time else [])]
+    needed += [data.subject] if data.subject is not None else []
     needed = list(dict.fromkeys([*needed, *spec.features, *data.segments]))
     missing = [name for name in needed if name not in frame.columns]
     if missing:
@@ -129,6 +132,8 @@ def normalise(frame: pd.DataFrame, spec: Specification, *, where: str) -> pd.Dat
     for name in data.segments:
         if name not in spec.features:
             out[name] = frame[name].astype("str").to_numpy()
+    if data.subject is not None and data.subject not in spec.features:
+        out[data.subject] = named_subjects(frame[data.subject], where)
     out = pd.concat([out, features], axis=1)
     if _in_order(out[data.event_time], out[data.id]):
         return out

@@ -8,11 +8,13 @@ from functools import partial
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.runtime import mark_ready
-from agents.serving.handler import GROUP, ServingHandler
+from agents.serving.handler import ServingHandler
 from agents.serving.logic import VersionTable
-from agents.serving.model import load
+from agents.serving.model import load, specification
+from agents.serving.private import GROUP, Privacy
 from agents.serving.registry_follower import RegistryFollower
 from agents.serving.staging import Stage
+from agents.subjects.keys import SubjectKeys
 from schemas.codec import decode
 from schemas.errors import DecodeError
 from schemas.events import AnyServingEvent, ModelSwapped
@@ -46,7 +48,9 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     BrokerError, FencedError
         The process must end; its supervisor starts another.
     """
-    stage = Stage(partial(load, ArtifactStore.of(settings)))
+    store = ArtifactStore.of(settings)
+    privacy = Privacy(SubjectKeys.of(settings), partial(specification, store))
+    stage = Stage(lambda model, version: privacy.loaded(load(store, model, version)))
     follower = RegistryFollower(kafka, VersionTable())
     try:
         handler = ServingHandler(
@@ -54,6 +58,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
             stage,
             worker=settings.slot,
             served=last_served(kafka, settings.slot),
+            privacy=privacy,
             on_ready=partial(mark_ready, settings, "serving"),
         )
         BatchProcessor(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from agents.serving import logic
 from agents.serving.model import Answer, ServedModel
+from agents.serving.private import GROUP, Asked, Privacy
 from agents.serving.registry_follower import RegistryFollower
 from agents.serving.staging import Key, Stage, first_line
 from schemas.codec import SHADOW, Headers, cloudevent_headers, decode_request, derived_id, encode, utc
@@ -29,7 +30,6 @@ from streams.kafka.records import Output, Record, dead_letter
 
 log = logging.getLogger("driftline.serving")
 
-GROUP = "serving"
 SOURCE = "/driftline/serving"
 _LOAD_TIMEOUT_S = 90.0
 _MOST_PINNED = 4
@@ -45,14 +45,6 @@ class _Overlay:
     told: set[tuple[str, Key]] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request with the record it came in."""
-
-    record: Record
-    request: InferenceRequest
-
-
 class ServingHandler:
     """The `BatchHandler` of serving.
 
@@ -64,6 +56,8 @@ class ServingHandler:
         Slot of this worker, named in its events.
     served : mapping of str to int
         Version that this worker answered with last, by model (from its own events): a restart tells nothing twice.
+    privacy : Privacy, optional
+        Of people's data; without it no specification may name a subject.
     on_ready : callable
         Called once, when partitions are assigned and every champion is loaded or refused.
 
@@ -81,6 +75,7 @@ class ServingHandler:
         *,
         worker: str,
         served: Mapping[str, int] | None = None,
+        privacy: Privacy | None = None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._follower = follower
@@ -88,6 +83,7 @@ class ServingHandler:
         self._stage = stage
         self._worker = worker
         self._served = dict(served or {})
+        self._privacy = privacy
         self._told: set[tuple[str, Key]] = set()
         self._overlay: _Overlay | None = None
         self._pinned: OrderedDict[Key, None] = OrderedDict()
@@ -109,6 +105,8 @@ class ServingHandler:
         asked = self._decode(records, outputs)
         if self._follower.poll() or self._unknown(asked):
             self._stage_wanted()
+        if self._privacy is not None:
+            asked = self._privacy.opened(self._table, asked, outputs)
         outputs += self._news(overlay, now_ms)
         outputs += self._swaps({one.request.model for one in asked}, overlay, positions, now_ms)
         outputs += self._answers(asked, overlay, now_ms)
@@ -135,21 +133,22 @@ class ServingHandler:
 
     # ------------------------------------------------------------------------------------- requests
 
-    def _decode(self, records: Sequence[Record], outputs: list[Output]) -> list[_Asked]:
+    def _decode(self, records: Sequence[Record], outputs: list[Output]) -> list[Asked]:
         asked = []
         for record in records:
             try:
-                asked.append(_Asked(record, decode_request(record.value or b"")))
+                asked.append(Asked(record, decode_request(record.value or b"")))
             except DecodeError as error:
-                outputs.append(dead_letter(record, error.reason, error.what, GROUP))
+                withheld = self._privacy is not None and self._privacy.withheld(self._table, record)
+                outputs.append(dead_letter(record, error.reason, error.what, GROUP, withheld=withheld))
         return asked
 
-    def _unknown(self, asked: Sequence[_Asked]) -> bool:
+    def _unknown(self, asked: Sequence[Asked]) -> bool:
         """Ask the registry's topic again before a model counts as unknown; whether anything changed."""
         missing = {one.request.model for one in asked if one.request.model not in self._table}
         return bool(missing) and self._follower.catch_up()
 
-    def _answers(self, asked: Sequence[_Asked], overlay: _Overlay, now_ms: int) -> list[Output]:
+    def _answers(self, asked: Sequence[Asked], overlay: _Overlay, now_ms: int) -> list[Output]:
         """Predictions and dead letters in the order of the requests; one model call per version."""
         groups: dict[Key, list[int]] = {}
         answers: list[Output | None] = [None] * len(asked)
@@ -158,16 +157,14 @@ class ServingHandler:
             if isinstance(chosen, tuple):
                 groups.setdefault(chosen, []).append(at)
             else:
-                answers[at] = dead_letter(one.record, *_split(chosen), GROUP)
+                answers[at] = one.letter(*_split(chosen))
         events: list[Output] = []
         for key, places in groups.items():
             served = self._loaded(key)
             if served is None:
                 why = self._stage.refused(key) or "it is not loaded"
                 for at in places:
-                    answers[at] = dead_letter(
-                        asked[at].record, "no-version", f"{key[0]} version {key[1]}: {why}", GROUP
-                    )
+                    answers[at] = asked[at].letter("no-version", f"{key[0]} version {key[1]}: {why}")
                 continue
             raised = self._answer_group(key, served, places, asked, answers)
             if raised is not None and ("raised", key) not in self._told:
@@ -180,7 +177,7 @@ class ServingHandler:
     def _shadowed(
         self,
         groups: Mapping[Key, Sequence[int]],
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
         answers: Sequence[Output | None],
         overlay: _Overlay,
     ) -> list[Output]:
@@ -234,25 +231,25 @@ class ServingHandler:
         key: Key,
         served: ServedModel,
         places: Sequence[int],
-        asked: Sequence[_Asked],
+        asked: Sequence[Asked],
         answers: list[Output | None],
     ) -> str | None:
         """Fill in the answers of one version; what it raised, if it did."""
         features = served.spec.features
         good = []
         for at in places:
-            refused = logic.refusal(asked[at].request, features)
+            refused = logic.refusal(asked[at].request, features, private=asked[at].private)
             if refused is None:
                 good.append(at)
             else:
-                answers[at] = dead_letter(asked[at].record, *refused, GROUP)
+                answers[at] = asked[at].letter(*refused)
         results, raised = _predict(served, [asked[at].request.features for at in good])
         for at, result in zip(good, results, strict=True):
             one = asked[at]
             if isinstance(result, Exception):
-                answers[at] = dead_letter(one.record, "prediction-failed", first_line(result), GROUP)
+                answers[at] = one.letter("prediction-failed", _said(result, private=one.private))
             elif result is None:
-                answers[at] = dead_letter(one.record, "not-finite", "the model's answer is not finite", GROUP)
+                answers[at] = one.letter("not-finite", "the model's answer is not finite")
             else:
                 answers[at] = _output(one, logic.prediction(one.request, served.spec, key[1], result))
         return raised
@@ -396,7 +393,7 @@ def _predict(
         try:
             return list(served.predict(part))
         except Exception as error:  # noqa: BLE001  the model is a stranger's code
-            raised = raised or first_line(error)
+            raised = raised or _said(error, private=served.spec.data.subject is not None)
             if len(part) == 1 or attempts >= _MOST_ATTEMPTS:
                 return [error] * len(part)
         middle = len(part) // 2
@@ -405,14 +402,19 @@ def _predict(
     return attempt(rows), raised
 
 
+def _said(error: Exception, *, private: bool) -> str:
+    """What people read of a model's error; where it may quote somebody's values, its type alone."""
+    return type(error).__name__ if private else first_line(error)
+
+
 def _answered(output: Output | None) -> bool:
     return output is not None and output.topic == PREDICTIONS
 
 
-def _output(one: _Asked, prediction: Prediction, *, shadow: bool = False) -> Output:
-    value = encode(prediction)
+def _output(one: Asked, prediction: Prediction, *, shadow: bool = False) -> Output:
+    value = encode(one.hidden(prediction))
     if len(value) > MAX_MESSAGE_BYTES:
-        return dead_letter(one.record, "oversize", f"the prediction would have {len(value)} bytes", GROUP)
+        return one.letter("oversize", f"the prediction would have {len(value)} bytes")
     event_id = f"{prediction.model}/{prediction.version}/{prediction.prediction_id}"
     headers = _headers(prediction, event_id)
     return Output(PREDICTIONS, value, prediction.prediction_id.encode(), [*headers, SHADOW] if shadow else headers)

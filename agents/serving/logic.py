@@ -111,6 +111,16 @@ class VersionTable:
         known = self._models.get(model)
         return known.versions.get(version) if known else None
 
+    def count(self, model: str) -> int:
+        """How many versions of a model are known."""
+        known = self._models.get(model)
+        return len(known.versions) if known else 0
+
+    def newest(self, model: str) -> VersionState | None:
+        """The version with the highest number."""
+        known = self._models.get(model)
+        return known.versions[max(known.versions)] if known and known.versions else None
+
     def to_stage(self) -> list[tuple[str, VersionState]]:
         """Champions first, then candidates that passed validation and are newer than their champion."""
         champions, candidates = [], []
@@ -132,17 +142,21 @@ class VersionTable:
         return sorted((v for v in former if v.version != known.champion), key=lambda v: v.version, reverse=True)
 
 
-def refusal(request: InferenceRequest, features: Mapping[str, FeatureKind]) -> tuple[str, str] | None:
+def refusal(
+    request: InferenceRequest, features: Mapping[str, FeatureKind], *, private: bool = False
+) -> tuple[str, str] | None:
     """Why a request cannot be answered: (reason, message); None when it can.
 
-    A feature that is missing or null is a missing value; one of the wrong type is a producer's error.
+    A feature that is missing or null is a missing value; one of the wrong type is a producer's error. Of `private`
+    values nothing is quoted.
     """
     for name, kind in features.items():
         value = request.features.get(name)
         if value is None or kind == "categorical":
             continue
         if isinstance(value, str):
-            return "schema", f"feature {name!r} is {kind}, the request holds the text {value[:40]!r}"
+            quoted = "" if private else f" {value[:40]!r}"
+            return "schema", f"feature {name!r} is {kind}, the request holds the text{quoted}"
         if not math.isfinite(value):
             return "not-finite", f"feature {name!r} is not finite"
     return None

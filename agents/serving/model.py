@@ -95,6 +95,14 @@ class ServedModel:
         ]
 
 
+def specification(store: ArtifactStore, version: VersionState, where: str = "") -> Specification:
+    """The specification of a version. Raises `ArtifactError` where it is missing, altered or not signed."""
+    text = store.get(version.specification)
+    # It may widen what the artifact may hold: it counts only where this installation signed it.
+    store.verify(version.specification, "specification")
+    return parse(text.decode(), file=f"{where or version.specification[:12]}: driftline.toml")
+
+
 def load(store: ArtifactStore, model: str, version: VersionState) -> ServedModel:
     """Check a version in a child process, then load it here and predict once: no batch has to be the slow first one.
 
@@ -104,10 +112,7 @@ def load(store: ArtifactStore, model: str, version: VersionState) -> ServedModel
         Missing, altered, unsigned, unsafe, or it does not predict.
     """
     where = f"{model} version {version.version}"
-    text = store.get(version.specification)
-    # It may widen what the artifact may hold: it counts only where this installation signed it.
-    store.verify(version.specification, "specification")
-    spec = parse(text.decode(), file=f"{where}: driftline.toml")
+    spec = specification(store, version, where)
     allowed = spec.model.allowed_types
     check_in_child(store, version.artifact, features=spec.features, allowed=allowed)
     try:

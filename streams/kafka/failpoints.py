@@ -15,6 +15,7 @@ EXIT_CODE = 70
 NAMES = (
     *("after-process", "after-produce", "after-flush", "after-offsets", "after-commit", "after-checkpoint"),
     *("archive-written", "archive-published", "archive-recorded", "archive-committed", "archive-merged"),
+    *("subject-key-deleted", "subject-erased"),
 )
 
 

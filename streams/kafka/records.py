@@ -85,7 +85,7 @@ def _size(key: bytes | None, value: bytes | None, headers: RecordHeaders) -> int
     return len(key or b"") + len(value or b"") + sum(len(name) + len(data or b"") + 10 for name, data in headers)
 
 
-def dead_letter(record: Record, reason: str, message: str, group: str) -> Output:
+def dead_letter(record: Record, reason: str, message: str, group: str, *, withheld: bool = False) -> Output:
     """The dead letter of a record that could not be used.
 
     Parameters
@@ -98,6 +98,8 @@ def dead_letter(record: Record, reason: str, message: str, group: str) -> Output
         What a person reads; cut at 2,000 characters.
     group : str
         The consumer group that refused the record.
+    withheld : bool
+        The value may be a person's that cannot be told: it is replaced as an oversize one is.
 
     Notes
     -----
@@ -116,7 +118,7 @@ def dead_letter(record: Record, reason: str, message: str, group: str) -> Output
     ]
     topic = dead_letter_topic(record.topic)
     headers = [*(record.headers or ()), *errors]
-    if _size(record.key, record.value, headers) <= MAX_MESSAGE_BYTES:
+    if not withheld and _size(record.key, record.value, headers) <= MAX_MESSAGE_BYTES:
         return Output(topic, record.value, record.key, headers)
     value = record.value or b""
     digest = json.dumps({"bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()}).encode()

@@ -38,6 +38,8 @@ class _Join(JoinPartition):
 class Memory:
     """Folders that hold nothing, and a registry that knows one version."""
 
+    private = False
+
     def __init__(self) -> None:
         self.joins: dict[int, _Join] = {}
         self.written: list[tuple[int, Mapping[str, int]]] = []

@@ -25,7 +25,10 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the archive answers (``table``) and what it was asked (``asked``)."""
     state: dict[str, Any] = {"table": toy_table(0)}
 
-    def joined(_session: Any, _url: str, _spec: Any, *, event_time_from_ms: int, as_of_ms: int, until: Any) -> pa.Table:
+    def joined(
+        _session: Any, _url: str, _spec: Any, *, event_time_from_ms: int, as_of_ms: int, until: Any, keys: Any
+    ) -> pa.Table:
+        assert (until, keys) == (None, None)
         state["asked"] = (event_time_from_ms, as_of_ms)
         return pa.Table.from_pandas(state["table"].assign(_version=1, _score=0.5), preserve_index=False)
 

@@ -1,0 +1,61 @@
+"""Sealed predictions as they were, for whoever works with them in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.sealing import MARK, SEALED, key_id, key_ids, opened_features, place
+from schemas.codec import decode, encode
+from schemas.errors import DecodeError
+from schemas.events import Prediction
+from schemas.topics import PREDICTIONS
+from streams.kafka.records import Record
+
+
+def opened_records(keys: SubjectKeys, records: Sequence[Record], originals: dict[int, Record]) -> Sequence[Record]:
+    """Records of one partition of `predictions`, opened where that is possible.
+
+    Parameters
+    ----------
+    originals : dict of int to Record
+        Is given those that were opened, as they came, by offset: what is passed on has to be them.
+
+    Notes
+    -----
+    What cannot be opened (its subject was erased) stays as it is: its personal features count as missing. Cost is a
+    look at every value, and some 6 µs for each that is sealed.
+
+    Raises
+    ------
+    DatabaseUnavailableError
+    """
+    listed = list(records)
+    at = [number for number, record in enumerate(listed) if record.value is not None and MARK in record.value]
+    predictions = {number: found for number in at if (found := _decoded(listed[number])) is not None}
+    if not predictions:
+        return records
+    known = keys.of_ids(key_ids(prediction.features[SEALED] for prediction in predictions.values()))
+    for number, prediction in predictions.items():
+        id = key_id(prediction.features[SEALED])
+        key = None if id is None else known.get(id)
+        if key is None:
+            continue
+        bound = place(PREDICTIONS, prediction.model, prediction.prediction_id)
+        plain = opened_features(prediction.features, prediction.segment, key, bound)
+        if plain is not None:
+            record, whole = listed[number], msgspec.structs.replace(prediction, features=plain[0], segment=plain[1])
+            originals[record.offset] = record
+            listed[number] = record._replace(value=encode(whole))
+    return listed
+
+
+def _decoded(record: Record) -> Prediction | None:
+    """A sealed prediction; None where it is none: whoever gets it finds out why."""
+    try:
+        prediction = decode(record.value or b"", Prediction)
+    except DecodeError:
+        return None
+    return prediction if SEALED in prediction.features else None
