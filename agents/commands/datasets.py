@@ -56,6 +56,9 @@ def create(
     check: Annotated[
         list[str] | None, typer.Option("--check", help="Condition that must hold, as 'count(*) > 1000'; repeatable.")
     ] = None,
+    aggregate: Annotated[
+        bool, typer.Option("--aggregate", help="No row is about one person: keep rows that do not say whose they are.")
+    ] = False,
     description: Annotated[str, typer.Option("--description", help="What it is for.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -63,6 +66,7 @@ def create(
     from agents.access.logic import acting_name
     from agents.datasets.build import Wish
     from agents.datasets.build import create as make
+    from agents.subjects.keys import SubjectKeys
     from schemas.errors import ConfigurationError
 
     if bool(sql) == (data is not None):
@@ -74,10 +78,10 @@ def create(
             "--as-of and --model go with --sql", where="driftline datasets create", remedy="leave them out"
         )
     by = _allowed("producer")
-    chosen = _of_file(data) if data is not None else _of_query(sql, as_of, model)
-    _, sessions, artifacts = _places()
+    chosen = _of_file(data) if data is not None else _of_query(sql, as_of, model, aggregate=aggregate)
+    settings, sessions, artifacts = _places()
     wish = Wish(name, acting_name(by, ""), tuple(key or ()), tuple(check or ()), description)
-    manifest = make(sessions, artifacts, chosen, wish)
+    manifest = make(sessions, artifacts, chosen, wish, SubjectKeys.of(settings))
     if as_json:
         document(manifest)
         return
@@ -91,11 +95,23 @@ def create(
 
 def show(reference: Reference, *, as_json: Json = False) -> None:
     """What a dataset is made of and what its columns are like."""
-    manifest = _manifest(reference)
+    import msgspec
+
+    from agents.datasets.build import rows_of
+    from agents.subjects.keys import SubjectKeys
+    from agents.subjects.rows import Losses
+
+    manifest, losses = _manifest(reference), Losses()
+    if manifest.sealed is not msgspec.UNSET:
+        settings, _, artifacts = _places()
+        rows_of(artifacts, manifest.data, SubjectKeys.of(settings), losses)
     if as_json:
-        document(manifest)
+        told = msgspec.to_builtins(manifest)
+        document(told if manifest.sealed is msgspec.UNSET else {**told, "erased": losses.erased})
         return
     say(f"{manifest.name}@{manifest.version}: {manifest.rows} rows, SHA-256 {manifest.data}")
+    if losses.erased:
+        say(f"{losses.erased} rows cannot be read any more: they were erased")
     if manifest.query:
         say(manifest.query)
     table(
@@ -119,10 +135,12 @@ def diff(
     """What differs between two datasets: schema, rows, how far columns moved, files."""
     from agents.datasets.build import rows_of
     from agents.datasets.diff import difference
+    from agents.subjects.keys import SubjectKeys
 
-    _, _, artifacts = _places()
+    settings, _, artifacts = _places()
     one, other = _manifest(a), _manifest(b)
-    found = difference(one, other, rows_of(artifacts, one.data), rows_of(artifacts, other.data))
+    keys = SubjectKeys.of(settings)
+    found = difference(one, other, rows_of(artifacts, one.data, keys), rows_of(artifacts, other.data, keys))
     if as_json:
         document(found)
         return
@@ -163,13 +181,15 @@ def write(
     import pyarrow.parquet
 
     from agents.datasets.build import rows_of
+    from agents.subjects.keys import SubjectKeys
+    from agents.subjects.rows import Losses
     from schemas.errors import ConfigurationError
 
     if file.suffix not in {".parquet", ".csv"}:
         raise ConfigurationError(f"{file.name} says no format", where=str(file), remedy="name it .parquet or .csv")
-    _, _, artifacts = _places()
-    manifest = _manifest(reference)
-    rows = rows_of(artifacts, manifest.data)
+    settings, _, artifacts = _places()
+    manifest, losses = _manifest(reference), Losses()
+    rows = rows_of(artifacts, manifest.data, SubjectKeys.of(settings), losses)
     try:
         if file.suffix == ".csv":
             pyarrow.csv.write_csv(rows, file)
@@ -177,8 +197,11 @@ def write(
             pyarrow.parquet.write_table(rows, file, compression="zstd")
     except OSError as error:
         raise ConfigurationError(f"cannot be written: {error}", where=str(file)) from error
-    told = {"dataset": f"{manifest.name}@{manifest.version}", "rows": manifest.rows, "file": str(file)}
-    document(told) if as_json else say(f"{manifest.rows} rows")
+    told = {"dataset": f"{manifest.name}@{manifest.version}", "rows": rows.num_rows, "file": str(file)}
+    if losses.erased:
+        told["erased"] = losses.erased
+    without = f", without {losses.erased} that were erased" if losses.erased else ""
+    document(told) if as_json else say(f"{rows.num_rows} rows{without}")
 
 
 def _places() -> tuple[Settings, Sessions, ArtifactStore]:
@@ -210,16 +233,18 @@ def _manifest(reference: str) -> Manifest:
         return load(artifacts, find(session, reference).manifest)
 
 
-def _of_query(sql: str, as_of: str, model: str) -> Chosen:
+def _of_query(sql: str, as_of: str, model: str, *, aggregate: bool) -> Chosen:
     from agents.commands.lines import moment
     from agents.datasets.build import choose
     from agents.registry.service import Registry
+    from agents.subjects.keys import SubjectKeys
 
     settings, sessions, artifacts = _places()
     with sessions() as session:
         spec = Registry(sessions, artifacts).specification(session, model) if model else None
         until = moment(as_of) if as_of else None
-        return choose(session, settings.archive, sql, as_of_ms=until, spec=spec)
+        keys = SubjectKeys.of(settings)
+        return choose(session, settings.archive, sql, as_of_ms=until, spec=spec, keys=keys, aggregate=aggregate)
 
 
 def _of_file(path: Path) -> Chosen:

@@ -78,6 +78,7 @@ def given_table(settings: Settings, data: Path | None, dataset: str, *, folders:
     from agents.database.migrate import upgrade
     from agents.datasets.build import find, rows_of
     from agents.retraining.members import Given
+    from agents.subjects.keys import SubjectKeys
     from schemas.errors import ConfigurationError
 
     if data is not None or folders:
@@ -90,7 +91,8 @@ def given_table(settings: Settings, data: Path | None, dataset: str, *, folders:
     upgrade(engine)
     with session_factory(engine, read_only=True)() as session:
         row = find(session, dataset)
-    return Given(f"{row.name}@{row.version}", rows_of(ArtifactStore.of(settings), row.data).to_pandas())
+    rows = rows_of(ArtifactStore.of(settings), row.data, SubjectKeys.of(settings))
+    return Given(f"{row.name}@{row.version}", rows.to_pandas())
 
 
 def register_many(

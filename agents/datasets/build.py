@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import UNSET
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
@@ -23,13 +24,17 @@ from agents.database.engine import Sessions
 from agents.datasets.manifest import (
     KIND,
     MANIFEST_KIND,
+    Column,
     Manifest,
     SourceFile,
     check_name,
     parse_reference,
 )
+from agents.datasets.private import SUBJECT, discreet, opened, packed, readable
 from agents.datasets.statistics import described, moved, oddities
 from agents.datasets.tables import DatasetRow
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.rows import Losses
 from schemas.codec import encode, iso, utc
 from schemas.errors import ConfigurationError, ConflictError, NotFoundError
 from schemas.specification import Specification
@@ -43,6 +48,8 @@ class Chosen(NamedTuple):
     query: str | None = None
     as_of_ms: int | None = None
     model: str | None = None
+    visible: frozenset[str] | None = None
+    """Of people's rows: the columns that are not encrypted."""
 
 
 class Wish(NamedTuple):
@@ -65,7 +72,14 @@ class Wish(NamedTuple):
 
 
 def choose(
-    session: Session, url: str, query: str, *, as_of_ms: int | None = None, spec: Specification | None = None
+    session: Session,
+    url: str,
+    query: str,
+    *,
+    as_of_ms: int | None = None,
+    spec: Specification | None = None,
+    keys: SubjectKeys | None = None,
+    aggregate: bool = False,
 ) -> Chosen:
     """Run a query over the archive as it stood at a moment of event time.
 
@@ -81,20 +95,28 @@ def choose(
         Records with a later event time are not seen, and labels that were not known yet.
     spec : Specification, optional
         Of a model whose predictions joined with their labels are at hand as ``joined``.
+    keys : SubjectKeys, optional
+        Where that specification names a subject: ``joined`` is opened, and what the query gives of it has to keep the
+        column ``_subject``, under whose keys it is kept.
+    aggregate : bool
+        What the query gives is about nobody: it does not say whose it is, and is kept as it is.
 
     Raises
     ------
     ConfigurationError
-        The query is wrong, or gives no table.
+        The query is wrong, gives no table, or gives people's rows that do not say whose they are.
     StateError
         A file of the archive is gone.
     """
     import duckdb
 
     tables = {}
+    private = spec is not None and spec.data.subject is not None and keys is not None
     if spec is not None:
         until = as_of_ms if as_of_ms is not None else _now_ms()
-        tables["joined"] = archive.joined(session, url, spec, event_time_from_ms=0, as_of_ms=until)
+        tables["joined"] = archive.joined(
+            session, url, spec, event_time_from_ms=0, as_of_ms=until, keys=keys if private else None
+        )
     connection = archive.connect(session, url)
     try:
         if as_of_ms is not None:
@@ -116,11 +138,28 @@ def choose(
             "the columns of the answer do not have names of their own", where="--sql", remedy="name each with AS"
         )
     files = _files(session, query, joined=spec is not None, as_of_ms=as_of_ms)
-    return Chosen(table, files, query, as_of_ms, spec.name if spec is not None else None)
+    chosen = Chosen(table, files, query, as_of_ms, spec.name if spec is not None else None)
+    if spec is None or keys is None or not private or aggregate:
+        return chosen
+    if SUBJECT not in table.column_names:
+        raise ConfigurationError(
+            f"the rows of {spec.name} are people's, and the answer does not say whose",
+            where="--sql",
+            remedy=f"add {SUBJECT} to what is selected; with --aggregate where no row is about one person",
+        )
+    visible = {SUBJECT, spec.data.id, spec.data.event_time, *spec.open_names}
+    return chosen._replace(table=readable(table, keys), visible=frozenset(visible))
 
 
-def create(sessions: Sessions, artifacts: ArtifactStore, chosen: Chosen, wish: Wish) -> Manifest:
+def create(
+    sessions: Sessions, artifacts: ArtifactStore, chosen: Chosen, wish: Wish, keys: SubjectKeys | None = None
+) -> Manifest:
     """Check, describe and keep rows as the next version of a dataset; returns its manifest.
+
+    Parameters
+    ----------
+    keys : SubjectKeys, optional
+        Needed for people's rows.
 
     Raises
     ------
@@ -136,7 +175,12 @@ def create(sessions: Sessions, artifacts: ArtifactStore, chosen: Chosen, wish: W
         )
     _hold(table, wish.checks)
     columns = described(table)
-    data = artifacts.put(_parquet(table), KIND)
+    visible = chosen.visible
+    if visible is not None and keys is not None:
+        columns = discreet(columns, visible)
+        data = artifacts.put(packed(table, visible, keys), KIND)
+    else:
+        data = artifacts.put(_parquet(table), KIND)
     with sessions.begin() as session:
         before = newest(session, name)
         if before is not None and before.data == data:
@@ -147,7 +191,8 @@ def create(sessions: Sessions, artifacts: ArtifactStore, chosen: Chosen, wish: W
             )
         drift = {}
         if before is not None:
-            drift = moved(rows_of(artifacts, before.data), table, load(artifacts, before.manifest).columns)
+            known, old = _known(artifacts, before, keys)
+            drift = moved(old, table, known)
         manifest = Manifest(
             name=name,
             version=1 if before is None else before.version + 1,
@@ -164,6 +209,7 @@ def create(sessions: Sessions, artifacts: ArtifactStore, chosen: Chosen, wish: W
             previous=None if before is None else before.version,
             drift=drift,
             made_with={"pyarrow": pa.__version__},
+            sealed=UNSET if visible is None else [name for name in table.column_names if name not in visible],
         )
         session.add(
             DatasetRow(
@@ -222,12 +268,38 @@ def load(artifacts: ArtifactStore, manifest: str) -> Manifest:
     return msgspec.json.decode(data, type=Manifest)
 
 
-def rows_of(artifacts: ArtifactStore, data: str) -> pa.Table:
-    """The rows of a dataset by their hash. Raises `ArtifactError`."""
-    return pq.read_table(io.BytesIO(artifacts.get(data)))
+def rows_of(
+    artifacts: ArtifactStore, data: str, keys: SubjectKeys | None = None, losses: Losses | None = None
+) -> pa.Table:
+    """The rows of a dataset by their hash, without those of whoever was erased since.
+
+    Parameters
+    ----------
+    losses : Losses, optional
+        Is told how many those are.
+
+    Raises
+    ------
+    ArtifactError
+    StateError
+        People's rows were altered, or there are no keys to read them with.
+    """
+    return opened(pq.read_table(io.BytesIO(artifacts.get(data))), keys, losses)
 
 
 # ------------------------------------------------------------------------------------------------------ inside
+
+
+def statistics_of(manifest: Manifest, rows: pa.Table) -> Mapping[str, Column]:
+    """Statistics of a dataset's columns; of people's rows, of which none are kept, of those that are left."""
+    return manifest.columns if manifest.sealed is UNSET else described(rows)
+
+
+def _known(
+    artifacts: ArtifactStore, row: DatasetRow, keys: SubjectKeys | None
+) -> tuple[Mapping[str, Column], pa.Table]:
+    rows = rows_of(artifacts, row.data, keys)
+    return statistics_of(load(artifacts, row.manifest), rows), rows
 
 
 def _answer(connection: Any, query: str) -> pa.Table:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from agents.datasets.build import statistics_of
 from agents.datasets.manifest import Manifest
 from agents.datasets.statistics import moved
 
@@ -24,7 +25,7 @@ def difference(a: Manifest, b: Manifest, rows_a: pa.Table, rows_b: pa.Table) -> 
     """
     types_a = {name: column.type for name, column in a.columns.items()}
     types_b = {name: column.type for name, column in b.columns.items()}
-    drift = moved(rows_a, rows_b, a.columns)
+    drift = moved(rows_a, rows_b, statistics_of(a, rows_a))
     columns: dict[str, Any] = {}
     for name in types_a.keys() & types_b.keys():
         one, other = a.columns[name], b.columns[name]

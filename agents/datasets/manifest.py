@@ -83,6 +83,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         What looks odd, in words.
     previous : int, optional
         The version before it, and `drift` from that.
+    sealed : list of str, optional
+        Of people's rows: columns that are encrypted under the keys of those people.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     previous: int | None = None
     drift: dict[str, Moved] = {}
     made_with: dict[str, Any] = {}
+    sealed: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 def check_name(name: str) -> str:
