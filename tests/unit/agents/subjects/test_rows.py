@@ -23,7 +23,7 @@ from agents.subjects.erasure import Erased, erase
 from agents.subjects.keys import SubjectKeys
 from agents.subjects.rows import Losses, layout_of, opened_table, sealed_bytes
 from agents.subjects.sealing import Rule, place, sealed_prediction
-from schemas.errors import StateError, TrainingError
+from schemas.errors import ConfigurationError, ConflictError, StateError, TrainingError
 from schemas.events import GroundTruth, Prediction
 from schemas.specification import Specification, parse
 from tests.unit.agents.archiving.conftest import Archive, Log
@@ -160,3 +160,54 @@ def test_a_row_that_was_moved_does_not_open(settings: Settings) -> None:
     assert layout is not None
     with pytest.raises(StateError, match="does not open"):
         opened_table(data.packed(frame), layout, keys)
+
+
+def test_datasets_hold_people_sealed_and_lose_whoever_is_erased(settings: Settings) -> None:
+    from agents.database.migrate import upgrade
+    from agents.datasets.build import Chosen, Wish, choose, create, load, newest, rows_of
+
+    engine = make_engine(settings.database)
+    upgrade(engine)
+    sessions, artifacts, keys, spec = (
+        session_factory(engine),
+        ArtifactStore.of(settings),
+        SubjectKeys.of(settings),
+        parse(TEXT),
+    )
+    archive_people(settings, Log(), 0, 2)
+
+    def chosen(sql: str, *, aggregate: bool = False) -> Chosen:
+        with sessions() as session:
+            return choose(session, settings.archive, sql, spec=spec, keys=keys, aggregate=aggregate)
+
+    with pytest.raises(ConfigurationError, match="does not say whose"):
+        chosen("SELECT x, region FROM joined")
+    counted = chosen("SELECT region, count(*) AS n, avg(x) AS x FROM joined GROUP BY region", aggregate=True)
+    assert (counted.visible, counted.table.num_rows) == (None, 2)
+
+    made = chosen('SELECT _subject, id, "at", who, x, region, y, known_at FROM joined WHERE x > 0 ORDER BY id')
+    assert 100 < made.table.num_rows < 200, "what is sealed can be asked for"
+    manifest = create(sessions, artifacts, made, Wish("few", "ann"), keys)
+    assert manifest.sealed == ["who", "x", "region", "y", "known_at"]
+    assert not manifest.columns["who"].values
+    assert manifest.columns["x"].least is None
+    assert holding(settings.home, b"citizen-7") == []
+    assert rows_of(artifacts, manifest.data, keys).equals(made.table.replace_schema_metadata(None))
+    with pytest.raises(ConflictError, match="these very rows"):
+        create(sessions, artifacts, made, Wish("few", "ann"), keys)
+
+    theirs = made.table["who"].to_pylist().count("citizen-7")
+    assert theirs > 0
+    gone(settings, "citizen-7")
+    keys, losses = SubjectKeys.of(settings), Losses()
+    left = rows_of(artifacts, manifest.data, keys, losses)
+    assert (losses.erased, left.num_rows) == (theirs, made.table.num_rows - theirs)
+    assert "citizen-7" not in left["who"].to_pylist()
+    again = create(sessions, artifacts, chosen(made.query or ""), Wish("few", "ann"), keys)
+    assert (again.version, again.rows) == (2, left.num_rows)
+    assert {"x", "region", "y"} <= set(again.drift)
+    with sessions() as session:
+        row = newest(session, "few")
+        assert row is not None
+        assert load(artifacts, row.manifest).sealed == manifest.sealed
+    engine.dispose()
