@@ -35,11 +35,13 @@ def produce(
     """Send JSON lines to a traffic topic, keyed and partitioned as Driftline expects; wait until the broker has them.
 
     Every line is checked first. At the first wrong one nothing more is sent; the message says how many lines went
-    before it. A heartbeat says on every partition of both topics that nothing older is still to come.
+    before it. What is personal is encrypted, except with --raw. A heartbeat says on every partition of both topics that
+    nothing older is still to come.
     """
     from agents.bootstrap import kafka_config
     from agents.commands.lines import messages, reader, unchecked
     from agents.config import load_settings
+    from agents.subjects.sending import Sealer
     from schemas import topics
     from schemas.errors import DriftlineError
     from streams.kafka.producer import EventProducer
@@ -51,6 +53,7 @@ def produce(
     lines = records = 0
     failure: DriftlineError | None = None
     answers = Answers(kafka) if wait else None
+    sealer = None if raw else Sealer.of(settings)
     with EventProducer(kafka) as producer:
         lines_in = _lines(file)
         parsed = unchecked(kind, lines_in, key_field=raw) if raw else messages(kind, lines_in, source=source)
@@ -58,10 +61,11 @@ def produce(
             for group in parsed:
                 lines += 1
                 for message in group:
+                    value = message.value if sealer is None else sealer.value(message.topic, message.value)
                     if answers is not None and message.topic == topics.INFERENCE_REQUESTS:
                         answers.expect(message.key)
                     for partition in range(settings.partitions) if message.every_partition else (-1,):
-                        producer.send(message.topic, message.value, message.key, message.headers, partition)
+                        producer.send(message.topic, value, message.key, message.headers, partition)
                         records += 1
         except DriftlineError as error:
             failure = error
@@ -251,6 +255,7 @@ def predict(
     from agents.commands.lines import moment, parse_features
     from agents.config import load_settings
     from agents.gateway.decisions import RegistryDecisions
+    from agents.subjects.sending import Sealer
     from schemas import codec, topics
     from schemas.errors import BrokerError
     from schemas.events import InferenceRequest
@@ -265,6 +270,7 @@ def predict(
     )
     settings = load_settings()
     RegistryDecisions.of(settings).refuse_watched(model, "asked for a prediction")
+    request = Sealer.of(settings).request(request)
     kafka = kafka_config(settings)
     key = request.request_id.encode()
     refused = topics.dead_letter_topic(topics.INFERENCE_REQUESTS)

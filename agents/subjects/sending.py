@@ -1,0 +1,107 @@
+"""What is about to be sent, sealed where its model names a subject: no plain value reaches a topic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import make_url, select
+
+from agents.config import Settings
+from agents.database.engine import make_engine, session_factory
+from agents.database.migrate import upgrade
+from agents.registry.tables import ModelRow, SpecificationRow
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.sealing import SEALED, Rule, sealed_prediction, sealed_request
+from schemas.codec import decode_prediction, decode_request, encode
+from schemas.errors import DecodeError
+from schemas.events import InferenceRequest, Prediction
+from schemas.specification import parse
+from schemas.topics import INFERENCE_REQUESTS, PREDICTIONS
+
+
+class Sealer:
+    """Seals requests and predictions before they are sent.
+
+    Parameters
+    ----------
+    rules : dict of str to Rule
+        By model.
+    keys : SubjectKeys
+    """
+
+    def __init__(self, rules: dict[str, Rule], keys: SubjectKeys) -> None:
+        self._rules = rules
+        self._keys = keys
+
+    @classmethod
+    def of(cls, settings: Settings) -> Sealer:
+        """By the models that are registered now.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+        """
+        return cls(_rules(settings), SubjectKeys.of(settings))
+
+    def value(self, topic: str, data: bytes) -> bytes:
+        """A record's bytes as they are to be sent; unchanged where its model names no subject.
+
+        Raises
+        ------
+        DecodeError
+            The record is of such a model and cannot be read, or does not say whose it is.
+        DatabaseUnavailableError
+        """
+        if not self._rules:
+            return data
+        if topic == INFERENCE_REQUESTS:
+            request = decode_request(data)
+            return encode(self.request(request)) if request.model in self._rules else data
+        if topic == PREDICTIONS:
+            prediction = decode_prediction(data)
+            return encode(self.prediction(prediction)) if prediction.model in self._rules else data
+        return data
+
+    def request(self, request: InferenceRequest) -> InferenceRequest:
+        """As `value`, of a request."""
+        rule = self._rules.get(request.model)
+        if rule is None or SEALED in request.features:
+            return request
+        name = self._subject(rule, request)
+        return sealed_request(request, rule, self._keys.of_subjects([name])[name], INFERENCE_REQUESTS)
+
+    def prediction(self, prediction: Prediction) -> Prediction:
+        """As `value`, of a prediction."""
+        rule = self._rules.get(prediction.model)
+        if rule is None or SEALED in prediction.features:
+            return prediction
+        name = self._subject(rule, prediction)
+        return sealed_prediction(prediction, rule, self._keys.of_subjects([name])[name], PREDICTIONS)
+
+    def _subject(self, rule: Rule, record: InferenceRequest | Prediction) -> str:
+        name = rule.subject(record.features)
+        if name is None:
+            raise DecodeError(
+                f"features do not say whose they are: no {rule.column!r}",
+                reason="no-subject",
+                where=f"model {record.model}",
+                remedy="add that member to features",
+            )
+        return name
+
+
+def _rules(settings: Settings) -> dict[str, Rule]:
+    url = make_url(settings.database)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return {}
+    engine = make_engine(settings.database)
+    upgrade(engine)
+    named = (
+        select(ModelRow.name, SpecificationRow.text)
+        .join(SpecificationRow, ModelRow.specification == SpecificationRow.sha)
+        .where(SpecificationRow.text.like("%subject%"))
+    )
+    with session_factory(engine, read_only=True)() as session:
+        found = {name: Rule.of(parse(text)) for name, text in session.execute(named)}
+    engine.dispose()
+    return {name: rule for name, rule in found.items() if rule is not None}
