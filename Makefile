@@ -16,9 +16,10 @@ demo: ## a year of flights through the whole loop (about five minutes)
 	@.venv/bin/driftline demo $(ARGS)
 
 # In the order of the folders: by default the files of the fewest tests come last, which are the longest.
+# Three processes for two cores: brokers, agents in processes of their own and time-outs are waited for a good part of it.
 test: ## the test suite (ARGS="-n 0" for one process)
 	@scripts/setup.sh dev
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: ## format, lint, types, layers, locks
 	@scripts/setup.sh dev

@@ -67,6 +67,13 @@ def digests(states: JoinStates, partitions: int) -> list[tuple[str, int, dict[st
     return found
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said of partitions; that there is no native core, where it was not built, is no matter here."""
+    lines = [line.message for line in caplog.records if line.message.startswith("partition ")]
+    assert lines
+    return lines
+
+
 def delete_records(kafka: KafkaConfig, topic: str, partition: int, until: int) -> None:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     for future in admin.delete_records([TopicPartition(kafka.topic(topic), partition, until)]).values():
@@ -119,7 +126,7 @@ def test_lost_old_and_foreign_folders(
     states = states_of(house, registry)
     folder = house.settings.state_dir / "monitoring-join-0"
     live = digests(states, house.partitions)
-    assert all("opened with" in line.message for line in caplog.records), "the folder is used as the worker left it"
+    assert all("opened with" in line for line in told(caplog)), "the folder is used as the worker left it"
     assert all(0 < entries < 1_500 // house.partitions for _, entries, _ in live)
 
     # A folder that was made before the group's first commit, which another worker made: it knows no offsets at all.
@@ -156,7 +163,7 @@ def test_lost_old_and_foreign_folders(
     # What a rebuild left is a folder like any other.
     caplog.clear()
     assert digests(states, house.partitions) == live
-    assert all("opened with" in line.message for line in caplog.records)
+    assert all("opened with" in line for line in told(caplog))
 
     # A worker that is killed while it rebuilds, or while it brings a folder up to date.
     for before in (None, near):

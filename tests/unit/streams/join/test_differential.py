@@ -21,8 +21,15 @@ SEEDS = 12
 PER_TEST = 20
 
 
-@NAMES
-@pytest.mark.parametrize("first", range(0, SEEDS * PER_TEST, PER_TEST))
+# The simple one beside itself can only show that it says the same twice: one batch of seeds is enough for that.
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        (name, first)
+        for name in IMPLEMENTATIONS
+        for first in range(0, PER_TEST * (1 if name == "simple" else SEEDS), PER_TEST)
+    ],
+)
 def test_nothing_differs(name: str, first: int) -> None:
     joins = implementation(name)
     for seed in range(first, first + PER_TEST):
