@@ -14,7 +14,7 @@ import numpy as np
 from agents.alerting.logic import AlertBook
 from benchmarks.detection.contenders.base import Alarms
 from benchmarks.detection.streams.base import Rows, Stream
-from schemas.codec import utc
+from schemas.codec import to_ms, utc
 from schemas.events import JoinedDelta, Observation, PaneClosed, PaneDelta, PartitionWatermark, WatermarkUpdate
 from schemas.reference import ReferenceStatistics
 from schemas.specification import Specification, parse
@@ -88,13 +88,19 @@ def panes_in_alarm(stream: Stream, spec: Specification) -> Alarms:
 
 
 def incidents_of(stream: Stream, spec: Specification) -> list[tuple[int, list[str]]]:
-    """(pane, ids of the open incidents when it was judged) for every live pane."""
+    """(pane, ids of the open incidents when it was judged) for every live pane.
+
+    Notes
+    -----
+    What the traffic of a day says is known a day before its labels are: it counts in its own pane, not the one before.
+    """
     plan = PanePlan(spec, _reference(_Whole(stream)))
     aggregate = AggregatePartition(1, lambda model, number: plan)
     book = AlertBook(model="m", champion=1)
     first = len(stream.reference)
     over = utc((first + len(stream.live)) * DAY_MS)
     out: list[tuple[int, list[str]]] = []
+    about: dict[str, int] = {}
     for pane, counters in enumerate([*_counters(_Whole(stream)), *[None] * LABELS_LATE_PANES]):
         if counters is not None:
             start = (first + pane) * DAY_MS
@@ -104,12 +110,14 @@ def incidents_of(stream: Stream, spec: Specification) -> list[tuple[int, list[st
             if isinstance(event, Observation):
                 # That nothing comes any more is the stream's end, not a collapse of its volume.
                 if event.window_start < over:
-                    book.observed(event, spec)
+                    for _, alert in book.observed(event, spec).alerts:
+                        about.setdefault(alert.incident_id, to_ms(event.window_end) // DAY_MS - first - 1)
             elif isinstance(event, PaneClosed):
                 book.pane_closed(event, spec)
         judged = pane - LABELS_LATE_PANES
         if judged >= 0:
-            out.append((judged, sorted(i.incident_id for i in book.incidents.values() if i.closed_ms is None)))
+            known = (i.incident_id for i in book.incidents.values() if i.closed_ms is None)
+            out.append((judged, sorted(name for name in known if about.get(name, judged) <= judged)))
     return out
 
 

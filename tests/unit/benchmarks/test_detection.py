@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks.detection.contenders.base import Alarms
-from benchmarks.detection.contenders.driftline import Driftline
+from benchmarks.detection.contenders.driftline import Driftline, panes_in_alarm, specification
 from benchmarks.detection.contenders.elsewhere import AlibiDetect, Evidently, NannyML
 from benchmarks.detection.equal import calibrate
 from benchmarks.detection.memory import Memory, Remembered
 from benchmarks.detection.run import run
 from benchmarks.detection.scoring import LONGEST, episodes, score
-from benchmarks.detection.streams import GENERATED, TWINS, stationary
+from benchmarks.detection.streams import GENERATED, REAL, TWINS, stationary
 from benchmarks.detection.streams.base import ERROR, Change, Rows, Stream
 from benchmarks.environments import is_there
 
@@ -171,3 +171,11 @@ def test_adapters_of_other_environments_find_a_large_jump(contender: type[NannyM
     other = contender()
     other.prepare(CACHE)
     assert 5 in other.alarms([stream], other.default)[0]
+
+
+def test_what_a_day_s_traffic_says_is_no_alarm_of_the_day_before() -> None:
+    """A feature gets stuck: that is known before the labels of the day are."""
+    stream = REAL["bananas"]()
+    alarms = panes_in_alarm(stream, specification(1 / 30))
+    assert alarms[0] == stream.changes[0].start
+    assert score([stream], [alarms]).delays == [1]
