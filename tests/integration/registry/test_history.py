@@ -6,19 +6,33 @@ import shutil
 import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from agents.registry import approvals
+from agents.registry import approvals, flags
 from agents.registry.audit import verify_audit
+from agents.registry.change import Change
+from agents.registry.search import Search, find_models
 from schemas.errors import ConflictError, TransitionError
 from tests.support.databases import EmbeddedPostgres, prepare
 from tests.support.registries import RegistryWorld
 
 HOUR = timedelta(hours=1)
+
+
+class Moment(NamedTuple):
+    """How everything stood, by the simple model."""
+
+    at: datetime
+    champion: int | None
+    challenger: int | None
+    stages: dict[int, str]
+    tags: dict[str, str]
+    flagged: set[int]
 
 
 class Histories(RuleBasedStateMachine):
@@ -39,10 +53,20 @@ class Histories(RuleBasedStateMachine):
         self.champion: int | None = None
         self.before: dict[int, int | None] = {}
         self.asked: dict[int, tuple[datetime, str, set[str]]] = {}  # since when, by whom, who approved
-        self.moments: list[tuple[datetime, int | None, dict[int, str]]] = []
+        self.challenger: int | None = None
+        self.tags: dict[str, str] = {}
+        self.flagged: set[int] = set()
+        self.moments: list[Moment] = []
 
     def picture(self) -> None:
-        self.moments.append((self.world.now, self.champion, dict(self.stages)))
+        self.moments.append(
+            Moment(
+                self.world.now, self.champion, self.challenger, dict(self.stages), dict(self.tags), set(self.flagged)
+            )
+        )
+
+    def no_longer_asked(self, version: int) -> None:
+        self.challenger = None if self.challenger == version else self.challenger
 
     def promote(self, version: int) -> None:
         if self.champion is not None:
@@ -50,6 +74,7 @@ class Histories(RuleBasedStateMachine):
         self.before[version] = self.champion
         self.stages[version] = "promoted"
         self.champion = version
+        self.no_longer_asked(version)
 
     @rule(mode=st.sampled_from(["auto", "manual"]), passed=st.booleans())
     def submit(self, mode: str, passed: bool) -> None:
@@ -60,6 +85,7 @@ class Histories(RuleBasedStateMachine):
         elif mode == "manual":
             self.stages[version] = "approval-requested"
             self.asked[version] = (self.world.now, "retraining", set())
+            self.challenger = version
         else:
             self.promote(version)
         wanted = {"rejected": "rejected", "approval-requested": "awaiting-approval"}.get(self.stages[version])
@@ -74,6 +100,7 @@ class Histories(RuleBasedStateMachine):
         if possible and approve:
             since, requester, approved = self.asked[version]
             possible = self.world.now - since < HOUR and person != requester and person not in approved
+            possible = possible and version not in self.flagged
         try:
             with self.world.sessions.begin() as session:
                 if approve:
@@ -86,6 +113,7 @@ class Histories(RuleBasedStateMachine):
         assert possible
         if not approve:
             self.stages[version] = "rejected"
+            self.no_longer_asked(version)
         else:
             self.asked[version][2].add(person)
             if len(self.asked[version][2]) == 2:
@@ -103,6 +131,7 @@ class Histories(RuleBasedStateMachine):
         assert lapsed == {v for v in waiting if self.world.now - self.asked[v][0] >= HOUR}
         for version in lapsed:
             self.stages[version] = "expired"
+            self.no_longer_asked(version)
         self.picture()
 
     @precondition(lambda self: self.stages)
@@ -118,6 +147,7 @@ class Histories(RuleBasedStateMachine):
             return
         assert possible
         self.stages[version], self.asked[version] = "approval-requested", (self.world.now, "bea", set())
+        self.challenger = version
         self.picture()
 
     @precondition(lambda self: self.stages)
@@ -140,7 +170,10 @@ class Histories(RuleBasedStateMachine):
     def roll_back(self, data: st.DataObject, named: bool) -> None:
         to = data.draw(st.sampled_from(sorted(self.stages))) if named else None
         goal = to if to is not None else (self.before.get(self.champion) if self.champion else None)
+        while to is None and goal in self.flagged:
+            goal = self.before[goal]
         possible = self.champion is not None and goal is not None and self.stages[goal] in ("superseded", "rolled-back")
+        possible = possible and goal not in self.flagged
         try:
             with self.world.sessions.begin() as session:
                 self.world.registry.rollback(session, "m", to, actor="bea", reason="")
@@ -151,6 +184,25 @@ class Histories(RuleBasedStateMachine):
         assert self.champion is not None
         assert goal is not None
         self.stages[self.champion], self.stages[goal], self.champion = "rolled-back", "promoted", goal
+        self.picture()
+
+    @rule(key=st.sampled_from("ab"), value=st.sampled_from(["1", "2", None]))
+    def tag(self, key: str, value: str | None) -> None:
+        given, gone = ({key: value}, []) if value is not None else ({}, [key])
+        with self.world.sessions.begin() as session:
+            now = self.world.registry.tag(session, "m", None, given, gone, "bea")
+        self.tags = {k: v for k, v in {**self.tags, key: value}.items() if v is not None}
+        assert now == self.tags
+        self.picture()
+
+    @precondition(lambda self: self.stages)
+    @rule(data=st.data())
+    def flag_or_withdraw(self, data: st.DataObject) -> None:
+        version = data.draw(st.sampled_from(sorted(self.stages)))
+        with self.world.sessions.begin() as session:
+            change = Change.of(session, "m", self.world.registry.now())
+            (flags.withdraw if version in self.flagged else flags.flag)(change, version, "bea", "why not")
+        self.flagged ^= {version}
         self.picture()
 
     @invariant()
@@ -169,9 +221,21 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         with self.world.readers() as session:
-            for moment, champion, stages in self.moments:
-                then = self.world.registry.history(session, "m", moment)
-                assert (then.champion, then.stages) == (champion, stages)
+            for then in self.moments:
+                told = self.world.registry.history(session, "m", then.at)
+                assert (told.champion, told.challenger, told.stages) == (then.champion, then.challenger, then.stages)
+                (model,), _ = find_models(session, Search(as_of=then.at))
+                assert (model.champion, model.challenger, model.versions, model.tags) == (
+                    *(then.champion, then.challenger, len(then.stages), then.tags),
+                )
+                for alias in ("champion", "challenger"):
+                    found, _ = find_models(session, Search(as_of=then.at, alias=alias, tags=dict(then.tags)))
+                    assert len(found) == (getattr(then, alias) is not None)
+                versions = self.world.registry.versions(session, "m", then.at)
+                assert {v.version: (v.stage, v.champion, bool(v.flags)) for v in versions} == {
+                    version: (stage, version == then.champion, version in then.flagged)
+                    for version, stage in then.stages.items()
+                }
             assert verify_audit(session).problem is None
         epochs = [event.epoch for event in self.world.events()]
         assert epochs == list(range(1, len(epochs) + 1))
@@ -185,6 +249,6 @@ def test_every_history_is_told_right(database: str, request: pytest.FixtureReque
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Histories,
         settings=settings(
-            max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=8, stateful_step_count=24, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

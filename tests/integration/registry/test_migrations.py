@@ -102,6 +102,27 @@ def test_an_older_sqlite_database_is_copied_first(tmp_path: Path, monkeypatch: p
     copy.dispose()
 
 
+def test_a_broken_sqlite_database_is_not_migrated_and_keys_are_looked_after_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(f"sqlite:///{tmp_path / 'r.db'}")
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    broken = make_engine(f"sqlite:///{tmp_path / 'r.db'}")
+    with broken.connect() as connection:
+        cursor = connection.connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = OFF")
+        cursor.execute("INSERT INTO registry_tags (model, version, key, value, since) VALUES ('gone', 0, 'a', 'b', 1)")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+    monkeypatch.setattr(migrate, "HEAD", "9998")
+    with pytest.raises(RegistryError, match="registry_tags refers to a row of registry_models"):
+        upgrade(engine)
+    engine.dispose()
+    broken.dispose()
+
+
 def test_a_failed_migration_leaves_nothing_behind(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from alembic import command
 
