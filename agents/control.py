@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from agents.access.signatures import CommandSigner, audience_of, own_ring
+from agents.access.signatures import CommandSigner
 from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.inbox import seen_before
 from agents.database.outbox import OutboxRelay
 from schemas.codec import derived_id
 from schemas.errors import BrokerError, DecodeError
-from schemas.topics import DEAD_LETTERED, REGISTRY_COMMANDS
+from schemas.topics import DEAD_LETTERED, REGISTRY_COMMANDS, RETRAIN_REQUESTS
 from streams.kafka.admin import missing_topic, partition_counts
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
@@ -228,7 +228,8 @@ class _ControlAgent:
 
     def _relay(self, poll_s: float) -> None:
         readers = session_factory(self.sessions.kw["bind"], read_only=True)
-        sign = {REGISTRY_COMMANDS: CommandSigner(own_ring(self.home), lambda: audience_of(self.kafka)).headers}
+        signed = (REGISTRY_COMMANDS, RETRAIN_REQUESTS)
+        sign = {topic: CommandSigner.of(self.home, self.kafka, topic).headers for topic in signed}
         relay = OutboxRelay(self.sessions, self.producer, self.name, owner=self.slot, readers=readers, sign=sign)
         prune_at = time.monotonic() + PRUNE_EVERY_S
         while not self.ended.is_set():

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from schemas.errors import ArtifactError
+from schemas.errors import ArtifactError, ConfigurationError
 
 
 class KeyRing:
@@ -39,11 +39,7 @@ class KeyRing:
 
     def sign(self, data: bytes) -> bytes:
         """A detached signature as JSON: the key's id and the signature in hexadecimal."""
-        private = self._private()
-        public = private.public_key()
-        return json.dumps(
-            {"algorithm": "ed25519", "key": _key_id(public), "signature": private.sign(data).hex()}
-        ).encode()
+        return _signature(self._private(), data)
 
     def verify(self, data: bytes, signature: bytes) -> str:
         """Check a detached signature; returns the id of the trusted key that made it.
@@ -176,6 +172,41 @@ class KeyRing:
             if isinstance(key, Ed25519PublicKey):
                 found.append((path, key))
         return found
+
+
+class PrivateKey:
+    """Somebody's own private key, to sign with.
+
+    Parameters
+    ----------
+    pem : bytes
+        Ed25519, PKCS 8, not encrypted.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+
+    def __init__(self, pem: bytes) -> None:
+        try:
+            key = load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(
+                "no private key in PEM, or an encrypted one", remedy="openssl genpkey -algorithm ed25519 -out key.pem"
+            ) from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ConfigurationError("not an Ed25519 key", remedy="openssl genpkey -algorithm ed25519 -out key.pem")
+        self._key = key
+        self.id = _key_id(key.public_key())
+
+    def sign(self, data: bytes) -> bytes:
+        """As `KeyRing.sign`."""
+        return _signature(self._key, data)
+
+
+def _signature(private: Ed25519PrivateKey, data: bytes) -> bytes:
+    key = _key_id(private.public_key())
+    return json.dumps({"algorithm": "ed25519", "key": key, "signature": private.sign(data).hex()}).encode()
 
 
 def public_key_id(public: bytes) -> str:

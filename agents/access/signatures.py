@@ -1,4 +1,4 @@
-"""Signed commands: what is signed, how it is signed, and when a command of `registry-commands` is believed.
+"""Signed commands: what is signed, how, and when a record of `registry-commands` or `retrain-requests` is believed.
 
 Notes
 -----
@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from agents.config import Settings
 from agents.signing import KeyRing
 from schemas.codec import Headers, iso
 from schemas.errors import DecodeError
@@ -59,9 +58,15 @@ def signed_bytes(audience: str, key: bytes | None, at: datetime, value: bytes) -
     return "\n".join(parts).encode()
 
 
-def audience_of(kafka: KafkaConfig) -> str:
+def audience_of(kafka: KafkaConfig, topic: str = REGISTRY_COMMANDS) -> str:
     """Whom commands are for: this cluster's topic. Raises `BrokerUnreachableError`."""
-    return f"{cluster_id(kafka)}/{kafka.topic(REGISTRY_COMMANDS)}"
+    return f"{cluster_id(kafka)}/{kafka.topic(topic)}"
+
+
+class Signing(Protocol):
+    """Signs bytes with a key: `KeyRing`, or somebody's `PrivateKey`."""
+
+    def sign(self, data: bytes) -> bytes: ...
 
 
 class CommandSigner:
@@ -69,7 +74,7 @@ class CommandSigner:
 
     Parameters
     ----------
-    ring : KeyRing
+    ring : KeyRing or PrivateKey
     audience : callable
         Asked once, at the first signature.
     clock : callable
@@ -77,16 +82,16 @@ class CommandSigner:
     """
 
     def __init__(
-        self, ring: KeyRing, audience: Callable[[], str], clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self, ring: Signing, audience: Callable[[], str], clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self._ring = ring
         self._ask = audience
         self._clock = clock
 
     @classmethod
-    def of(cls, settings: Settings, kafka: KafkaConfig) -> CommandSigner:
-        """The signer of the agents of `settings`."""
-        return cls(own_ring(settings.home), lambda: audience_of(kafka))
+    def of(cls, home: Path, kafka: KafkaConfig, topic: str = REGISTRY_COMMANDS) -> CommandSigner:
+        """The signer of the agents of a home."""
+        return cls(own_ring(home), lambda: audience_of(kafka, topic))
 
     @cached_property
     def audience(self) -> str:

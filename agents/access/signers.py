@@ -19,7 +19,14 @@ from agents.access.teams import team_of
 from agents.registry.ledger import Ledger
 from agents.signing import KeyRing, public_key_id
 from schemas.errors import ConfigurationError, ConflictError, DecodeError, NotFoundError
-from schemas.events import AnyRegistryCommand, EndProbation, ObserveVersion, RollBackModel, SubmitCandidate
+from schemas.events import (
+    AnyRegistryCommand,
+    EndProbation,
+    ObserveVersion,
+    RetrainRequest,
+    RollBackModel,
+    SubmitCandidate,
+)
 from streams.kafka.records import Record
 
 SYSTEM = "system"
@@ -139,6 +146,27 @@ class Signers:
         DecodeError
             With `reason` ``unsigned``, ``signature``, ``untrusted``, ``audience``, ``age``, ``actor`` or ``forbidden``.
         """
+        row = self._signed_by(session, record, command.model, audience)
+        if row.name == SYSTEM:
+            if not isinstance(command, BY_SYSTEM):
+                raise DecodeError(f"agents do not ask for {type(command).__name__}", reason="forbidden")
+            return Principal("agents", "system", authenticated=True, credential=row.id)
+        return self._person(session, row, command.actor, NEEDS.get(type(command), "approver"), command.model)
+
+    def asker(self, session: Session, record: Record, request: RetrainRequest, audience: str) -> Principal:
+        """Who asks for a successor, once that one may: the agents, or a producer of the model in its own name.
+
+        Raises
+        ------
+        DecodeError
+            As `principal`.
+        """
+        row = self._signed_by(session, record, request.model, audience)
+        if row.name == SYSTEM:
+            return Principal("agents", "system", authenticated=True, credential=row.id)
+        return self._person(session, row, request.requested_by, "producer", request.model)
+
+    def _signed_by(self, session: Session, record: Record, model: str, audience: str) -> SignerRow:
         signed = read_signature(record.headers)
         row = session.get(SignerRow, signed.key)
         if row is None:
@@ -146,20 +174,18 @@ class Signers:
         if row.revoked_at is not None:
             raise DecodeError(f"key {row.id} of {row.name} was revoked", reason="untrusted")
         check_signature(signed, row.public, audience, record.key, record.value or b"", record.timestamp_ms)
-        if (record.key or b"") != command.model.encode():
-            raise DecodeError(f"the record's key is not {command.model!r}", reason="schema")
-        if row.name == SYSTEM:
-            if not isinstance(command, BY_SYSTEM):
-                raise DecodeError(f"agents do not ask for {type(command).__name__}", reason="forbidden")
-            return Principal("agents", "system", authenticated=True, credential=row.id)
-        if command.actor != row.name:
-            raise DecodeError(f"signed by {row.name}, the actor is {command.actor!r}", reason="actor")
+        if (record.key or b"") != model.encode():
+            raise DecodeError(f"the record's key is not {model!r}", reason="schema")
+        return row
+
+    def _person(self, session: Session, row: SignerRow, actor: str, role: Role, model: str) -> Principal:
+        if actor != row.name:
+            raise DecodeError(f"signed by {row.name}, the actor is {actor!r}", reason="actor")
         found = Principal(
             row.name, "signer", authenticated=True, credential=row.id, grants=grants_of(session, row.name)
         )
-        role = NEEDS.get(type(command), "approver")
-        if not found.may(role, command.model, team_of(session, command.model)):
-            raise DecodeError(refuse(found, role, command.model).what, reason="forbidden")
+        if not found.may(role, model, team_of(session, model)):
+            raise DecodeError(refuse(found, role, model).what, reason="forbidden")
         return found
 
 

@@ -9,6 +9,7 @@ import typer
 
 from agents.commands.admin import admin
 from agents.commands.output import Command, Json, document, say, table
+from agents.commands.signing_commands import sign
 
 if TYPE_CHECKING:
     from agents.signing import KeyRing
@@ -112,4 +113,5 @@ def add_to(app: typer.Typer) -> None:
     for name, function in (("list", listed), ("revoke", revoke), ("rotate", rotate), ("public", public)):
         group.command(name, cls=Command)(function)
     group.command("add", cls=Command)(add)
+    group.command("sign", cls=Command)(sign)
     app.add_typer(group, name="principals", rich_help_panel="System")

@@ -60,6 +60,7 @@ def retrain(
     import uuid
 
     from agents.access.acting import acting
+    from agents.access.signatures import CommandSigner
     from agents.bootstrap import kafka_config
     from agents.commands.lines import moment
     from agents.config import load_settings
@@ -90,8 +91,10 @@ def retrain(
         project=packed,
     )
     headers = codec.cloudevent_headers(request, event_id=request.request_id, source="/driftline/cli", at=request.as_of)
+    value, key = codec.encode(request), model.encode()
+    headers += CommandSigner.of(settings.home, kafka, topics.RETRAIN_REQUESTS).headers(key, value)
     with EventProducer(kafka) as producer:
-        producer.send(topics.RETRAIN_REQUESTS, codec.encode(request), model.encode(), headers)
+        producer.send(topics.RETRAIN_REQUESTS, value, key, headers)
     if as_json:
         document({"request": request})
     else:

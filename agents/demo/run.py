@@ -263,10 +263,14 @@ class Demo:
         self.view.say(f"Disturbance: SIGKILL to the {agent} agent in the middle of the day")
 
     def _submit_spoiled(self, end_ms: int) -> None:
+        from agents.access.signatures import CommandSigner
         from agents.demo.spoil import submit_spoiled
+        from schemas.topics import RETRAIN_REQUESTS
 
         self.view.say("Disturbance: a candidate trained on shuffled labels asks to be promoted")
-        submit_spoiled(self.settings, self.settings.home / "project", self.spec.name, end_ms, self.producer)
+        sign = CommandSigner.of(self.settings.home, self.kafka, RETRAIN_REQUESTS).headers
+        project = self.settings.home / "project"
+        submit_spoiled(self.settings, project, self.spec.name, end_ms, producer=self.producer, sign=sign)
 
     def _score_frozen(self) -> list[str]:
         """Ask the frozen first version about what the log holds since the last call; returns the ids."""

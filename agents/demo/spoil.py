@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from agents.config import Settings
+from agents.database.outbox import Sign
 from schemas.codec import derived_id, encode, utc
 from schemas.events import RetrainRequest
 from schemas.topics import RETRAIN_REQUESTS
@@ -26,8 +27,10 @@ def train(prepare, spec, seed):
 '''
 
 
-def submit_spoiled(settings: Settings, project: Path, model: str, as_of_ms: int, producer: EventProducer) -> str:
-    """Ask for a run of the spoiled project; returns the request id."""
+def submit_spoiled(
+    settings: Settings, project: Path, model: str, as_of_ms: int, *, producer: EventProducer, sign: Sign
+) -> str:
+    """Ask for a run of the spoiled project; returns the request id. `sign` makes the agents believe it."""
     from agents.artifacts import ArtifactStore
     from agents.retraining.packing import pack_project
 
@@ -44,6 +47,7 @@ def submit_spoiled(settings: Settings, project: Path, model: str, as_of_ms: int,
         requested_by="demo",
         project=pack_project(ArtifactStore.of(settings), folder),
     )
-    producer.send(RETRAIN_REQUESTS, encode(request), model.encode())
+    value, key = encode(request), model.encode()
+    producer.send(RETRAIN_REQUESTS, value, key, sign(key, value))
     producer.flush(30.0)
     return request.request_id

@@ -66,7 +66,7 @@ def _run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         kafka,
         ArtifactStore.of(settings),
         stop=stop,
-        signer=CommandSigner.of(settings, kafka),
+        signer=CommandSigner.of(settings.home, kafka),
         keys=SubjectKeys.of(settings),
     )
     try:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
+from agents.access.askers import Askers, Believe
 from agents.config import Settings
 from agents.control import Background, event_identity, run_control_agent
 from agents.database.engine import make_engine, session_factory
@@ -64,10 +65,19 @@ class AlertNotifier:
         Who gets messages.
     changed : callable
         Called with every alert, for those who are told what is open rather than what is new.
+    believe : callable, optional
+        Says who asks for a successor; what is not believed is left out (the retraining agent audits it).
     """
 
-    def __init__(self, targets: Sequence[Target], changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        changed: Callable[[], None] = lambda: None,
+        *,
+        believe: Believe | None = None,
+    ) -> None:
         self._targets = targets
+        self._believe = believe
         self._changed = changed
 
     def __call__(self, session: Session, record: Record) -> None:
@@ -93,6 +103,8 @@ class AlertNotifier:
         request = decode(record.value or b"", RetrainRequest)
         if not is_watched(session, request.model):
             return
+        if self._believe is not None:
+            self._believe(session, record, request)
         newest = Questions().champion(session, request.model)
         wanted = Wanted(
             request=request,
@@ -178,7 +190,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         run_control_agent(
             NAME,
             (ALERTS, RETRAIN_REQUESTS),
-            AlertNotifier(targets, changed),
+            AlertNotifier(targets, changed, believe=Askers.of(settings, kafka)),
             settings,
             kafka,
             stop,

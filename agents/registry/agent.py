@@ -16,16 +16,16 @@ from agents.control import Background, run_control_agent
 from agents.database.engine import make_engine, session_factory
 from agents.database.inbox import seen_before
 from agents.registry import approvals, watched
-from agents.registry.ledger import AGENT, Ledger, acting_for
+from agents.registry.ledger import AGENT, acting_for
+from agents.registry.refusals import tell_refusal
 from agents.registry.service import Registry
 from agents.runtime import mark_ready
 from agents.signing import KeyRing
-from schemas.codec import decode, derived_id
+from schemas.codec import decode
 from schemas.errors import ConflictError, DecodeError, NotFoundError, TransitionError
 from schemas.events import (
     AnyRegistryCommand,
     ApproveVersion,
-    CommandRefused,
     EndProbation,
     ObserveVersion,
     RejectVersion,
@@ -69,7 +69,13 @@ class CommandHandler:
         try:
             by = self._signer(session, record, command)
         except DecodeError as error:
-            self._tell_refusal(session, record, command, error)
+            tell_refusal(
+                *(session, self._registry.now(), record, error),
+                model=command.model,
+                actor=command.actor,
+                command=type(command).__name__,
+                command_id=command.command_id,
+            )
             return error
         if seen_before(session, AGENT, f"command:{command.command_id}"):
             return None
@@ -90,23 +96,6 @@ class CommandHandler:
             # An agent of this home may have made or changed its key since we started.
             self._signers.trust_own(session, self._ring)
             return self._signers.principal(session, record, command, self._audience)
-
-    def _tell_refusal(self, session: Session, record: Record, command: AnyRegistryCommand, error: DecodeError) -> None:
-        ledger = Ledger(session, self._registry.now())
-        event = CommandRefused(
-            event_id=derived_id("refused", record.topic, record.partition, record.offset),
-            epoch=ledger.next_epoch,
-            at=ledger.now,
-            model=command.model[:256],
-            actor=command.actor[:256],
-            principal="nobody",
-            authenticated=False,
-            command=type(command).__name__,
-            command_id=command.command_id[:128],
-            reason=error.reason,
-            detail=error.what,
-        )
-        ledger.append(event, None)
 
     def _obey(self, session: Session, command: AnyRegistryCommand) -> None:
         registry = self._registry

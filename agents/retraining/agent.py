@@ -9,12 +9,14 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from agents.access.askers import Askers, Believe
 from agents.archiving.dataset import covers
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.control import Background, run_control_agent
 from agents.database.engine import make_engine, session_factory
 from agents.registry import watched
+from agents.registry.refusals import tell_refusal
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
 from agents.retraining import jobs, learning
@@ -43,19 +45,46 @@ class Handler:
     registry : Registry
     projects : sequence of Path
         Folders whose code is that of the models.
+    believe : callable, optional
+        Says who asks for a successor, or why nobody is believed; None: requests are not looked at (no topic is read).
+
+    Notes
+    -----
+    A request that is not believed is audited and becomes a dead letter; it does not use its id up.
     """
 
-    def __init__(self, registry: Registry, projects: Sequence[Path] = ()) -> None:
+    def __init__(self, registry: Registry, projects: Sequence[Path] = (), *, believe: Believe | None = None) -> None:
         self._registry = registry
+        self._believe = believe
         self._code = CodeWatch(registry, projects)
 
-    def __call__(self, session: Session, record: Record) -> None:
+    def __call__(self, session: Session, record: Record) -> DecodeError | None:
         if record.topic == REGISTRY_EVENTS:
             self._registry_event(session, record)
         elif record.topic == OBSERVATIONS:
             self._observation(session, record)
         else:
-            self._request(session, decode(record.value or b"", RetrainRequest))
+            request = decode(record.value or b"", RetrainRequest)
+            if (refused := self._refused(session, record, request)) is not None:
+                return refused
+            self._request(session, request)
+        return None
+
+    def _refused(self, session: Session, record: Record, request: RetrainRequest) -> DecodeError | None:
+        if self._believe is None:
+            return None
+        try:
+            self._believe(session, record, request)
+        except DecodeError as error:
+            tell_refusal(
+                *(session, self._registry.now(), record, error),
+                model=request.model,
+                actor=request.requested_by,
+                command=type(request).__name__,
+                command_id=request.request_id,
+            )
+            return error
+        return None
 
     def _request(self, session: Session, request: RetrainRequest) -> None:
         for name, at in (("as_of", request.as_of), ("changed_at", request.changed_at)):
@@ -139,7 +168,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         run_control_agent(
             jobs.AGENT,
             (RETRAIN_REQUESTS, REGISTRY_EVENTS, OBSERVATIONS),
-            Handler(registry, [Path(folder) for folder in settings.projects]),
+            Handler(registry, [Path(folder) for folder in settings.projects], believe=Askers.of(settings, kafka)),
             settings,
             kafka,
             stop,

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
+from agents.access.signatures import audience_of, check_signature, read_signature
 from agents.cli import app
 from agents.commands.lines import HEARTBEAT
 from agents.commands.sample import write_sample
@@ -47,8 +50,8 @@ def run(*arguments: str, stdin: bytes | None = None) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def told(*arguments: str) -> Any:
-    code, out, err = run(*arguments, "--json")
+def told(*arguments: str, stdin: bytes | None = None) -> Any:
+    code, out, err = run(*arguments, "--json", stdin=stdin)
     assert code == 0, err
     return json.loads(out)
 
@@ -352,3 +355,35 @@ def test_query_of_an_empty_archive_has_its_views_and_cannot_write(installation: 
         assert code == 2, sql
         assert "views: predictions" in err
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_command_that_somebody_signed_is_sent_as_the_agents_believe_it(
+    installation: KafkaConfig, tmp_path: Path
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.pem").write_bytes(pem)
+    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    command = b'{"type": "RejectVersion",  "command_id": "7", "model": "m", "actor": "ann", "version": 2, "reason": ""}'
+    asked = b'{"request_id": "8", "model": "m", "trigger": "manual", "reason": "x", "as_of": "2026-01-01T00:00:00Z"}'
+    for topic, value in ((topics.REGISTRY_COMMANDS, command), (topics.RETRAIN_REQUESTS, asked)):
+        done = told("principals", "sign", "-", "--key", str(tmp_path / "key.pem"), "--send", stdin=value)
+        (record,) = read_all(installation, topic)
+        assert (record.key, record.value) == (b"m", value)
+        check_signature(
+            *(read_signature(record.headers), public, audience_of(installation, topic)),
+            *(record.key, record.value or b"", record.timestamp_ms),
+        )
+        assert {name: text.encode() for name, text in done["headers"].items()} == dict(record.headers or ())
+    audience = "another/registry-commands"
+    printed = told("principals", "sign", "-", "--key", "key.pem", "--audience", audience, stdin=command)
+    assert (printed["sent"], printed["headers"]["driftline-audience"]) == (False, audience)
+    for arguments, value, said in (
+        (["--send", "--audience", audience], command, "it is refused here"),
+        ([], b'{"type": "Destroy"}', "neither a command nor a request"),
+        (["--key", "none.pem"], command, "No such file"),
+    ):
+        code, _, err = run("principals", "sign", "-", "--key", "key.pem", *arguments, stdin=value)
+        assert code == 2
+        assert said in err
+    assert len(read_all(installation, topics.REGISTRY_COMMANDS)) == 1

@@ -12,13 +12,17 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+from sqlalchemy import select
 
+from agents.access.signatures import CommandSigner
 from agents.archiving import agent as archiving
 from agents.artifacts import ArtifactStore, load_model
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
 from agents.registry import agent as registry_agent
+from agents.registry.audit import verify_audit
 from agents.registry.service import Registry
+from agents.registry.tables import AuditRow
 from agents.retraining import agent as retraining
 from agents.retraining import jobs
 from agents.retraining.packing import pack_project
@@ -77,8 +81,9 @@ class System:
             requested_by="tester",
             project=project,
         )
+        value, signer = encode(request), CommandSigner.of(self.settings.home, self.kafka, RETRAIN_REQUESTS)
         with EventProducer(self.kafka) as producer:
-            producer.send(RETRAIN_REQUESTS, encode(request), b"toy")
+            producer.send(RETRAIN_REQUESTS, value, b"toy", signer.headers(b"toy", value))
 
     def ended(self, request_id: str, timeout: float = 60) -> jobs.Run:
         def done() -> jobs.Run | None:
@@ -249,9 +254,18 @@ def test_requests_that_cannot_be_used(system: System) -> None:
         request = RetrainRequest(
             request_id="r", model="nobody", trigger="manual", reason="?", as_of=utc(START_MS), requested_by="tester"
         )
-        producer.send(RETRAIN_REQUESTS, encode(request), b"nobody")
+        value, signer = encode(request), CommandSigner.of(system.settings.home, system.kafka, RETRAIN_REQUESTS)
+        producer.send(RETRAIN_REQUESTS, value, b"nobody", signer.headers(b"nobody", value))
+        producer.send(RETRAIN_REQUESTS, value, b"nobody")
+        producer.send(RETRAIN_REQUESTS, value.replace(b"nobody", b"toy"), b"toy", signer.headers(b"nobody", value))
     letters = dead_letter_topic(RETRAIN_REQUESTS)
-    eventually(lambda: len(read_all(system.kafka, letters, timeout_s=5)) == 2, timeout=30, message="two dead letters")
+    eventually(lambda: len(read_all(system.kafka, letters, timeout_s=5)) == 4, timeout=30, message="four dead letters")
+    reasons = [dict(record.headers or ())["__dlq.errors.reason"] for record in read_all(system.kafka, letters)]
+    assert sorted(reasons) == [b"malformed-json", b"signature", b"unknown-model", b"unsigned"]
+    with system.sessions() as session:
+        refused = session.scalars(select(AuditRow).where(AuditRow.action == "CommandRefused")).all()
+        assert [(row.actor, row.model) for row in refused] == [("tester", "nobody"), ("tester", "toy")]
+        assert verify_audit(session).problem is None
     # Too little to learn from is no failure.
     system.ask("few", 2)
     run = system.ended("few")
