@@ -23,6 +23,8 @@ from agents.archiving.writer import ArchiveWriter, FlushRules
 from agents.config import Settings
 from agents.database.engine import make_engine, session_factory
 from agents.runtime import mark_ready
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.sending import ArchiveSealer
 from schemas.errors import BrokerError
 from streams.kafka.admin import topic_ids
 from streams.kafka.config import KafkaConfig
@@ -58,6 +60,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     owner = f"{socket.gethostname()}:{os.getpid()}:{settings.slot}"
     writer = ArchiveWriter(files, sessions, owner, rules)
     compactor = Compactor(files, sessions, readers)
+    sealer = ArchiveSealer(readers, SubjectKeys.of(settings))
     consumer = GroupConsumer(kafka, NAME, ARCHIVED, properties={"session.timeout.ms": _SESSION_MS})
 
     def assigned(
@@ -79,7 +82,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         while not stop.is_set():
             records = consumer.poll_batch(_BATCH, wait_s, _LINGER_S)
             now_ms = time.monotonic_ns() // 1_000_000
-            writer.add(records, now_ms)
+            writer.add(sealer.records(records), now_ms)
             positions = consumer.positions().next
             # Positions also move over transaction markers alone: whoever waits for the end of the log needs them.
             if writer.due(now_ms) or (writer.empty and consumer.drained() and writer.behind(positions)):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from sqlalchemy import make_url, select
+from sqlalchemy.orm import Session
 
 from agents.config import Settings
-from agents.database.engine import make_engine, session_factory
+from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.migrate import upgrade
-from agents.registry.tables import ModelRow, SpecificationRow
+from agents.registry.tables import LedgerRow, ModelRow, SpecificationRow
 from agents.subjects.keys import SubjectKeys
-from agents.subjects.sealing import SEALED, Rule, sealed_prediction, sealed_request
-from schemas.codec import decode_prediction, decode_request, encode
+from agents.subjects.sealing import MARK, SEALED, Rule, sealed_prediction, sealed_request
+from schemas.codec import decode_prediction, decode_request, encode, is_heartbeat
 from schemas.errors import DecodeError
 from schemas.events import InferenceRequest, Prediction
 from schemas.specification import parse
 from schemas.topics import INFERENCE_REQUESTS, PREDICTIONS
+from streams.kafka.records import Record
 
 
 class Sealer:
@@ -90,18 +94,76 @@ class Sealer:
         return name
 
 
+class ArchiveSealer:
+    """Seals predictions that others wrote in plain, before they are archived.
+
+    Parameters
+    ----------
+    sessions : Sessions
+        Read-only ones.
+    keys : SubjectKeys
+
+    Notes
+    -----
+    Whether a model came is asked with every batch that holds predictions: one row is read, and the specifications only
+    where the registry has changed since. Bytes that cannot be read stay as they are.
+    """
+
+    def __init__(self, sessions: Sessions, keys: SubjectKeys) -> None:
+        self._sessions = sessions
+        self._keys = keys
+        self._epoch: int | None = -1
+        self._rules: dict[str, Rule] = {}
+
+    def records(self, records: Sequence[Record]) -> Sequence[Record]:
+        """The records as they are to be archived. Raises `DatabaseUnavailableError`."""
+        if not any(record.topic == PREDICTIONS for record in records):
+            return records
+        with self._sessions() as session:
+            epoch = session.scalar(select(LedgerRow.epoch))
+            if epoch != self._epoch:
+                self._rules, self._epoch = rules_of(session), epoch
+        return [self._one(record) for record in records] if self._rules else records
+
+    def _one(self, record: Record) -> Record:
+        value = record.value
+        if record.topic != PREDICTIONS or value is None or MARK in value or is_heartbeat(record.headers):
+            return record
+        try:
+            prediction = decode_prediction(value)
+        except DecodeError:
+            return record
+        rule = self._rules.get(prediction.model)
+        if rule is None:
+            return record
+        name = rule.subject(prediction.features)
+        if name is None:
+            visible = {name: value for name, value in prediction.features.items() if name in rule.open}
+            segment = {name: value for name, value in (prediction.segment or {}).items() if name in rule.open}
+            hidden = msgspec.structs.replace(prediction, features=visible, segment=segment or None)
+        else:
+            hidden = sealed_prediction(prediction, rule, self._keys.of_subjects([name])[name], PREDICTIONS)
+        return record._replace(value=encode(hidden))
+
+
+def rules_of(session: Session) -> dict[str, Rule]:
+    """The rules of all models that name a subject."""
+    named = (
+        select(ModelRow.name, SpecificationRow.text)
+        .join(SpecificationRow, ModelRow.specification == SpecificationRow.sha)
+        .where(SpecificationRow.text.like("%subject%"))
+    )
+    found = {name: Rule.of(parse(text)) for name, text in session.execute(named)}
+    return {name: rule for name, rule in found.items() if rule is not None}
+
+
 def _rules(settings: Settings) -> dict[str, Rule]:
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         return {}
     engine = make_engine(settings.database)
     upgrade(engine)
-    named = (
-        select(ModelRow.name, SpecificationRow.text)
-        .join(SpecificationRow, ModelRow.specification == SpecificationRow.sha)
-        .where(SpecificationRow.text.like("%subject%"))
-    )
     with session_factory(engine, read_only=True)() as session:
-        found = {name: Rule.of(parse(text)) for name, text in session.execute(named)}
+        found = rules_of(session)
     engine.dispose()
-    return {name: rule for name, rule in found.items() if rule is not None}
+    return found

@@ -1,0 +1,171 @@
+"""A person on the real broker: nothing plain is written on the way, and nothing can be read after the erasure."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from agents.access.logic import local_principal
+from agents.archiving import agent as archiving
+from agents.archiving.dataset import connect
+from agents.artifacts import ArtifactStore
+from agents.config import Settings, load_settings
+from agents.database.engine import make_engine, session_factory
+from agents.database.outbox import OutboxRelay
+from agents.monitoring import agent as monitoring
+from agents.monitoring import journal
+from agents.retraining.register import register_project
+from agents.runtime import is_ready
+from agents.serving import agent as serving
+from agents.serving import model
+from agents.subjects.erasure import erase
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.opening import opened_records
+from agents.subjects.sealing import MARK
+from agents.subjects.sending import Sealer
+from schemas.codec import decode_prediction, encode
+from schemas.events import GroundTruth, InferenceRequest
+from schemas.topics import CATALOGUE, GROUND_TRUTH, INFERENCE_REQUESTS, PREDICTIONS, dead_letter_topic
+from streams.kafka.admin import ensure_topics
+from streams.kafka.config import KafkaConfig
+from streams.kafka.producer import EventProducer
+from streams.kafka.reader import read_all
+from streams.kafka.records import Record
+from tests.support.agents import running
+from tests.support.wait import eventually
+from tests.unit.agents.retraining.projects import SPEC, write_project
+from tests.unit.agents.retraining.tables import START_MS, toy_table
+
+LETTERS = dead_letter_topic(INFERENCE_REQUESTS)
+WHO, X = "Ann Example, Elm Street 7", 41.7071067811865
+PEOPLE = 5
+ASKED = 60
+
+
+@pytest.fixture
+def settings(tmp_path: Path, kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    ensure_topics(kafka, 2)
+    monkeypatch.setattr(model, "check_in_child", lambda *_, **__: None)
+    return load_settings(
+        home=tmp_path / "home", artifacts_url="", database_url="", archive_url="", partitions=2, prefix=kafka.prefix,
+        bootstrap_servers=kafka.bootstrap_servers, archive_idle_ms=200,
+    )  # fmt: skip
+
+
+def person(n: int) -> str:
+    return WHO if n % PEOPLE == 0 else f"citizen-{n % PEOPLE}"
+
+
+def register(settings: Settings, kafka: KafkaConfig, folder: Path) -> None:
+    text = SPEC.replace('segments = ["region"]', 'segments = ["region"]\nsubject = "who"')
+    rows = toy_table(6)
+    rows.assign(who=[person(n) for n in range(len(rows))]).to_csv(folder / "t.csv", index=False)
+    project = write_project(folder / "p", spec=text)
+    register_project(settings, None, project, folder / "t.csv", actor="ada")
+    engine = make_engine(settings.database)
+    with EventProducer(kafka) as producer:
+        OutboxRelay(session_factory(engine), producer, "registry").publish_pending()
+    engine.dispose()
+
+
+def send(settings: Settings, kafka: KafkaConfig) -> None:
+    """Requests as `driftline produce` seals them, two that cannot be answered, and labels."""
+    sealer = Sealer.of(settings)
+    with EventProducer(kafka) as producer:
+        for n in range(ASKED + 2):
+            features: dict[str, Any] = {"who": person(n), "x": X if n % PEOPLE == 0 else 0.5, "region": "north"}
+            features["noise"] = 0.25
+            if n >= ASKED:
+                features |= {"who": WHO, "noise": "Elm Street"}
+            request = InferenceRequest(
+                request_id=f"r{n}", model="toy", event_time_ms=START_MS + 6 * 86_400_000 + n, features=features
+            )
+            data = sealer.value(INFERENCE_REQUESTS, encode(request))
+            producer.send(INFERENCE_REQUESTS, data, f"r{n}".encode())
+            truth = GroundTruth(prediction_id=f"r{n}", event_time_ms=START_MS + 6 * 86_400_000 + n + 1, label=n % 2)
+            producer.send(GROUND_TRUTH, encode(truth), f"r{n}".encode())
+
+
+def everything(kafka: KafkaConfig) -> dict[str, list[Record]]:
+    return {topic: read_all(kafka, topic, timeout_s=20) for topic in CATALOGUE}
+
+
+def plain(data: bytes) -> bool:
+    """Whether bytes tell something of the person."""
+    return any(
+        secret in data
+        for secret in (b"Ann Example", b"Elm Street", b"41.70710678", struct.pack("<d", X), struct.pack(">d", X))
+    )
+
+
+def tellers(settings: Settings, kafka: KafkaConfig) -> list[str]:
+    """Places that tell something of the person: records of topics, files of home, texts of Parquet files."""
+    found = []
+    for topic, records in everything(kafka).items():
+        for record in records:
+            parts = [record.key, record.value, *(data for _, data in record.headers or ())]
+            found += [f"{topic}@{record.offset}" for part in parts if part is not None and plain(part)]
+    for path in settings.home.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            if data[:4] == b"PAR1":
+                data += repr(pq.read_table(path, partitioning=None).to_pydict()).encode()
+            found += [str(path)] * plain(data)
+    return found
+
+
+def test_nothing_of_a_person_is_left(settings: Settings, kafka: KafkaConfig, tmp_path: Path) -> None:
+    register(settings, kafka, tmp_path)
+    failures: list[BaseException] = []
+    with running(settings, kafka, failures, serving.run, monitoring.run, archiving.run):
+        eventually(lambda: is_ready(settings, "serving") and is_ready(settings, "monitoring"), timeout=60)
+        send(settings, kafka)
+        eventually(lambda: failures or joined(kafka) == ASKED, timeout=60)
+        eventually(lambda: failures or archived(settings) == ASKED, timeout=30)
+        eventually(lambda: failures or len(read_all(kafka, LETTERS, timeout_s=20)) == 2, timeout=30)
+    assert tellers(settings, kafka) == []
+
+    keys = SubjectKeys.of(settings)
+    answers = [record for record in everything(kafka)[PREDICTIONS] if record.value and MARK in record.value]
+    assert len(answers) == ASKED
+    opened = [decode_prediction(record.value or b"") for record in opened_records(keys, answers, {})]
+    assert sum(one.features.get("who") == WHO and one.features.get("x") == X for one in opened) == ASKED // PEOPLE
+    assert asked(settings) == {False: ASKED}
+
+    sessions = session_factory(make_engine(settings.database))
+    done = erase(sessions, keys.master, ArtifactStore.of(settings), WHO, local_principal("ann"))
+    assert (done.keys, done.trained, done.left) == (1, {"toy": [1]}, [])
+    keys = SubjectKeys.of(settings)
+    again = [decode_prediction(record.value or b"") for record in opened_records(keys, answers, {})]
+    assert not any("Ann" in json.dumps(one.features) for one in again)
+    assert sum("who" in one.features for one in again) == ASKED - ASKED // PEOPLE
+    assert asked(settings) == {False: ASKED - ASKED // PEOPLE, True: ASKED // PEOPLE}
+    for record in everything(kafka)[LETTERS]:
+        assert MARK in (record.value or b"")
+    assert tellers(settings, kafka) == []
+
+
+def joined(kafka: KafkaConfig) -> int:
+    return sum(record.totals["predictions"] for _, record in journal.newest(kafka).values())
+
+
+def archived(settings: Settings) -> int:
+    return sum(asked(settings).values())
+
+
+def asked(settings: Settings) -> dict[bool, int]:
+    """Predictions of the archive by whether they were erased."""
+    engine = make_engine(settings.database)
+    with session_factory(engine, read_only=True)() as session:
+        connection = connect(session, settings.archive, SubjectKeys.of(settings))
+    found = connection.execute(
+        "SELECT json_exists(features, '/$erased'), count(*) FROM predictions GROUP BY 1"
+    ).fetchall()
+    connection.close()
+    engine.dispose()
+    return dict(found)

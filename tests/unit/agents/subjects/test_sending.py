@@ -1,0 +1,93 @@
+"""What others write in plain is sealed on its way into the archive, and what is sent on its way to the topic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.database.migrate import upgrade
+from agents.subjects.keys import SubjectKeys
+from agents.subjects.master import Master
+from agents.subjects.opening import opened_records
+from agents.subjects.sealing import SEALED, Rule
+from agents.subjects.sending import ArchiveSealer, Sealer
+from schemas.codec import decode_prediction, encode
+from schemas.errors import DecodeError
+from schemas.events import InferenceRequest, Prediction
+from schemas.topics import GROUND_TRUTH, INFERENCE_REQUESTS, PREDICTIONS
+from streams.kafka.records import Record
+from tests.support.registries import RegistryWorld, spec_text
+
+TEXT = spec_text("m").replace('label = "y"\n', 'label = "y"\nsubject = "who"\n')
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> RegistryWorld:
+    made = RegistryWorld(f"sqlite:///{tmp_path / 'r.db'}", tmp_path)
+    upgrade(made.engine)
+    return made
+
+
+def keys_of(world: RegistryWorld) -> SubjectKeys:
+    return SubjectKeys(lambda: (world.sessions, world.readers), lambda: Master(b"m" * 32))
+
+
+def record(topic: str, value: bytes | None, offset: int = 0) -> Record:
+    return Record(topic, 0, offset, b"p", value, None, 1)
+
+
+def made(model: str, **features: Any) -> bytes:
+    told = Prediction(
+        prediction_id="p",
+        model=model,
+        version="v1",
+        event_time_ms=1,
+        features=features,
+        prediction=1,
+        segment={"who": "x"},
+    )
+    return encode(told)
+
+
+def test_the_archive_seals_what_others_wrote(world: RegistryWorld) -> None:
+    keys = keys_of(world)
+    sealer = ArchiveSealer(world.readers, keys)
+    plain = made("m", who="Ann", x=1.5)
+    records = [
+        record(PREDICTIONS, plain, 0),
+        record(PREDICTIONS, made("n", who="Ann", x=1.5), 1),
+        record(PREDICTIONS, b"{", 2),
+        record(PREDICTIONS, None, 3),
+        record(GROUND_TRUTH, b'{"who": "Ann"}', 4),
+        record(PREDICTIONS, made("m", x=1.5), 5),
+    ]
+    assert sealer.records(records) == records, "no model names a subject yet"
+    world.model("n")
+    with world.sessions.begin() as session:
+        world.registry.register_model(session, TEXT, "ann")
+    found = list(sealer.records(records))
+    assert found[1:5] == records[1:5]
+    sealed, bare = (decode_prediction(found[at].value or b"") for at in (0, 5))
+    assert (set(sealed.features), sealed.segment) == ({SEALED}, None)
+    assert (bare.features, bare.segment) == ({}, None)
+    (opened,) = opened_records(keys, found[:1], {})
+    assert opened.value == plain
+    assert sealer.records(found) == found, "sealed once"
+
+
+def test_what_is_sent_is_sealed(world: RegistryWorld) -> None:
+    sealer = Sealer({"m": Rule("who", frozenset())}, keys_of(world))
+    asked = [
+        encode(InferenceRequest(request_id="r", model=model, event_time_ms=1, features=features))
+        for model, features in (("m", {"who": "Ann"}), ("n", {"who": "Ann"}), ("m", {"x": 1.5}))
+    ]
+    hidden = sealer.value(INFERENCE_REQUESTS, asked[0])
+    assert b"Ann" not in hidden
+    assert sealer.value(INFERENCE_REQUESTS, hidden) == hidden
+    assert sealer.value(INFERENCE_REQUESTS, asked[1]) == asked[1]
+    assert b"Ann" not in sealer.value(PREDICTIONS, made("m", who="Ann"))
+    assert sealer.value(GROUND_TRUTH, b"{}") == b"{}"
+    with pytest.raises(DecodeError, match="do not say whose they are"):
+        sealer.value(INFERENCE_REQUESTS, asked[2])
