@@ -147,7 +147,7 @@ def _execute(settings: Settings, sessions: Sessions, run_id: str, owner: str) ->
             as_of_ms=inputs.as_of_ms,
             seasons=inputs.seasons,
             reached=inputs.reached,
-            subjects=usage.record(artifacts, ids_of(table, spec, keys)),
+            subjects=usage.record(artifacts, ids_of(spec, keys, table, history)),
         ),
         environment=record(artifacts, inputs.project.files),
         compute=compute,

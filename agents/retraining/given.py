@@ -127,7 +127,7 @@ def register_given(
             *(table, spec),
             registered=artifacts.put(kept, KIND),
             as_of_ms=None,
-            subjects=usage.record(artifacts, ids_of(table, spec, keys)),
+            subjects=usage.record(artifacts, ids_of(spec, keys, table)),
         ),
         environment=environment() | (installed("onnx", "onnxruntime") if onnx else {}),
         compute=compute,

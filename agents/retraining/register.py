@@ -159,7 +159,7 @@ def register_project(
             as_of_ms=as_of_ms,
             seasons=season_sha,
             reached=come,
-            subjects=usage.record(artifacts, ids_of(table, spec, keys)),
+            subjects=usage.record(artifacts, ids_of(spec, keys, table, history)),
         )
         | ({"dataset": data.name} if isinstance(data, Given) else {}),
         environment=record(artifacts, project.files),

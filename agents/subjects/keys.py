@@ -99,8 +99,8 @@ class SubjectKeys:
             known = select(exists().where(SubjectMasterRow.id == 1))
             return bool(session.scalar(known))
 
-    def of_subjects(self, subjects: Iterable[str]) -> dict[str, SubjectKey]:
-        """The keys of subjects, by name; those that have none get one.
+    def of_subjects(self, subjects: Iterable[str], *, make: bool = True) -> dict[str, SubjectKey]:
+        """The keys of subjects, by name; those that have none get one, or without `make` are left out.
 
         Raises
         ------
@@ -114,7 +114,7 @@ class SubjectKeys:
             found = {name: key for name in wanted if (key := self._by_subject.get(name)) is not None}
             missing = [name for name in wanted if name not in found]
             if missing:
-                found |= self._fetch(missing)
+                found |= self._fetch(missing, make=make)
                 self._trim(self._by_subject)
             return found
 
@@ -173,13 +173,13 @@ class SubjectKeys:
             self._by_subject.clear()
             self._by_id.clear()
 
-    def _fetch(self, subjects: Sequence[str]) -> dict[str, SubjectKey]:
+    def _fetch(self, subjects: Sequence[str], *, make: bool) -> dict[str, SubjectKey]:
         sessions, readers, secret = self._opened()
         names = {secret.pseudonym(name): name for name in subjects}
         with readers() as session:
             rows = list(_rows(session, names))
         missing = names.keys() - {row.subject for row in rows}
-        if missing:
+        if missing and make:
             with sessions.begin() as session:
                 _make(session, secret, sorted(missing))
                 # Another worker may have been first with some of them: what the database holds counts.

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from agents.subjects.keys import SubjectKeys
 from agents.subjects.sealing import SEALED, SubjectKey, key_id, key_ids, place
-from schemas.errors import StateError
+from schemas.errors import ConflictError, StateError
 from schemas.specification import Specification
 
 if TYPE_CHECKING:
@@ -49,11 +49,25 @@ def subjects_of(table: pd.DataFrame, column: str) -> list[str]:
     return found
 
 
-def ids_of(table: pd.DataFrame, spec: Specification, keys: SubjectKeys) -> set[bytes]:
-    """Ids of the keys of all whose rows a table holds; nobody's where the specification names no subject."""
+def ids_of(spec: Specification, keys: SubjectKeys, *tables: pd.DataFrame | None) -> set[bytes]:
+    """Ids of the keys of all whose rows some tables hold; nobody's where the specification names no subject.
+
+    Raises
+    ------
+    ConflictError
+        Somebody was erased since the tables were read.
+    """
     if spec.data.subject is None:
         return set()
-    return {key.id for key in keys.of_subjects(subjects_of(table, spec.data.subject)).values()}
+    names = {name for table in tables if table is not None for name in subjects_of(table, spec.data.subject)}
+    known = keys.of_subjects(names, make=False)
+    if missing := len(names) - len(known):
+        raise ConflictError(
+            f"{missing} people were erased while this was trained on their rows",
+            where=f"model {spec.name}",
+            remedy="train again: their rows are left out then",
+        )
+    return {key.id for key in known.values()}
 
 
 def sealed_bytes(table: pd.DataFrame, spec: Specification, keys: SubjectKeys) -> bytes:

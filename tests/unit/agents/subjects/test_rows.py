@@ -21,7 +21,7 @@ from agents.retraining.register import register_project
 from agents.retraining.table import normalise
 from agents.subjects.erasure import Erased, erase
 from agents.subjects.keys import SubjectKeys
-from agents.subjects.rows import Losses, layout_of, opened_table, sealed_bytes
+from agents.subjects.rows import Losses, ids_of, layout_of, opened_table, sealed_bytes
 from agents.subjects.sealing import Rule, place, sealed_prediction
 from schemas.errors import ConfigurationError, ConflictError, StateError, TrainingError
 from schemas.events import GroundTruth, Prediction
@@ -160,6 +160,16 @@ def test_a_row_that_was_moved_does_not_open(settings: Settings) -> None:
     assert layout is not None
     with pytest.raises(StateError, match="does not open"):
         opened_table(data.packed(frame), layout, keys)
+
+
+def test_whoever_is_erased_during_a_training_stops_it(settings: Settings) -> None:
+    spec = parse(TEXT)
+    table = normalise(people(1), spec, where="t")
+    kept(settings, table, spec)
+    assert len(ids_of(spec, SubjectKeys.of(settings), table, None, table)) == PEOPLE
+    gone(settings, "citizen-3")
+    with pytest.raises(ConflictError, match="1 people were erased"):
+        ids_of(spec, SubjectKeys.of(settings), table)
 
 
 def test_datasets_hold_people_sealed_and_lose_whoever_is_erased(settings: Settings) -> None:
