@@ -12,6 +12,7 @@ import typer
 
 from agents.commands import (
     agent,
+    archiving,
     audit,
     backtest,
     bench,
@@ -76,7 +77,7 @@ MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
     *(registry, searching, audit, signing),
     *(record, flagging, rebuild, lineage, moving),
-    *(training, backtest, traffic, history, datasets),
+    *(training, backtest, traffic, history, datasets, archiving),
     *(keys, principals, deciding, erase),
 )
 for module in MODULES:

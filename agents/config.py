@@ -9,20 +9,35 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dotenv import dotenv_values
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from schemas.durations import parse_rate
+from schemas import topics
+from schemas.durations import parse_duration, parse_rate
 from schemas.errors import ConfigurationError, UnsafeSettingError
 
 CONFIG_FILE = "config.toml"
 FLEET_BUDGET = "1/1d"
 _LOOPBACK = ("127.", "localhost", "[::1]")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long the archive keeps what, by topic; what is not named is kept for ever.
+
+    `hold`: for whom more is kept: every version that is neither rejected nor archived (``versions``), champions,
+    challengers and what is on the way to it (``live``), or nobody (``none``).
+    """
+
+    keep_ms: Mapping[str, int]
+    hold: str = "versions"
 
 
 class Settings(BaseSettings):
@@ -73,6 +88,11 @@ class Settings(BaseSettings):
     archive_max_age_ms: int = Field(default=30_000, description="longest a record waits to be archived")
     archive_idle_ms: int = Field(default=2_000, description="archive early when nothing came for so long")
     archive_max_rows: int = Field(default=100_000, description="rows of one archive file at most")
+    archive_retention: str = Field(
+        default="",
+        description="how long the archive keeps rows, counted in event time: 400d, or by kind, as "
+        "predictions=400d,ground-truth=400d; default: `[archive] retention` of `config.toml` in home, else for ever",
+    )
     training_timeout_ms: int = Field(default=3_600_000, ge=1_000, description="longest a training may take")
     projects: list[str] = Field(
         default_factory=list, description="folders whose code is the models': trigger `code` looks at them"
@@ -126,17 +146,65 @@ class Settings(BaseSettings):
         SpecificationError
             The budget is no rate.
         """
+        budget = self.fleet_budget or self._file("fleet", {"budget"}).get("budget", FLEET_BUDGET)
+        return parse_rate(
+            budget, where="DRIFTLINE_FLEET_BUDGET" if self.fleet_budget else f"[fleet.budget] of {CONFIG_FILE}"
+        )
+
+    @property
+    def retention(self) -> Retention:
+        """How long the archive keeps what.
+
+        Raises
+        ------
+        ConfigurationError
+            A kind of data is unknown, labels would go before their predictions, or `config.toml` in home is wrong.
+        SpecificationError
+            No duration.
+        """
+        section = self._file("archive", {"retention", "hold"})
+        given = self.archive_retention or section.get("retention", {})
+        where = "DRIFTLINE_ARCHIVE_RETENTION" if self.archive_retention else f"[archive] of {CONFIG_FILE}"
+        kinds = (topics.PREDICTIONS, topics.GROUND_TRUTH, topics.QUALITY_METRICS, topics.DRIFT_METRICS, topics.ALERTS)
+        if isinstance(given, str) and "=" in given:
+            given = dict(part.strip().partition("=")[::2] for part in given.split(","))
+        if isinstance(given, str):
+            given = dict.fromkeys(kinds, given)
+        hold = section.get("hold", "versions")
+        if not isinstance(given, dict) or set(given) - set(kinds) or hold not in {"versions", "live", "none"}:
+            raise ConfigurationError(
+                "not accepted",
+                where=where,
+                remedy=f'accepted: retention = "400d", or by kind of data ({", ".join(kinds)}); hold = "versions", '
+                '"live" or "none"',
+            )
+        keep_ms = {kind: parse_duration(text, where=f"{where}: {kind}") for kind, text in given.items()}
+        labels, predictions = keep_ms.get(topics.GROUND_TRUTH), keep_ms.get(topics.PREDICTIONS)
+        if labels is not None and (predictions is None or labels < predictions):
+            raise ConfigurationError(
+                "labels would go before their predictions, which would look as if none had come",
+                where=where,
+                remedy="keep ground-truth at least as long as predictions",
+            )
+        return Retention(keep_ms, hold)
+
+    def _file(self, section: str, keys: set[str]) -> dict[str, Any]:
+        """A section of `config.toml` in home, empty where there is none."""
         file = self.home / CONFIG_FILE
-        if self.fleet_budget or not file.exists():
-            return parse_rate(self.fleet_budget or FLEET_BUDGET, where="DRIFTLINE_FLEET_BUDGET")
+        if not file.exists():
+            return {}
         try:
             document = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigurationError(f"cannot be read: {error}", where=str(file)) from error
-        fleet = document.get("fleet", {})
-        if set(document) - {"fleet"} or not isinstance(fleet, dict) or set(fleet) - {"budget"}:
-            raise ConfigurationError("not accepted", where=str(file), remedy='accepted: [fleet] with budget = "1/1d"')
-        return parse_rate(fleet.get("budget", FLEET_BUDGET), where=f"{file} [fleet.budget]")
+        found: dict[str, Any] = document.get(section, {})
+        if set(document) - {"fleet", "archive"} or not isinstance(found, dict) or set(found) - keys:
+            raise ConfigurationError(
+                "not accepted",
+                where=str(file),
+                remedy='accepted: [fleet] with budget = "1/1d"; [archive] with retention = "400d", hold = "versions"',
+            )
+        return found
 
     @property
     def state_dir(self) -> Path:

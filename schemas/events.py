@@ -519,8 +519,20 @@ class SubjectErased(RegistryEvent, tag="SubjectErased", frozen=True, gc=False, k
     more: int = 0
 
 
+class ArchiveExpired(RegistryEvent, tag="ArchiveExpired", frozen=True, gc=False, kw_only=True):
+    """Files of the archive were let go: their retention was over. `rows`: by topic; `sha256`: over the sorted list of
+    their hashes and paths; `reason`: ``retention``, or that they went although versions needed them.
+    """
+
+    files: int
+    rows: dict[str, int]
+    sha256: str
+    reason: str
+
+
 AnyRegistryEvent = (
-    ModelRegistered
+    ArchiveExpired
+    | ModelRegistered
     | VersionRegistered
     | VersionObserved
     | VersionValidated

@@ -50,13 +50,12 @@ def acting(settings: Settings, role: Role, model: str | None = None, *, team: st
         engine.dispose()
 
 
-def need_on(settings: Settings, principal: Principal, role: Role, model: str) -> None:
-    """Refuse where `principal` may not act as `role` on `model`. Raises `ForbiddenError`."""
-    team = ""
+def need_on(settings: Settings, principal: Principal, role: Role, model: str, *, team: str = "") -> None:
+    """Refuse where `principal` may not act as `role` on `model`; `team`: as in `acting`. Raises `ForbiddenError`."""
     if principal.asks_teams:
         engine = make_engine(settings.database)
         with session_factory(engine, read_only=True)() as session:
-            team = team_of(session, model)
+            team = team_of(session, model, team)
         engine.dispose()
     if not principal.may(role, model, team):
         raise refuse(principal, role, model)

@@ -15,17 +15,19 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 
+from agents.access.logic import Principal
 from agents.archiving.compaction import Compactor
 from agents.archiving.files import open_files
 from agents.archiving.logic import ARCHIVED
 from agents.archiving.manifest import TopicPartition
+from agents.archiving.retention import expire, plan
 from agents.archiving.writer import ArchiveWriter, FlushRules
-from agents.config import Settings
-from agents.database.engine import make_engine, session_factory
+from agents.config import Retention, Settings
+from agents.database.engine import Sessions, make_engine, session_factory
 from agents.runtime import mark_ready
 from agents.subjects.keys import SubjectKeys
 from agents.subjects.sending import ArchiveSealer
-from schemas.errors import BrokerError
+from schemas.errors import BrokerError, ConflictError
 from streams.kafka.admin import topic_ids
 from streams.kafka.config import KafkaConfig
 from streams.kafka.consumer import GroupConsumer
@@ -77,6 +79,7 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     consumer.on_assign = assigned
     consumer.on_revoke = revoked
     clear_at_ms = time.monotonic_ns() // 1_000_000 + _CLEAR_MS
+    retention = settings.retention
     wait_s = min(0.25, rules.idle_ms / 2000)
     try:
         while not stop.is_set():
@@ -89,6 +92,8 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
                 compactor.written(_flush(writer, consumer, positions))
             elif writer.empty and not compactor.work(writer.claims) and now_ms >= clear_at_ms:
                 clear_at_ms = now_ms + _CLEAR_MS
+                if retention.keep_ms:
+                    _let_go(sessions, readers, retention, writer)
                 for partition in writer.claims:
                     compactor.clear(partition)
         _flush(writer, consumer, consumer.positions().next)
@@ -96,6 +101,22 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         consumer.close()
         files.close()
         engine.dispose()
+
+
+def _let_go(sessions: Sessions, readers: Sessions, retention: Retention, writer: ArchiveWriter) -> None:
+    """Let files go whose time is up, of the partitions that this worker holds."""
+    with readers() as session:
+        found = plan(session, retention, time.time_ns() // 1_000_000, partitions=writer.claims.keys())
+    if found.held:
+        log.info("%d files are older than their retention and kept for %s", len(found.held), ", ".join(found.by))
+    if not found.due:
+        return
+    try:
+        with sessions.begin() as session:
+            rows = expire(session, found.due, Principal(NAME, "system", authenticated=False), reason="retention")
+    except ConflictError:
+        return  # merged meanwhile: looked at again the next time
+    log.info("%d files with %d rows are older than their retention and were let go", len(found.due), rows)
 
 
 def _flush(

@@ -18,6 +18,7 @@ from agents.archiving import manifest
 from agents.archiving.files import Files, file_path, parquet_bytes
 from agents.archiving.manifest import Claim, NewFile, TopicPartition
 from agents.archiving.tables import ArchiveFileRow
+from schemas.errors import ConflictError
 from streams.kafka.failpoints import failpoint
 
 FAN_IN = 16
@@ -38,8 +39,8 @@ class Sized(Protocol):
 S = TypeVar("S", bound=Sized)
 
 
-def choose(files: Sequence[S], largest: int) -> list[S]:
-    """Neighbours to merge, of a partition's files in offset order: the first `FAN_IN` that are worth it, or nothing.
+def choose(files: Sequence[S], largest: int, fan_in: int = FAN_IN) -> list[S]:
+    """Neighbours to merge, of a partition's files in offset order: the first `fan_in` that are worth it, or nothing.
 
     Parameters
     ----------
@@ -51,8 +52,8 @@ def choose(files: Sequence[S], largest: int) -> list[S]:
     It is worth it when the largest of them is at most half of all: then a row is rewritten only when its file at least
     doubles.
     """
-    for start in range(len(files) - FAN_IN + 1):
-        run = files[start : start + FAN_IN]
+    for start in range(len(files) - fan_in + 1):
+        run = files[start : start + fan_in]
         total = sum(file.rows for file in run)
         if total <= largest and 2 * max(file.rows for file in run) <= total:
             return list(run)
@@ -115,16 +116,37 @@ class Compactor:
         """
         with self.readers() as session:
             parts = choose(manifest.files_of(session, *partition), self.largest)
-        if not parts:
-            return False
+        return self.merge(partition, held, parts) if parts else False
+
+    def merge(self, partition: TopicPartition, held: Claim, parts: Sequence[ArchiveFileRow], token: str = "") -> bool:
+        """Let one file take the place of `parts`; whether it did (False: somebody else was faster).
+
+        Parameters
+        ----------
+        token : str
+            Hexadecimal: keeps the file apart from what the partition's owner may make of the same rows.
+
+        Raises
+        ------
+        FencedError
+            Another worker took the partition over.
+        """
         table = pa.concat_tables([self.files.read(part.path) for part in parts], promote_options="default")
         first, last = parts[0].first_offset, parts[-1].last_offset
-        draft = self.files.write(file_path(*partition, first, last, held.epoch), parquet_bytes(table))
+        path = file_path(*partition, first, last, held.epoch, token=token)
+        draft = self.files.write(path, parquet_bytes(table))
         self.files.publish([draft])
         failpoint("archive-merged")
         merged = _entry(parts, draft.path, draft.size_bytes, draft.sha256)
-        with self.sessions.begin() as session:
-            manifest.merge(session, held, parts, merged)
+        try:
+            with self.sessions.begin() as session:
+                manifest.merge(session, held, parts, merged)
+        except ConflictError:
+            # Nothing names the file, unless its twin of the same name was faster.
+            with self.readers() as session:
+                if draft.path not in manifest.paths(session, *partition):
+                    self.files.remove(draft.path)
+            return False
         return True
 
     def clear(self, partition: TopicPartition) -> int:

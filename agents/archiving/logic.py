@@ -147,8 +147,8 @@ class Rows:
         return int(self.rows[-1]["offset"])
 
     def times(self) -> tuple[int | None, int | None]:
-        """Least and greatest event time (traffic only), in milliseconds."""
-        known = [time for row in self.rows if (time := row.get("event_time_ms")) is not None]
+        """Least and greatest event time, in milliseconds: of metrics the ends of windows, of alerts their openings."""
+        known = [time for row in self.rows if (time := _event_time_ms(row)) is not None]
         return (min(known), max(known)) if known else (None, None)
 
     def table(self) -> pa.Table:
@@ -157,6 +157,12 @@ class Rows:
         fields = zip(schema.names, schema.types, strict=True)
         columns = [pa.array([row.get(name) for row in self.rows], type) for name, type in fields]
         return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _event_time_ms(row: Row) -> int | None:
+    at = row.get("window_end") or row.get("opened_at")
+    time: int | None = row.get("event_time_ms") if at is None else codec.to_ms(at)
+    return time
 
 
 def tabulate(topic: str, records: Sequence[Record]) -> pa.Table:

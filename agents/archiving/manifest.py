@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from agents.archiving.tables import ArchiveFileRow, ArchivePositionRow, ArchiveRetiredRow
-from schemas.errors import FencedError, StateError
+from schemas.errors import ConflictError, FencedError, StateError
 
 TopicPartition = tuple[str, int]
 
@@ -139,6 +139,8 @@ def merge(session: Session, held: Claim, parts: Sequence[ArchiveFileRow], file: 
     ------
     FencedError
         Another worker took the partition over.
+    ConflictError
+        Somebody else merged or expired one of the files.
     """
     topic, partition = file.topic, file.partition
     kept = session.execute(
@@ -156,10 +158,14 @@ def merge(session: Session, held: Claim, parts: Sequence[ArchiveFileRow], file: 
         .where(ArchiveFileRow.id.in_([part.id for part in parts]))
         .execution_options(synchronize_session=False)
     )
-    if getattr(kept, "rowcount", 0) != 1 or getattr(gone, "rowcount", 0) != len(parts):
+    if getattr(kept, "rowcount", 0) != 1:
         raise FencedError(f"another worker archives {topic}-{partition} now", where=f"epoch {held.epoch}")
+    if getattr(gone, "rowcount", 0) != len(parts):
+        raise ConflictError("the files were merged or expired meanwhile", where=f"archive of {topic}-{partition}")
     now = datetime.now(UTC)
-    session.add(ArchiveFileRow(**file.__dict__, epoch=held.epoch, created_at=now))
+    # Retention counts from when rows arrived: merging makes nothing younger.
+    arrived = max(part.created_at for part in parts)
+    session.add(ArchiveFileRow(**file.__dict__, epoch=held.epoch, created_at=arrived))
     session.add_all(
         ArchiveRetiredRow(path=part.path, topic=topic, partition=partition, retired_at=now) for part in parts
     )
@@ -185,6 +191,17 @@ def retired(session: Session, topic: str, partition: int, age: timedelta = timed
 def forget(session: Session, paths: Sequence[str]) -> None:
     """Retired files were removed."""
     session.execute(delete(ArchiveRetiredRow).where(ArchiveRetiredRow.path.in_(paths)))
+
+
+def held(session: Session) -> dict[TopicPartition, Claim]:
+    """The right that the present owner of each partition has. Whoever uses it beside the owner fences nobody."""
+    rows = session.execute(
+        select(
+            *(ArchivePositionRow.topic, ArchivePositionRow.partition),
+            *(ArchivePositionRow.epoch, ArchivePositionRow.next_offset),
+        )
+    )
+    return {(topic, partition): Claim(epoch, offset) for topic, partition, epoch, offset in rows}
 
 
 def next_offsets(session: Session) -> dict[TopicPartition, int]:

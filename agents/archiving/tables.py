@@ -67,3 +67,22 @@ class ArchiveRetiredRow(Base):
     topic: Mapped[str] = mapped_column(String(249))
     partition: Mapped[int] = mapped_column(Integer)
     retired_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+
+
+class ArchiveExpiredRow(Base):
+    """A tombstone: a file whose time was up, of what, and the epoch of the audit row that says who let it go."""
+
+    __tablename__ = "archive_expired"
+
+    path: Mapped[str] = mapped_column(String(500), primary_key=True)
+    topic: Mapped[str] = mapped_column(String(249), index=True)
+    partition: Mapped[int] = mapped_column(Integer)
+    first_offset: Mapped[int] = mapped_column(BigInteger)
+    last_offset: Mapped[int] = mapped_column(BigInteger)
+    rows: Mapped[int] = mapped_column(Integer)
+    timeless: Mapped[int] = mapped_column(Integer)
+    min_event_time_ms: Mapped[int | None] = mapped_column(BigInteger)
+    max_event_time_ms: Mapped[int | None] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    expired_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    epoch: Mapped[int] = mapped_column(BigInteger)

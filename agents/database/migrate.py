@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from schemas.errors import RegistryError
 
-HEAD = "0011"
+HEAD = "0012"
 """Newest revision: what this program needs (a test holds it equal to the scripts)."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -22,6 +22,7 @@ from schemas.events import (
     Alert,
     ApprovalLapsed,
     ApprovalRequested,
+    ArchiveExpired,
     CandidateStaged,
     CommandRefused,
     DriftMetric,
@@ -378,6 +379,9 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
             return "registry", f"Tags of {what}: {named}", "plain"
         case SubjectErased():
             return "access", f"A person's data was erased by {event.actor}", "plain"
+        case ArchiveExpired():
+            what = ", ".join(f"{rows} rows of {topic}" for topic, rows in sorted(event.rows.items()))
+            return "archive", f"Let go by {event.actor} ({event.reason}): {what}", "plain"
         case AccessChanged():
             return "access", f"{event.subject}: {event.change} {event.detail}".strip(), "plain"
         case ModelSwapped():

@@ -16,6 +16,7 @@ from schemas.events import (
     AnyRegistryEvent,
     ApprovalLapsed,
     ApprovalRequested,
+    ArchiveExpired,
     CommandRefused,
     FlagWithdrawn,
     ModelPromoted,
@@ -122,10 +123,12 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
     missing: dict[int, int] = {}  # approvals still to come, where people decide
     for event in events:
         match event:
-            case ModelRegistered() | ProbationEnded() | AccessChanged() | CommandRefused() | RollbackReviewed():
+            case ModelRegistered() | ProbationEnded() | RollbackReviewed():
                 pass
             case TagsChanged() | VersionFlagged() | FlagWithdrawn() | SubjectErased():
                 pass
+            case AccessChanged() | ArchiveExpired() | CommandRefused():
+                pass  # of the whole installation
             case VersionRegistered(version=version):
                 stages[version] = "registered"
             case VersionObserved(version=version):

@@ -74,6 +74,8 @@ class _Task(NamedTuple):
     directory: Path
     data: Path | Given | None
     member: Member | None
+    team: str
+    """Of the specification: whose the model is from its registration on."""
 
 
 def register_fleet(
@@ -143,8 +145,8 @@ def register_fleet(
     failed: list[dict[str, Any]] = []
     for member in found:
         try:
-            name = fleets.member(text, member.value, file=str(file))[1].name
-            tasks.append(_Task(name, directory, data, member))
+            one = fleets.member(text, member.value, file=str(file))[1]
+            tasks.append(_Task(one.name, directory, data, member, one.model.team))
         except DriftlineError as error:
             failed.append(_failure(fleet.model.name.replace(f"{{{fleet.model.per}}}", member.value), error))
     document = _Round(settings, kafka, wanted, watching, known, note).run(tasks, failed)
@@ -197,7 +199,7 @@ def register_folder(
             if spec.is_fleet:
                 fleets_found.append((project, table))
             else:
-                tasks.append(_Task(spec.name, project, table, None))
+                tasks.append(_Task(spec.name, project, table, None, spec.model.team))
         except DriftlineError as error:
             failed.append(_failure(project.name, error))
     whole = _Round(settings, kafka, wanted, None, known, note).run(tasks, failed)
@@ -275,7 +277,7 @@ def _register(
 ) -> dict[str, Any]:
     try:
         if wanted.by is not None:
-            need_on(settings, wanted.by, "producer", task.model)
+            need_on(settings, wanted.by, "producer", task.model, team=task.team)
         if watching is not None:
             rows = task.member is not None and task.member.rows is not None
             return register_watched(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from agents.archiving.retention import lost, need_of
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.database.engine import make_engine, session_factory
@@ -33,7 +34,7 @@ from agents.retraining.project import Project
 from agents.retraining.trainer import event_times_ms, table_hash
 from agents.subjects.keys import SubjectKeys
 from agents.subjects.rows import Losses
-from schemas.codec import to_ms
+from schemas.codec import iso, to_ms
 from schemas.errors import ConfigurationError, TrainingError, TransitionError
 from schemas.specification import Specification
 
@@ -99,7 +100,13 @@ def rebuild(settings: Settings, model: str, version: int, *, here: bool = False,
             _refuse_foreign(info)
             project = restore_project(artifacts, str(info.code["artifact"]), folder / "code")
             losses = Losses()
-            table = recorded_table(settings, registry, session, info, project.spec, losses=losses)
+            gone = lost(session, need_of(model, version, info.dataset, project.spec.revision_horizon_ms))
+            try:
+                table = recorded_table(settings, registry, session, info, project.spec, losses=losses)
+            except TrainingError as error:
+                raise (
+                    error if gone is None else TrainingError(_gone(gone), where=f"{model} version {version}")
+                ) from error
         engine.dispose()
         if losses.erased:
             return _irreproducible(info, table, losses.erased, time.monotonic() - started)
@@ -116,7 +123,10 @@ def rebuild(settings: Settings, model: str, version: int, *, here: bool = False,
         }
         found = _in_child(_interpreter(lock, project, folder, here=here, python=python), task, folder)
         rebuilt = (folder / "rebuilt.skops").read_bytes()
-    return _told(info, lock, found, table, (original, rebuilt), here=here, seconds=time.monotonic() - started)
+    told = _told(info, lock, found, table, (original, rebuilt), here=here, seconds=time.monotonic() - started)
+    if gone is not None and not told.data["identical"]:
+        told = msgspec.structs.replace(told, differences=[f"data: {_gone(gone)}", *told.differences])
+    return told
 
 
 def recorded_table(
@@ -176,6 +186,10 @@ def recorded_table(
         from_ms = _ms(chosen)
         table = table[event_times_ms(table, spec) >= from_ms].reset_index(drop=True)
     return table
+
+
+def _gone(gone: tuple[int, datetime]) -> str:
+    return f"not reproducible: {gone[0]} rows of the archive were let go by {iso(gone[1])}, their retention was over"
 
 
 def _not_here(artifacts: ArtifactStore, sha: str | None) -> str:

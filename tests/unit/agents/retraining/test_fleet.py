@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from agents.access.logic import Grant, Principal
 from agents.artifacts import ArtifactStore
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
@@ -130,3 +131,40 @@ def test_what_cannot_be_told_apart(settings: Settings, tmp_path: Path) -> None:
         register_project(settings, None, project, tmp_path / "table.csv", actor="ada")
     with pytest.raises(ConfigurationError, match="no project lies here"):
         register_folder(settings, None, tmp_path / "nowhere", None, ADA)
+
+
+def test_a_team_registers_its_own_models_and_no_others(settings: Settings, tmp_path: Path) -> None:
+    """A new model belongs to the team that its specification names; one that is there, to the team it was given to."""
+
+    def project(name: str, team: str) -> None:
+        spec = SPEC.replace('name = "toy"', f'name = "{name}"\nteam = "{team}"' if team else f'name = "{name}"')
+        write_project(tmp_path / "projects" / name, spec=spec)
+
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for name, team in (("ours", "north"), ("theirs", "south"), ("nobodys", "")):
+        project(name, team)
+        toy_table(12).to_parquet(tables / f"{name}.parquet")
+    bea = Principal("bea", "key", authenticated=True, grants=(Grant("producer", "*", "north"),))
+    ours = ADA._replace(actor="bea", by=bea)
+    done = register_folder(settings, None, tmp_path / "projects", tables, ours)
+    assert names(done) == [("nobodys", "error"), ("ours", "initial"), ("theirs", "error")]
+    assert "lacks the role producer" in done["models"][0]["error"]["what"]
+    # A specification that claims another's model does not make it one's own.
+    register_folder(settings, None, tmp_path / "projects", tables, ADA._replace(match="theirs"))
+    project("theirs", "north")
+    again = register_folder(settings, None, tmp_path / "projects", tables, ours._replace(match="theirs"))
+    assert names(again) == [("theirs", "error")]
+
+
+def test_a_team_registers_a_fleet(settings: Settings, tmp_path: Path, table: Path) -> None:
+    past = pd.read_csv(table, dtype={"route": "str"}).assign(prediction=1, probability=0.6)
+    past.to_parquet(tmp_path / "past.parquet")
+    project = write_project(tmp_path / "p", spec=FLEET.replace("[data]", 'team = "north"\n[data]'))
+    wrong = {}
+    for team in ("south", "north"):
+        by = Principal("bea", "key", authenticated=True, grants=(Grant("producer", "bus-*", team),))
+        wanted = ADA._replace(actor="bea", by=by)
+        done = register_fleet(settings, None, project, tmp_path / "past.parquet", wanted, watching=Watching())
+        wrong[team] = {entry["model"] for entry in done["models"] if "error" in entry} - {"bus-New York"}
+    assert wrong == {"south": {"bus-12", "bus-7"}, "north": set()}

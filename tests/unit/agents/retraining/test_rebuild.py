@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from agents.access.logic import local_principal
+from agents.archiving.retention import expire, plan
 from agents.artifacts import ArtifactStore
-from agents.config import Settings, load_settings
+from agents.config import Retention, Settings, load_settings
 from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.registry import moving
@@ -229,6 +231,27 @@ def test_an_imported_version_is_made_again_once_its_rows_came(
         assert found.differences == []
         assert found.reproduced
         assert found.data["rows"] == {1: 3000, 2: 3300}[version]
+
+
+def test_what_was_let_go_is_told(settings: Settings, tmp_path: Path) -> None:
+    registered(settings, tmp_path, spec=SPEC.replace('"25d"', '"20000d"'))
+    log = Log()
+    archive_days(settings, log, 20, 5)
+    register_project(settings, None, tmp_path / "p", None, actor="ada")
+    sessions = session_factory(make_engine(settings.database))
+    keep = Retention({"predictions": 1, "ground-truth": 1})
+    archive_days(settings, log, 60, 1)
+    clock_ms = 4_000_000_000_000
+    with sessions.begin() as session:
+        session.query(VersionRow).filter_by(version=2).one().stage = "superseded"
+        found = plan(session, keep, clock_ms)
+        assert (len(found.due), len(found.held), found.by) == (0, 4, ["toy 2"])
+        forced = plan(session, keep, clock_ms, force=True)
+        expire(session, forced.due, local_principal("ada"), reason="asked for")
+    told = rebuild(settings, "toy", 2, here=True)
+    assert not told.reproduced
+    assert told.differences[0].startswith("data: not reproducible: 600 rows of the archive were let go by ")
+    assert told.differences[1] == "data: 3300 rows were recorded, 3000 are left"
 
 
 @pytest.mark.slow
