@@ -90,7 +90,8 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
             # Positions also move over transaction markers alone: whoever waits for the end of the log needs them.
             if writer.due(now_ms) or (writer.empty and consumer.drained() and writer.behind(positions)):
                 compactor.written(_flush(writer, consumer, positions))
-            elif writer.empty and not compactor.work(writer.claims) and now_ms >= clear_at_ms:
+            # Also between two files of traffic that never ends: one step at a time.
+            if writer.empty and not compactor.work(writer.claims) and now_ms >= clear_at_ms:
                 clear_at_ms = now_ms + _CLEAR_MS
                 if retention.keep_ms:
                     _let_go(sessions, readers, retention, writer)

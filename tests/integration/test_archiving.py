@@ -223,3 +223,20 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(
     with running(settings, kafka):
         eventually(lambda: covered(sessions, kafka), timeout=40)
     assert len(offsets(sessions, settings)[PREDICTIONS]) == 50
+
+
+def test_what_is_old_goes_by_itself(
+    settings: Settings, kafka: KafkaConfig, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = 86_400_000
+    monkeypatch.setattr(agent, "_CLEAR_MS", 0)
+    with running(settings.model_copy(update={"archive_retention": "1d", "archive_max_rows": 10}), kafka):
+        send(kafka, range(30))
+        eventually(lambda: covered(sessions, kafka), timeout=20)
+        assert len(offsets(sessions, settings)[PREDICTIONS]) == 30
+        send(kafka, range(2 * day, 2 * day + 30))
+        eventually(lambda: covered(sessions, kafka), timeout=20)
+        eventually(lambda: len(offsets(sessions, settings)[PREDICTIONS]) == 30, timeout=20)
+    with sessions() as session, dataset.connect(session, settings.archive) as connection:
+        (least,) = connection.execute("SELECT min(event_time_ms) FROM predictions").fetchall()
+    assert least == (2 * day,)
