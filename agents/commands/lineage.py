@@ -17,7 +17,7 @@ def lineage(
     model: Annotated[str, typer.Argument(help="Name of a registered model.")] = "",
     version: Annotated[int, typer.Argument(help="Number of a version; default: the champion's.", min=0)] = 0,
     *,
-    dataset: Annotated[str, typer.Option("--dataset", help="SHA-256 of a table, or its beginning.")] = "",
+    dataset: Annotated[str, typer.Option("--dataset", help="NAME@3, or a table's SHA-256 or its beginning.")] = "",
     package: Annotated[str, typer.Option("--package", help="Such as scikit-learn==1.9.1, or numpy<2.")] = "",
     commit: Annotated[str, typer.Option("--commit", help="Git commit, or its beginning.")] = "",
     run: Annotated[str, typer.Option("--run", help="Id of a training run, or its beginning.")] = "",

@@ -78,7 +78,7 @@ def uses(session: Session, kind: str, sha: str, *, only_live: bool) -> list[Use]
         It is too short, or more than one begins so.
     """
     kinds = ("dataset", "rows") if kind == "dataset" else (kind,)
-    if len(sha) < LEAST_PREFIX:
+    if len(sha) < LEAST_PREFIX and "@" not in sha:
         raise ConfigurationError(f"{sha!r} is too short", where=f"--{kind}", remedy=f"give {LEAST_PREFIX} digits")
     wanted = and_(InputRow.kind.in_(kinds), InputRow.sha >= sha, InputRow.sha < sha + _LAST)
     exact = and_(InputRow.kind.in_(kinds), InputRow.sha == sha)

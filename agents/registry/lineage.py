@@ -110,6 +110,8 @@ def inputs(row: Any) -> list[tuple[str, str, str, str]]:
 
     if row.parent is not None:
         add("version", f"{row.model}/{row.parent}", "successor of", f"{row.model} {row.parent}")
+    if name := dataset.get("dataset"):
+        add("dataset", name, "trained on", f"dataset {name}")
     add("dataset", dataset.get("registered"), "trained on")
     add("dataset", dataset.get("seasons"), "seasons of")
     add("rows", dataset.get("sha256"), "rows", f"{dataset.get('rows', '?')} rows {str(dataset.get('sha256'))[:12]}")

@@ -263,6 +263,10 @@ def test_a_version_names_the_dataset_it_was_trained_on(tmp_path: Path, monkeypat
         version = Questions().version(session, "toy", 1)
     engine.dispose()
     assert version.dataset["dataset"] == "trips@1"
+    found = json.loads(CliRunner().invoke(app, ["lineage", "--dataset", "trips@1", "--json"]).stdout)
+    assert [(use["model"], use["version"]) for use in found["versions"]] == [("toy", 1)]
+    graph = json.loads(CliRunner().invoke(app, ["lineage", "toy", "1", "--json"]).stdout)
+    assert ("dataset:trips@1", "dataset trips@1") in [(node["id"], node["label"]) for node in graph["nodes"]]
     assert register("--dataset", "trips@9") != 0
     assert register("--dataset", "trips", "--data", str(tmp_path / "t.csv")) != 0
 
