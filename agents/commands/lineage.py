@@ -22,12 +22,16 @@ def lineage(
     commit: Annotated[str, typer.Option("--commit", help="Git commit, or its beginning.")] = "",
     run: Annotated[str, typer.Option("--run", help="Id of a training run, or its beginning.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Versions that are not live, too.")] = False,
-    svg: Annotated[Path | None, typer.Option("--svg", help="Draw the lineage of a version into this file.")] = None,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Of a dataset, commit or run, too: what it was made from and went into.")
+    ] = False,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Draw the lineage into this file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a version was made from and what was made from it; or which live models something went into.
 
-    `--dataset`, `--package`, `--commit` and `--run` answer "which live models used this?".
+    `--dataset`, `--package`, `--commit` and `--run` answer "which live models used this?"; with `--tree` or `--svg`,
+    where a dataset comes from and everything that came of it.
     """
     from agents.access.acting import acting
     from agents.config import load_settings
@@ -49,6 +53,13 @@ def lineage(
         _show(registry.lineage(model, version or None), svg, as_json=as_json)
         return
     (kind, value), *_ = asked.items()
+    if tree or svg is not None:
+        if kind == "package":
+            raise ConfigurationError(
+                "packages have no tree", where="driftline lineage --package", remedy="ask without --tree and --svg"
+            )
+        _show(registry.lineage_of(kind, value), svg, as_json=as_json)
+        return
     found = registry.uses(kind, value, only_live=not everything)
     if as_json:
         document({kind: value, "versions": found})
@@ -69,7 +80,8 @@ def _show(found: Lineage, svg: Path | None, *, as_json: bool) -> None:
         document(found)
         return
     say(f"{found.of.label}{_marks(found.of)}")
-    say("  made from")
+    if any(depth < 0 for depth in found.depth.values()):
+        say("  made from")
     _print(found, found.of.id, upward=True, indent="    ")
     if any(depth > 0 for depth in found.depth.values()):
         say("  went into")

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 
+from sqlalchemy.orm import Session
+
 from agents.access.logic import Principal
 from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.migrate import upgrade
+from agents.datasets import build as datasets
+from agents.datasets import lineage as dataset_lineage
 from agents.gateway.views import ModelFacts, VersionFacts
 from agents.registry import approvals, flags, impact, lineage
 from agents.registry.batch import Chosen, Outcome, What, chosen, decide_all
@@ -23,7 +27,7 @@ from agents.registry.search import Search, Seen, find_versions
 from agents.registry.service import Registry
 from agents.registry.views import ModelInfo, VersionInfo
 from agents.registry.watched import is_watched
-from schemas.errors import TransitionError
+from schemas.errors import NotFoundError, TransitionError
 from schemas.specification import Specification
 
 
@@ -162,8 +166,46 @@ class RegistryDecisions:
         with self.readers() as session:
             champion = self._registry.champion(session, model)
             found = lineage.made(session, model)
+            made_of = dataset_lineage.known(session, self._registry.artifacts, lineage.datasets_in(found))
         number = version or (champion.version if champion is not None else max((v.version for v in found), default=0))
-        return lineage.around(found, lineage.version_id(model, number))
+        return lineage.around([*found, *made_of], lineage.version_id(model, number))
+
+    def lineage_of(self, kind: str, value: str) -> Lineage:
+        """Lineage of a ``dataset`` (a name, the newest, ``NAME@3``, or the hash of a table), ``run`` or ``commit``.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such thing.
+        ConfigurationError
+            More than one begins so.
+        """
+        with self.readers() as session:
+            name = self._dataset(session, value) if kind == "dataset" else None
+            try:
+                names = impact.named_so(session, kind, name or value)
+                found = impact.uses(session, kind, name or value, only_live=False)
+            except NotFoundError:
+                if name is None:
+                    raise
+                names, found = [name], []
+            versions = [one for model in sorted({use.model for use in found}) for one in lineage.made(session, model)]
+            known = lineage.datasets_in(versions) | ({name} if name is not None else set())
+            vertices: list[lineage.Vertex] = [
+                *versions,
+                *dataset_lineage.known(session, self._registry.artifacts, known),
+            ]
+        kinds = {made_from[0] for one in versions for made_from in one.inputs if made_from[1] == names[0]}
+        return lineage.around(vertices, f"{'rows' if kinds == {'rows'} else kind}:{names[0]}")
+
+    @staticmethod
+    def _dataset(session: Session, value: str) -> str | None:
+        """``NAME@3`` of a dataset of this registry; None: it is none, a hash perhaps."""
+        try:
+            row = datasets.find(session, value)
+        except NotFoundError:
+            return None
+        return f"{row.name}@{row.version}"
 
     def uses(self, kind: str, value: str, *, only_live: bool) -> list[Use]:
         """Versions that a dataset, commit, run or package went into.

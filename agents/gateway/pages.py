@@ -11,14 +11,16 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 
 from agents.gateway import access, views
-from agents.gateway.access import may, visit
+from agents.gateway.access import may, may_everywhere, visit
 from agents.gateway.api import Sought, champion_of, decide_matching, listed_models, visible_models
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, ordered_windows
 from agents.registry import drawing
+from agents.registry.lineage import Lineage
 from agents.registry.search import Search
-from schemas.errors import DatabaseUnavailableError, DriftlineError
+from schemas.errors import DatabaseUnavailableError, DriftlineError, NotFoundError
 
+DRAWN = ("dataset", "run", "commit")
 PARTS = ("tiles", "incidents", "versions", "activity", "drift", "accounting")
 MODELS_A_PAGE = 500
 QUESTIONS: dict[str, dict[str, Any]] = {
@@ -106,6 +108,25 @@ def router(context: Context, templates: Environment) -> APIRouter:
     def picture(model: str, version: int = 0) -> Response:
         found = context.registry.lineage(model, version or None)
         return Response(drawing.svg(found), media_type="image/svg+xml")
+
+    @routes.get("/lineage", dependencies=[Depends(may_everywhere(gate, "viewer"))])
+    def lineage_page(kind: str = "dataset", name: str = "") -> HTMLResponse:
+        values: dict[str, Any] = {"kinds": DRAWN, "kind": kind, "name": name.strip(), "found": None, "problem": ""}
+        if values["name"]:
+            try:
+                values["found"] = _drawn(kind, values["name"])
+            except DriftlineError as error:
+                values["problem"] = f"{error.what} {error.remedy}".strip()
+        return show.page("lineage.html", **values)
+
+    @routes.get("/lineage.svg", dependencies=[Depends(may_everywhere(gate, "viewer"))])
+    def picture_of(kind: str, name: str) -> Response:
+        return Response(drawing.svg(_drawn(kind, name.strip())), media_type="image/svg+xml")
+
+    def _drawn(kind: str, name: str) -> Lineage:
+        if kind not in DRAWN:
+            raise NotFoundError(f"{kind!r} has no lineage", where="page", remedy=f"choose one of {', '.join(DRAWN)}")
+        return context.registry.lineage_of(kind, name)
 
     @routes.get("/models/{model}/parts/{part}")
     def part(model: str, part: str, statistic: str = "") -> Response:

@@ -77,22 +77,36 @@ def uses(session: Session, kind: str, sha: str, *, only_live: bool) -> list[Use]
     ConfigurationError
         It is too short, or more than one begins so.
     """
-    kinds = ("dataset", "rows") if kind == "dataset" else (kind,)
+    things = named_so(session, kind, sha)
+    wanted = and_(InputRow.kind.in_(_kinds(kind)), InputRow.sha.in_(things))
+    return _uses(session, wanted, only_live=only_live)
+
+
+def named_so(session: Session, kind: str, sha: str) -> list[str]:
+    """What versions were made from whose name is `sha` or begins with it: one thing, and a commit's dirty state.
+
+    Raises
+    ------
+    NotFoundError, ConfigurationError
+        As `uses`.
+    """
+    kinds = _kinds(kind)
     if len(sha) < LEAST_PREFIX and "@" not in sha:
         raise ConfigurationError(f"{sha!r} is too short", where=f"--{kind}", remedy=f"give {LEAST_PREFIX} digits")
-    wanted = and_(InputRow.kind.in_(kinds), InputRow.sha >= sha, InputRow.sha < sha + _LAST)
-    exact = and_(InputRow.kind.in_(kinds), InputRow.sha == sha)
-    if session.scalars(select(InputRow.sha).where(exact).limit(1)).first() is None:
-        found = _distinct(session, wanted)
-        if not found:
-            raise NotFoundError(f"no version was made from {kind} {sha}", where="lineage")
-        if len({name.removesuffix("-dirty") for name in found}) > 1:
-            some = ", ".join(sorted(found)[:5])
-            raise ConfigurationError(f"{sha} may be {some}", where=f"--{kind}", remedy="give more of its digits")
-        wanted = and_(InputRow.kind.in_(kinds), InputRow.sha.in_(found))
-    else:
-        wanted = and_(InputRow.kind.in_(kinds), InputRow.sha.in_([sha, f"{sha}-dirty"]))
-    return _uses(session, wanted, only_live=only_live)
+    exact = and_(InputRow.kind.in_(kinds), InputRow.sha.in_([sha, f"{sha}-dirty"]))
+    found = _distinct(session, exact)
+    if not found:
+        found = _distinct(session, and_(InputRow.kind.in_(kinds), InputRow.sha >= sha, InputRow.sha < sha + _LAST))
+    if not found:
+        raise NotFoundError(f"no version was made from {kind} {sha}", where="lineage")
+    if len({name.removesuffix("-dirty") for name in found}) > 1:
+        some = ", ".join(sorted(found)[:5])
+        raise ConfigurationError(f"{sha} may be {some}", where=f"--{kind}", remedy="give more of its digits")
+    return sorted(found)
+
+
+def _kinds(kind: str) -> tuple[str, ...]:
+    return ("dataset", "rows") if kind == "dataset" else (kind,)
 
 
 def package_uses(session: Session, wanted: str, packages: Packages, *, only_live: bool) -> list[Use]:

@@ -6,8 +6,8 @@ round, from a thing to the versions it went into, over an index of the same reco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import select
@@ -17,12 +17,15 @@ from agents.registry.flags import in_force
 from agents.registry.tables import ModelRow, VersionRow
 from schemas.errors import NotFoundError
 
+Input = tuple[str, str, str, str]
+"""What something was made from: (kind, id, label, relation)."""
+
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A thing of the graph.
 
-    `kind`: ``version``, ``dataset``, ``rows`` (the training table as it was read), ``archive``, ``code``, ``commit``,
-    ``environment``, ``specification`` or ``run``. `live`: a version that is champion now;
+    `kind`: ``version``, ``dataset``, ``rows`` (the training table as it was read), ``archive``, ``query``, ``file``,
+    ``code``, ``commit``, ``environment``, ``specification`` or ``run``. `live`: a version that is champion now;
     `flagged`: one that was found faulty, or descends from one.
     """
 
@@ -50,15 +53,32 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     depth: dict[str, int]
 
 
+class Vertex(Protocol):
+    """Whatever was made from something."""
+
+    @property
+    def node(self) -> Node: ...
+
+    @property
+    def inputs(self) -> Sequence[Input]: ...
+
+
+class Thing(msgspec.Struct, frozen=True, kw_only=True):
+    """Something beside versions that was made from something: a dataset."""
+
+    node: Node
+    inputs: list[Input]
+
+
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """A version as far as lineage needs it. `inputs`: (kind, id, label, relation)."""
+    """A version as far as lineage needs it."""
 
     model: str
     version: int
     stage: str
     live: bool
     environment: Mapping[str, Any]
-    inputs: list[tuple[str, str, str, str]]
+    inputs: list[Input]
     flagged: bool = False
 
     @property
@@ -100,9 +120,15 @@ def made(session: Session, model: str) -> list[Made]:
     ]
 
 
-def inputs(row: Any) -> list[tuple[str, str, str, str]]:
-    """What a version was made from, of its row: (kind, id, label, relation)."""
-    dataset, code, found = row.dataset, row.code, []
+def datasets_in(versions: Iterable[Made]) -> set[str]:
+    """Names (``NAME@3``) of the datasets that versions were trained on."""
+    return {name for one in versions for kind, name, _, _ in one.inputs if kind == "dataset" and "@" in name}
+
+
+def inputs(row: Any) -> list[Input]:
+    """What a version was made from, of its row."""
+    dataset, code = row.dataset, row.code
+    found: list[Input] = []
 
     def add(kind: str, sha: Any, relation: str, label: str = "") -> None:
         if sha:
@@ -126,17 +152,17 @@ def inputs(row: Any) -> list[tuple[str, str, str, str]]:
     return found
 
 
-def around(versions: Iterable[Made], start: str) -> Lineage:
+def around(vertices: Iterable[Vertex], start: str) -> Lineage:
     """Ancestors and descendants of a node.
 
     Raises
     ------
     NotFoundError
-        None of `versions` knows it.
+        None of `vertices` knows it.
     """
     nodes: dict[str, Node] = {}
     edges: list[Edge] = []
-    for one in versions:
+    for one in vertices:
         nodes[one.node.id] = one.node
         for kind, sha, label, relation in one.inputs:
             source = f"{kind}:{sha}"

@@ -119,6 +119,24 @@ class MemoryRegistry:
             version_id(model, number),
         )
 
+    def lineage_of(self, kind: str, value: str) -> Lineage:
+        found = self.lineage(MODEL, 1)
+        used = [node for node in found.nodes if node.kind == "version"]
+        if value != "trips@1":
+            raise NotFoundError(f"no version was made from {kind} {value}")
+        made = [
+            Made(
+                model=MODEL,
+                version=number,
+                stage="promoted",
+                live=False,
+                environment={},
+                inputs=[("dataset", value, value, "trained on")],
+            )
+            for number in range(1, len(used) + 1)
+        ]
+        return around(made, f"{kind}:{value}")
+
     def approve(
         self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None
     ) -> None:

@@ -95,6 +95,25 @@ def test_a_model_stands_for_its_champion(history: RegistryDecisions) -> None:
         history.lineage("m", 9)
 
 
+def test_a_thing_has_a_lineage_of_its_own(history: RegistryDecisions) -> None:
+    found = history.lineage_of("dataset", JANUARY[:8])
+    assert (found.of.id, found.of.kind) == (f"dataset:{JANUARY}", "dataset")
+    assert set(found.depth) == {found.of.id, "version:m/1", "version:m/2", "version:m/3", "version:n/1"}
+    assert {node.id for node in found.nodes if node.live} == {"version:m/3", "version:n/1"}
+    rows = history.lineage_of("dataset", "b2" * 32)
+    assert (rows.of.kind, set(rows.depth)) == ("rows", {rows.of.id, "version:m/2", "version:m/3"})
+    run = history.lineage_of("run", "run-m-1")
+    assert set(run.depth) == {"run:run-m-1", "version:m/2", "version:m/3"}, "and what came of what it made"
+    assert set(history.lineage_of("commit", "9f" * 20).depth) == {f"commit:{'9f' * 20}-dirty", "version:m/3"}
+    for kind, value, error in (
+        ("dataset", "ff" * 32, NotFoundError),
+        ("dataset", "trips@7", NotFoundError),
+        ("run", "run-m-", ConfigurationError),
+    ):
+        with pytest.raises(error):
+            history.lineage_of(kind, value)
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "live", "every"),
     [

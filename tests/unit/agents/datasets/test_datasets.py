@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from agents.artifacts import ArtifactStore
 from agents.database.engine import make_engine, session_factory
+from agents.datasets import lineage
 from agents.datasets.build import Chosen, Wish, choose, create, find, listed, load, rows_of
 from agents.datasets.diff import difference
 from agents.datasets.manifest import Manifest
@@ -93,6 +94,21 @@ def test_queries_that_cannot_be(archive: Archive, query: str, words: str) -> Non
 
 
 # ------------------------------------------------------------------------------------------------------- keeping
+
+
+def test_where_a_dataset_comes_from(archive: Archive, artifacts: ArtifactStore) -> None:
+    archive.write([predicted(archive, "a", 1000), predicted(archive, "b", 2000)])
+    archive.write([predicted(archive, "c", 3000)])
+    found = chosen(archive, "SELECT prediction_id\nFROM predictions", as_of_ms=4000)
+    manifest = create(archive.sessions, artifacts, found, Wish("trips", "ada"))
+    vertex = lineage.thing(manifest)
+    assert vertex.node.id == "dataset:trips@1"
+    assert vertex.inputs == [
+        ("archive", "trips@1/predictions", "predictions, 2 files, 3 rows", "rows of"),
+        ("query", "trips@1", "SELECT prediction_id FROM predictions", "answer to"),
+    ]
+    with archive.sessions() as session:
+        assert lineage.known(session, artifacts, ["trips@1", "gone@1"]) == [vertex]
 
 
 def test_versions_are_kept_once_and_never_change(archive: Archive, artifacts: ArtifactStore) -> None:
@@ -267,6 +283,23 @@ def test_a_version_names_the_dataset_it_was_trained_on(tmp_path: Path, monkeypat
     assert [(use["model"], use["version"]) for use in found["versions"]] == [("toy", 1)]
     graph = json.loads(CliRunner().invoke(app, ["lineage", "toy", "1", "--json"]).stdout)
     assert ("dataset:trips@1", "dataset trips@1") in [(node["id"], node["label"]) for node in graph["nodes"]]
+    assert ("file", "dataset:trips@1") in [(e["source"].partition(":")[0], e["target"]) for e in graph["edges"]]
+
+    def lineage(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["lineage", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    tree = lineage("--dataset", "trips", "--tree")
+    assert "dataset trips@1" in tree
+    assert tree.index("came as: file") < tree.index("trained on: toy 1 (champion)")
+    lineage("--dataset", "trips@1", "--svg", str(tmp_path / "trips.svg"))
+    assert "toy 1" in (tmp_path / "trips.svg").read_text()
+    # One that nothing was trained on has a lineage, too.
+    toy_table(10).to_csv(tmp_path / "fewer.csv", index=False)
+    assert run(home, monkeypatch, "create", "trips", "--data", str(tmp_path / "fewer.csv"))[0] == 0
+    alone = json.loads(lineage("--dataset", "trips@2", "--tree", "--json"))
+    assert sorted(alone["depth"].values()) == [-1, 0]
     assert register("--dataset", "trips@9") != 0
     assert register("--dataset", "trips", "--data", str(tmp_path / "t.csv")) != 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import re
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,25 @@ def test_one_model_opens_at_once(page: Page) -> None:
     for text in ("Quality", "Incidents", "Versions", "Approve", "Roll back to 2", "roc_auc has fallen"):
         assert text in answer.text
     assert "https://" not in answer.text, "nothing is loaded from another host"
+
+
+def test_the_lineage_of_a_dataset_is_drawn(page: Page) -> None:
+    client, _, _ = page
+    assert 'href="/lineage"' in client.get("/models").text
+    asked = client.get("/lineage", params={"kind": "dataset", "name": " trips@1 "})
+    assert f'href="/models/{MODEL}">{MODEL} 1</a>' in asked.text
+    source = html.unescape(re.search(r'src="(/lineage\.svg[^"]*)"', asked.text)[1])  # type: ignore[index]
+    drawn = client.get(source)
+    assert drawn.headers["content-type"].startswith("image/svg+xml")
+    assert f"{MODEL} 1" in drawn.text
+    for params, said in (
+        ({"kind": "dataset", "name": "<b>"}, "no version was made from dataset &lt;b&gt;"),
+        ({"kind": "package", "name": "numpy"}, "choose one of dataset, run, commit"),
+    ):
+        answer = client.get("/lineage", params=params)
+        assert answer.status_code == 200
+        assert said in answer.text
+        assert client.get("/lineage.svg", params=params).status_code >= 400
 
 
 def test_an_incident_of_many_models_is_on_both_pages_with_whom_it_hits(page: Page) -> None:
