@@ -24,7 +24,7 @@ def overview(context: typer.Context, as_json: Json = False) -> None:
     """Datasets: rows that are named, versioned and never change. Without a command: list them."""
     if context.invoked_subcommand is not None:
         return
-    from agents.datasets.build import listed
+    from agents.datasets.catalog import listed
 
     _allowed("viewer")
     _, sessions, _ = _places()
@@ -225,7 +225,7 @@ def _allowed(role: Role) -> Principal:
 
 
 def _manifest(reference: str) -> Manifest:
-    from agents.datasets.build import find, load
+    from agents.datasets.catalog import find, load
 
     _allowed("viewer")
     _, sessions, artifacts = _places()

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import UNSET
-from sqlalchemy import func, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from agents.archiving import dataset as archive
@@ -21,6 +20,7 @@ from agents.archiving.reading import only_reads
 from agents.archiving.tables import ArchiveFileRow
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
+from agents.datasets.catalog import load, newest
 from agents.datasets.manifest import (
     KIND,
     MANIFEST_KIND,
@@ -28,7 +28,6 @@ from agents.datasets.manifest import (
     Manifest,
     SourceFile,
     check_name,
-    parse_reference,
 )
 from agents.datasets.private import SUBJECT, discreet, opened, packed, readable
 from agents.datasets.statistics import described, moved, oddities
@@ -36,7 +35,7 @@ from agents.datasets.tables import DatasetRow
 from agents.subjects.keys import SubjectKeys
 from agents.subjects.rows import Losses
 from schemas.codec import encode, iso, utc
-from schemas.errors import ConfigurationError, ConflictError, NotFoundError
+from schemas.errors import ConfigurationError, ConflictError
 from schemas.specification import Specification
 
 
@@ -224,48 +223,6 @@ def create(
             )
         )
     return manifest
-
-
-def newest(session: Session, name: str) -> DatasetRow | None:
-    """The newest version of a dataset."""
-    return session.scalars(
-        select(DatasetRow).where(DatasetRow.name == name).order_by(DatasetRow.version.desc()).limit(1)
-    ).first()
-
-
-def find(session: Session, reference: str) -> DatasetRow:
-    """The dataset that ``NAME`` (the newest) or ``NAME@VERSION`` names.
-
-    Raises
-    ------
-    ConfigurationError, NotFoundError
-    """
-    name, version = parse_reference(reference)
-    row = newest(session, name)
-    if row is not None and version is not None:
-        row = session.scalars(select(DatasetRow).where(DatasetRow.name == name, DatasetRow.version == version)).first()
-    if row is None:
-        raise NotFoundError(
-            f"no dataset {reference}", where="registry", remedy="`driftline datasets list` lists those there are"
-        )
-    return row
-
-
-def listed(session: Session, name: str | None = None) -> list[DatasetRow]:
-    """Datasets by name and version; the newest version of each, or all of one."""
-    query = select(DatasetRow).order_by(DatasetRow.name, DatasetRow.version)
-    if name is not None:
-        return list(session.scalars(query.where(DatasetRow.name == name)))
-    last = select(DatasetRow.name, func.max(DatasetRow.version)).group_by(DatasetRow.name)
-    newest_of = {found[0]: found[1] for found in session.execute(last)}
-    return [row for row in session.scalars(query) if newest_of[row.name] == row.version]
-
-
-def load(artifacts: ArtifactStore, manifest: str) -> Manifest:
-    """A manifest by its hash. Raises `ArtifactError` where it is missing, altered or not signed."""
-    data = artifacts.get(manifest)
-    artifacts.verify(manifest, MANIFEST_KIND)
-    return msgspec.json.decode(data, type=Manifest)
 
 
 def rows_of(

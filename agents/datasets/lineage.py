@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from agents.artifacts import ArtifactStore
-from agents.datasets.build import find, load
+from agents.datasets.catalog import find, load
 from agents.datasets.manifest import Manifest
 from agents.registry.lineage import Input, Node, Thing
 from schemas.errors import DriftlineError

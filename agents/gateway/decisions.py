@@ -12,7 +12,7 @@ from agents.access.logic import Principal
 from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
 from agents.database.migrate import upgrade
-from agents.datasets import build as datasets
+from agents.datasets import catalog
 from agents.datasets import lineage as dataset_lineage
 from agents.gateway.views import ModelFacts, VersionFacts
 from agents.registry import approvals, flags, impact, lineage
@@ -202,7 +202,7 @@ class RegistryDecisions:
     def _dataset(session: Session, value: str) -> str | None:
         """``NAME@3`` of a dataset of this registry; None: it is none, a hash perhaps."""
         try:
-            row = datasets.find(session, value)
+            row = catalog.find(session, value)
         except NotFoundError:
             return None
         return f"{row.name}@{row.version}"

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from agents.artifacts import ArtifactStore
 from agents.database.engine import make_engine, session_factory
 from agents.datasets import lineage
-from agents.datasets.build import Chosen, Wish, choose, create, find, listed, load, rows_of
+from agents.datasets.build import Chosen, Wish, choose, create, rows_of
+from agents.datasets.catalog import find, listed, load
 from agents.datasets.diff import difference
 from agents.datasets.manifest import Manifest
 from agents.datasets.statistics import described, moved, oddities
