@@ -381,7 +381,7 @@ def in_words(event: RegistryEvent | TrainingEvent | ServingEvent) -> tuple[str, 
             return "access", f"A person's data was erased by {event.actor}", "plain"
         case ArchiveExpired():
             what = ", ".join(f"{rows} rows of {topic}" for topic, rows in sorted(event.rows.items()))
-            return "archive", f"Let go by {event.actor} ({event.reason}): {what}", "plain"
+            return "registry", f"Rows let go by {event.actor} ({event.reason}): {what}", "plain"
         case AccessChanged():
             return "access", f"{event.subject}: {event.change} {event.detail}".strip(), "plain"
         case ModelSwapped():
