@@ -7,7 +7,7 @@ from agents.access.logic import Principal, Role, local_principal, refuse
 from agents.access.teams import team_of
 from agents.config import Settings
 from agents.database.engine import Sessions, make_engine, session_factory
-from agents.database.migrate import upgrade
+from agents.database.migrate import migrated
 from schemas.errors import UnauthenticatedError
 
 
@@ -42,8 +42,7 @@ def acting(settings: Settings, role: Role, model: str | None = None, *, team: st
         The key's holder lacks the role.
     DatabaseUnavailableError
     """
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     try:
         return acting_in(session_factory(engine, read_only=True), settings.api_key, role, model, team=team)
     finally:

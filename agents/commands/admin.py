@@ -24,11 +24,10 @@ def admin(*, recover: bool = False) -> tuple[Sessions, Principal]:
     from agents.access.acting import account, acting
     from agents.access.logic import local_principal
     from agents.config import load_settings
-    from agents.database.engine import make_engine, session_factory
-    from agents.database.migrate import upgrade
+    from agents.database.engine import session_factory
+    from agents.database.migrate import migrated
 
     settings = load_settings()
     by = local_principal(account()) if recover else acting(settings, "admin", "*")
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     return session_factory(engine, acts_for=by), by

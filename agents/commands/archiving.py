@@ -138,12 +138,11 @@ def verify(
 
 def _places() -> tuple[Settings, Sessions, Sessions]:
     from agents.config import load_settings
-    from agents.database.engine import make_engine, session_factory
-    from agents.database.migrate import upgrade
+    from agents.database.engine import session_factory
+    from agents.database.migrate import migrated
 
     settings = load_settings()
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     return settings, session_factory(engine), session_factory(engine, read_only=True)
 
 

@@ -32,16 +32,15 @@ def verify(
         return
     from agents.access.acting import acting
     from agents.config import load_settings
-    from agents.database.engine import make_engine, session_factory
-    from agents.database.migrate import upgrade
+    from agents.database.engine import session_factory
+    from agents.database.migrate import migrated
     from agents.registry.audit import compare_published, verify_audit
 
     settings = load_settings()
     acting(settings, "viewer", "*")
     # The topic first: what is decided meanwhile is in the database before it is on the topic.
     events = None if published is False else _published(settings, needed=published is True)
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     with session_factory(engine, read_only=True)() as session:
         verdict = verify_audit(session)
         if events is not None:
@@ -62,8 +61,8 @@ def export(
     from agents.access.acting import acting
     from agents.commands.lines import moment
     from agents.config import load_settings
-    from agents.database.engine import make_engine, session_factory
-    from agents.database.migrate import upgrade
+    from agents.database.engine import session_factory
+    from agents.database.migrate import migrated
     from agents.registry.audit import exported
     from schemas.codec import utc
     from schemas.errors import ConfigurationError
@@ -71,8 +70,7 @@ def export(
     bounds = [utc(moment(text)) if text else None for text in (since, until)]
     settings = load_settings()
     acting(settings, "viewer", model or "*")
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     count = 0
     try:
         target = sys.stdout.buffer if output is None else output.open("wb")

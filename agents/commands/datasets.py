@@ -207,12 +207,11 @@ def write(
 def _places() -> tuple[Settings, Sessions, ArtifactStore]:
     from agents.artifacts import ArtifactStore
     from agents.config import load_settings
-    from agents.database.engine import make_engine, session_factory
-    from agents.database.migrate import upgrade
+    from agents.database.engine import session_factory
+    from agents.database.migrate import migrated
 
     settings = load_settings()
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     return settings, session_factory(engine), ArtifactStore.of(settings)
 
 

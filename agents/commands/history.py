@@ -71,15 +71,14 @@ def query(
     from agents.archiving.dataset import connect
     from agents.archiving.reading import only_reads
     from agents.config import load_settings
-    from agents.database.engine import make_engine, session_factory
-    from agents.database.migrate import upgrade
+    from agents.database.engine import session_factory
+    from agents.database.migrate import migrated
     from agents.subjects.keys import SubjectKeys
     from schemas.errors import ConfigurationError
 
     settings = load_settings()
     acting(settings, "viewer", "*")  # SQL reaches every model
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     with session_factory(engine, read_only=True)() as session:
         connection = connect(session, settings.archive, SubjectKeys.of(settings))
     try:

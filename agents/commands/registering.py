@@ -74,8 +74,8 @@ def given_table(settings: Settings, data: Path | None, dataset: str, *, folders:
     if not dataset:
         return data
     from agents.artifacts import ArtifactStore
-    from agents.database.engine import make_engine, session_factory
-    from agents.database.migrate import upgrade
+    from agents.database.engine import session_factory
+    from agents.database.migrate import migrated
     from agents.datasets.build import rows_of
     from agents.datasets.catalog import find
     from agents.retraining.members import Given
@@ -88,8 +88,7 @@ def given_table(settings: Settings, data: Path | None, dataset: str, *, folders:
             where=_WHERE,
             remedy="`driftline datasets write NAME FILE` makes a file of it" if folders else "give one of them",
         )
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     with session_factory(engine, read_only=True)() as session:
         row = find(session, dataset)
     rows = rows_of(ArtifactStore.of(settings), row.data, SubjectKeys.of(settings))

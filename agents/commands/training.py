@@ -21,14 +21,13 @@ def runs(model: Model, as_json: Json = False) -> None:
     """List a model's training runs: why they were started and what became of them."""
     from agents.access.acting import acting
     from agents.config import load_settings
-    from agents.database.engine import make_engine, session_factory
-    from agents.database.migrate import upgrade
+    from agents.database.engine import session_factory
+    from agents.database.migrate import migrated
     from agents.retraining.jobs import list_runs
 
     settings = load_settings()
     acting(settings, "viewer", model)
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     with session_factory(engine, read_only=True)() as session:
         found = list_runs(session, model)
     if as_json:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
+from agents.database.engine import make_engine
 from schemas.errors import RegistryError
 
 HEAD = "0012"
@@ -24,6 +25,19 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x6472_6966_746C
 
 log = logging.getLogger(__name__)
+
+
+def migrated(url: str) -> Engine:
+    """An engine for a database at this release's schema: made or migrated first where it is not.
+
+    Raises
+    ------
+    DatabaseUnavailableError, RegistryError
+        As `upgrade`.
+    """
+    engine = make_engine(url)
+    upgrade(engine)
+    return engine
 
 
 def upgrade(engine: Engine) -> bool:

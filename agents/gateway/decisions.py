@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from agents.access.logic import Principal
 from agents.config import Settings
-from agents.database.engine import Sessions, make_engine, session_factory
-from agents.database.migrate import upgrade
+from agents.database.engine import Sessions, session_factory
+from agents.database.migrate import migrated
 from agents.datasets import catalog
 from agents.datasets import lineage as dataset_lineage
 from agents.gateway.views import ModelFacts, VersionFacts
@@ -61,8 +61,7 @@ class RegistryDecisions:
         """
         from agents.artifacts import ArtifactStore
 
-        engine = make_engine(settings.database)
-        upgrade(engine)
+        engine = migrated(settings.database)
         registry = Registry(session_factory(engine), ArtifactStore.of(settings))
         return cls(registry, session_factory(engine, read_only=True))
 

@@ -13,8 +13,8 @@ import numpy as np
 from agents.access.logic import Principal
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
-from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
+from agents.database.engine import session_factory
+from agents.database.migrate import migrated
 from agents.registry import watched
 from agents.registry.service import Registry
 from agents.retraining.members import Member
@@ -106,8 +106,7 @@ def register_watched(
         from agents.retraining.register import check_retention
 
         check_retention(kafka, spec)
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     artifacts = ArtifactStore.of(settings)
     registry = Registry(session_factory(engine, acts_for=by), artifacts)
     sha, rows, labelled, at = None, 0, 0, None

@@ -19,7 +19,7 @@ from agents.access.acting import need_on
 from agents.access.logic import Principal
 from agents.config import Settings
 from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
+from agents.database.migrate import migrated
 from agents.registry.questions import Questions
 from agents.retraining.elsewhere import register_watched
 from agents.retraining.members import Given, Member, divided
@@ -311,8 +311,7 @@ def _failure(model: str, error: DriftlineError) -> dict[str, Any]:
 
 
 def _registered(settings: Settings) -> frozenset[str]:
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     try:
         with session_factory(engine, read_only=True)() as session:
             return frozenset(Questions().model_names(session))

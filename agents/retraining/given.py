@@ -12,8 +12,8 @@ import numpy as np
 from agents.access.logic import Principal
 from agents.artifacts import MAX_MODEL_BYTES, ArtifactStore, check_in_child, load_model
 from agents.config import Settings
-from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
+from agents.database.engine import session_factory
+from agents.database.migrate import migrated
 from agents.onnx_check import is_onnx, require
 from agents.registry.service import Registry
 from agents.retraining.data import KIND, kept_bytes, manifest, recalled
@@ -82,8 +82,7 @@ def register_given(
     onnx = is_onnx(model_bytes)
     if onnx:
         require(str(artifact))
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     sessions = session_factory(engine, acts_for=by)
     artifacts = ArtifactStore.of(settings)
     registry = Registry(sessions, artifacts)

@@ -22,8 +22,8 @@ import msgspec
 from agents.archiving.retention import lost, need_of
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
-from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
+from agents.database.engine import session_factory
+from agents.database.migrate import migrated
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
 from agents.retraining import fresh
@@ -89,8 +89,7 @@ def rebuild(settings: Settings, model: str, version: int, *, here: bool = False,
         The training failed.
     """
     started = time.monotonic()
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     artifacts = ArtifactStore.of(settings)
     registry = Registry(session_factory(engine), artifacts)
     with tempfile.TemporaryDirectory(prefix="driftline-rebuild-") as name:

@@ -12,7 +12,7 @@ from agents.archiving.dataset import reached
 from agents.artifacts import ArtifactStore
 from agents.config import Settings
 from agents.database.engine import make_engine, session_factory
-from agents.database.migrate import upgrade
+from agents.database.migrate import migrated
 from agents.database.outbox import enqueue
 from agents.registry.service import Registry
 from agents.registry.views import VersionInfo
@@ -107,8 +107,7 @@ def register_project(
     spec = project.spec
     if kafka is not None:
         check_retention(kafka, spec)
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     sessions = session_factory(engine, acts_for=by)
     artifacts = ArtifactStore.of(settings)
     registry = Registry(sessions, artifacts)

@@ -10,8 +10,8 @@ from sqlalchemy import make_url, select
 from sqlalchemy.orm import Session
 
 from agents.config import Settings
-from agents.database.engine import Sessions, make_engine, session_factory
-from agents.database.migrate import upgrade
+from agents.database.engine import Sessions, session_factory
+from agents.database.migrate import migrated
 from agents.registry.tables import LedgerRow, ModelRow, SpecificationRow
 from agents.subjects.keys import SubjectKeys
 from agents.subjects.sealing import MARK, SEALED, Rule, sealed_prediction, sealed_request
@@ -161,8 +161,7 @@ def _rules(settings: Settings) -> dict[str, Rule]:
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         return {}
-    engine = make_engine(settings.database)
-    upgrade(engine)
+    engine = migrated(settings.database)
     with session_factory(engine, read_only=True)() as session:
         found = rules_of(session)
     engine.dispose()
