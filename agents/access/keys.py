@@ -24,7 +24,7 @@ from agents.access.tables import ApiKeyRow, GrantRow, SessionRow
 from agents.registry.ledger import Ledger
 from schemas.codec import derived_id
 from schemas.errors import ConfigurationError, ConflictError, NotFoundError, UnauthenticatedError
-from schemas.events import FLEET, AccessChanged
+from schemas.events import AccessChanged
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -290,13 +290,7 @@ def tell(  # noqa: PLR0917
     """Audit and publish a change of who may."""
     event = AccessChanged(
         event_id=derived_id("access", change, subject, key, ledger.next_epoch),
-        epoch=ledger.next_epoch,
-        at=ledger.now,
-        model=FLEET,
-        actor=by.name,
-        principal=by.id,
-        authenticated=by.authenticated,
-        credential=by.credential or msgspec.UNSET,
+        **ledger.of_all(by),
         change=change,
         subject=subject,
         detail=detail,

@@ -60,6 +60,21 @@ def choose(files: Sequence[S], largest: int, fan_in: int = FAN_IN) -> list[S]:
     return []
 
 
+def choose_all(files: Sequence[S], largest: int) -> list[S]:
+    """As `choose`, from two files on, and with as many of the neighbours after them as fit."""
+    parts = choose(files, largest, 2)
+    if not parts:
+        return []
+    total = sum(file.rows for file in parts)
+    start = next(at for at, file in enumerate(files) if file is parts[0])
+    for file in files[start + len(parts) :]:
+        total += file.rows
+        if total > largest:
+            break
+        parts.append(file)
+    return parts
+
+
 class Compactor:
     """Merges and clears away for one worker, a little at a time.
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
@@ -25,7 +24,7 @@ from agents.registry.ledger import Ledger
 from agents.registry.tables import ModelRow, SpecificationRow, VersionRow
 from schemas.codec import derived_id, to_ms, utc
 from schemas.errors import ConflictError
-from schemas.events import FLEET, ArchiveExpired
+from schemas.events import ArchiveExpired
 from schemas.specification import parse
 from schemas.topics import GROUND_TRUTH, PREDICTIONS
 
@@ -209,13 +208,7 @@ def expire(session: Session, files: Sequence[ArchiveFileRow], by: Principal, *, 
     ledger.append(
         ArchiveExpired(
             event_id=derived_id("archive-expired", ledger.next_epoch),
-            epoch=ledger.next_epoch,
-            at=ledger.now,
-            model=FLEET,
-            actor=by.name,
-            principal=by.id,
-            authenticated=by.authenticated,
-            credential=by.credential or msgspec.UNSET,
+            **ledger.of_all(by),
             files=len(files),
             rows=topics,
             sha256=hashlib.sha256(listed.encode()).hexdigest(),

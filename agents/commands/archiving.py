@@ -20,7 +20,7 @@ def compact(dry_run: DryRun = False, as_json: Json = False) -> None:
     """Merge small files now. The archiving agent does so by itself, sixteen at a time; this takes every pair."""
     from agents.access.acting import acting
     from agents.archiving import manifest
-    from agents.archiving.compaction import LARGEST, Compactor, choose
+    from agents.archiving.compaction import LARGEST, Compactor, choose_all
     from agents.archiving.files import open_files
 
     settings, sessions, readers = _places()
@@ -34,19 +34,13 @@ def compact(dry_run: DryRun = False, as_json: Json = False) -> None:
         while True:
             with readers() as session:
                 listed = manifest.files_of(session, *partition)
-            parts = choose(listed, LARGEST, 2)
+            parts = choose_all(listed, LARGEST)
             if not parts:
                 break
-            # As many neighbours as fit, not only the first two.
-            start, total = listed.index(parts[0]), sum(part.rows for part in parts)
-            for file in listed[start + len(parts) :]:
-                if total + file.rows > LARGEST:
-                    break
-                parts.append(file)
-                total += file.rows
             if not dry_run and not worker.merge(partition, claim, parts, secrets.token_hex(4)):
                 break
-            done.append({"topic": partition[0], "partition": partition[1], "files": len(parts), "rows": total})
+            rows = sum(part.rows for part in parts)
+            done.append({"topic": partition[0], "partition": partition[1], "files": len(parts), "rows": rows})
             if dry_run:
                 break
     files.close()

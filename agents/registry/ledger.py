@@ -20,7 +20,7 @@ from agents.database.outbox import enqueue
 from agents.registry.logic import GENESIS, chained
 from agents.registry.tables import AuditRow, LedgerRow
 from schemas.codec import encode, iso
-from schemas.events import RegistryEvent
+from schemas.events import FLEET, RegistryEvent
 from schemas.topics import REGISTRY_EVENTS
 
 AGENT = "registry"
@@ -31,6 +31,11 @@ def acting_for(session: Session, principal: Principal) -> Session:
     """Let everything that `session` audits say that it was done for `principal`."""
     session.info[ACTS_FOR] = principal
     return session
+
+
+def _fields(principal: Principal) -> dict[str, Any]:
+    known = {"principal": principal.id, "authenticated": principal.authenticated}
+    return {**known, "credential": principal.credential} if principal.credential else known
 
 
 class Ledger:
@@ -70,8 +75,12 @@ class Ledger:
         principal: Principal | None = self._session.info.get(ACTS_FOR)
         if principal is None:
             return {}
-        known: dict[str, Any] = {"principal": principal.id, "authenticated": principal.authenticated}
-        return {**known, "credential": principal.credential} if principal.credential else known
+        return _fields(principal)
+
+    def of_all(self, by: Principal) -> dict[str, Any]:
+        """Fields of the next event that is about no model but the whole installation, done by `by`."""
+        whole = {"epoch": self.next_epoch, "at": self.now, "model": FLEET, "actor": by.name}
+        return {**whole, **_fields(by)}
 
     def append(self, event: RegistryEvent, version: int | None) -> None:
         """Number, chain and queue `event`, whose epoch is `next_epoch`."""

@@ -27,7 +27,7 @@ from agents.subjects.tables import SubjectErasureRow, SubjectKeyRow
 from agents.subjects.usage import trained_on
 from schemas.codec import derived_id
 from schemas.errors import NotFoundError
-from schemas.events import FLEET, SubjectErased
+from schemas.events import SubjectErased
 from streams.kafka.failpoints import failpoint
 
 MOST_TOLD = 20_000
@@ -114,13 +114,7 @@ def _destroy(session: Session, ledger: Ledger, row: SubjectKeyRow, found: Erased
     session.add(SubjectErasureRow(subject=found.subject, epoch=epoch, at=ledger.now))
     event = SubjectErased(
         event_id=derived_id("subject-erased", found.subject, epoch),
-        epoch=epoch,
-        at=ledger.now,
-        model=FLEET,
-        actor=by.name,
-        principal=by.id,
-        authenticated=by.authenticated,
-        credential=by.credential or msgspec.UNSET,
+        **ledger.of_all(by),
         subject=found.subject,
         keys=found.keys,
         trained=trained,

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from agents.archiving import compaction, dataset, manifest
-from agents.archiving.compaction import FAN_IN, KEEP, Compactor, choose
+from agents.archiving.compaction import FAN_IN, KEEP, Compactor, choose, choose_all
 from agents.archiving.files import open_files
 from agents.archiving.tables import ArchiveRetiredRow
 from schemas.errors import FencedError
@@ -40,6 +40,22 @@ def test_what_is_worth_merging(sizes: list[int], chosen: int | None) -> None:
     files = [Size(rows) for rows in sizes]
     expected = [] if chosen is None else files[chosen : chosen + FAN_IN]
     assert choose(files, 10_000) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first", "last"),
+    [
+        ([10], 0, 0),
+        ([10, 10, 10], 0, 3),
+        ([100, 10, 10, 40], 1, 4),
+        ([10, 10, 70, 20], 0, 3),  # the fourth would not fit
+        ([10, 10, 90, 10], 0, 2),  # nor is one left out in the middle
+        ([60, 60], 0, 0),
+    ],
+)
+def test_all_neighbours_that_fit(sizes: list[int], first: int, last: int) -> None:
+    files = [Size(rows) for rows in sizes]
+    assert choose_all(files, 100) == files[first:last]
 
 
 def test_a_row_is_rewritten_few_times_and_few_files_are_left() -> None:
