@@ -83,7 +83,10 @@ class SubjectKey:
     def open(self, text: str, place: Place) -> dict[str, dict[str, Any]] | None:
         """The values of a text; None where it was altered or belongs to another key or place."""
         try:
-            hidden = base64.urlsafe_b64decode(text[len(FORM) :])[ID_BYTES:]
+            whole = base64.urlsafe_b64decode(text[len(FORM) :])
+            if base64.urlsafe_b64encode(whole).decode() != text[len(FORM) :]:
+                return None  # other spellings of the same bytes: bits behind the end, characters that decoding skips
+            hidden = whole[ID_BYTES:]
             return _decode(self._cipher.decrypt(hidden, [_VERSION, *place]))
         except (InvalidTag, ValueError, binascii.Error, msgspec.MsgspecError):
             return None
