@@ -10,7 +10,7 @@ from sqlalchemy import inspect, select, text
 from agents.access import keys as keys_module
 from agents.access.acting import acting_in
 from agents.access.keys import Keys
-from agents.access.logic import Grant, Principal, local_principal
+from agents.access.logic import Grant, Principal, local_principal, token_parts
 from agents.access.tables import ApiKeyRow, GrantRow
 from agents.database.schema import metadata
 from agents.registry.audit import verify_audit
@@ -40,7 +40,7 @@ def who(world: RegistryWorld, token: str) -> Principal:
 
 def test_a_key_is_its_holders_and_only_its_hash_is_kept(world: RegistryWorld) -> None:
     token = make(world, "ann")
-    secret = token.rpartition("_")[2]
+    secret = token_parts(token)[1]
     found = who(world, token)
     assert (found.name, found.kind, found.authenticated, found.grants) == ("ann", "key", True, (Grant("admin"),))
     with world.readers() as session:
