@@ -10,6 +10,8 @@ import typer
 from agents.commands.output import Command, Commands, Json, document, say, table
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from agents.access.logic import Principal, Role
     from agents.artifacts import ArtifactStore
     from agents.config import Settings
@@ -50,7 +52,10 @@ def create(
     data: Annotated[Path | None, typer.Option("--data", help="Instead: a Parquet or CSV file.")] = None,
     as_of: Annotated[str, typer.Option("--as-of", help="See only what had happened at this event time.")] = "",
     model: Annotated[
-        str, typer.Option("--model", help="Add the view joined: this model's predictions with their labels.")
+        str,
+        typer.Option(
+            "--model", help="With --sql add the view joined, this model's rows; with --data say they are its."
+        ),
     ] = "",
     key: Annotated[list[str] | None, typer.Option("--key", help="Column that tells rows apart; repeatable.")] = None,
     check: Annotated[
@@ -73,12 +78,13 @@ def create(
         raise ConfigurationError(
             "rows come from a query or from a file", where="driftline datasets create", remedy="give --sql or --data"
         )
-    if data is not None and (as_of or model):
-        raise ConfigurationError(
-            "--as-of and --model go with --sql", where="driftline datasets create", remedy="leave them out"
-        )
+    if data is not None and as_of:
+        raise ConfigurationError("--as-of goes with --sql", where="driftline datasets create", remedy="leave it out")
     by = _allowed("producer")
-    chosen = _of_file(data) if data is not None else _of_query(sql, as_of, model, aggregate=aggregate)
+    if data is not None:
+        chosen = _of_file(data, model, aggregate=aggregate)
+    else:
+        chosen = _of_query(sql, as_of, model, aggregate=aggregate)
     settings, sessions, artifacts = _places()
     wish = Wish(name, acting_name(by, ""), tuple(key or ()), tuple(check or ()), description)
     manifest = make(sessions, artifacts, chosen, wish, SubjectKeys.of(settings))
@@ -246,19 +252,30 @@ def _of_query(sql: str, as_of: str, model: str, *, aggregate: bool) -> Chosen:
         return choose(session, settings.archive, sql, as_of_ms=until, spec=spec, keys=keys, aggregate=aggregate)
 
 
-def _of_file(path: Path) -> Chosen:
+def _of_file(path: Path, model: str, *, aggregate: bool) -> Chosen:
+    from agents.datasets.build import given
+    from agents.registry.service import Registry
+    from agents.subjects.keys import SubjectKeys
+
+    rows = _read(path)
+    settings, sessions, artifacts = _places()
+    with sessions() as session:
+        spec = Registry(sessions, artifacts).specification(session, model) if model else None
+        return given(session, rows, str(path), spec=spec, keys=SubjectKeys.of(settings), aggregate=aggregate)
+
+
+def _read(path: Path) -> pa.Table:
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
-    from agents.datasets.build import Chosen
     from schemas.errors import ConfigurationError
 
     try:
         if path.suffix in {".parquet", ".pq"}:
-            return Chosen(pyarrow.parquet.read_table(path), [])
+            return pyarrow.parquet.read_table(path)
         if path.suffix == ".csv" or path.name.endswith(".csv.gz"):
-            return Chosen(pyarrow.csv.read_csv(path), [])
+            return pyarrow.csv.read_csv(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ConfigurationError(f"cannot be read: {error}", where=str(path)) from error
     raise ConfigurationError(

@@ -26,17 +26,13 @@ def erase(
 
     The audit keeps the proof under a pseudonym, and the versions are named that learnt from the person's rows.
     """
-    from agents.artifacts import ArtifactStore
     from agents.commands.admin import admin
     from agents.config import load_settings
-    from agents.subjects import erasure
-    from agents.subjects.keys import SubjectKeys
+    from agents.subjects.erasure import Eraser
 
     subject = sys.stdin.readline().rstrip("\n") if subject == "-" else subject
-    sessions, by = admin()
-    settings = load_settings()
-    keys = SubjectKeys.of(settings)
-    found = erasure.erase(sessions, keys.master, ArtifactStore.of(settings), subject, by, dry_run=dry_run)
+    _, by = admin()
+    found = Eraser.of(load_settings())(subject, by, dry_run=dry_run)
     if as_json:
         document(found)
         return

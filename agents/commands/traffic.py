@@ -35,7 +35,7 @@ def produce(
     """Send JSON lines to a traffic topic, keyed and partitioned as Driftline expects; wait until the broker has them.
 
     Every line is checked first. At the first wrong one nothing more is sent; the message says how many lines went
-    before it. What is personal is encrypted, except with --raw. A heartbeat says on every partition of both topics that
+    before it. What is personal is encrypted. A heartbeat says on every partition of both topics that
     nothing older is still to come.
     """
     from agents.bootstrap import kafka_config
@@ -53,7 +53,8 @@ def produce(
     lines = records = 0
     failure: DriftlineError | None = None
     answers = Answers(kafka) if wait else None
-    sealer = None if raw else Sealer.of(settings)
+    sealer = Sealer.of(settings)
+    sealed = sealer.unchecked if raw else sealer.value
     with EventProducer(kafka) as producer:
         lines_in = _lines(file)
         parsed = unchecked(kind, lines_in, key_field=raw) if raw else messages(kind, lines_in, source=source)
@@ -61,7 +62,7 @@ def produce(
             for group in parsed:
                 lines += 1
                 for message in group:
-                    value = message.value if sealer is None else sealer.value(message.topic, message.value)
+                    value = message.value if message.every_partition else sealed(message.topic, message.value)
                     if answers is not None and message.topic == topics.INFERENCE_REQUESTS:
                         answers.expect(message.key)
                     for partition in range(settings.partitions) if message.every_partition else (-1,):

@@ -29,11 +29,12 @@ from agents.datasets.manifest import (
     SourceFile,
     check_name,
 )
-from agents.datasets.private import SUBJECT, discreet, opened, packed, readable
+from agents.datasets.private import SUBJECT, discreet, of_people, opened, packed, readable
 from agents.datasets.statistics import described, moved, oddities
 from agents.datasets.tables import DatasetRow
 from agents.subjects.keys import SubjectKeys
 from agents.subjects.rows import Losses
+from agents.subjects.sending import rules_of
 from schemas.codec import encode, iso, utc
 from schemas.errors import ConfigurationError, ConflictError
 from schemas.specification import Specification
@@ -146,8 +147,52 @@ def choose(
             where="--sql",
             remedy=f"add {SUBJECT} to what is selected; with --aggregate where no row is about one person",
         )
-    visible = {SUBJECT, spec.data.id, spec.data.event_time, *spec.open_names}
-    return chosen._replace(table=readable(table, keys), visible=frozenset(visible))
+    return chosen._replace(table=readable(table, keys), visible=_visible(spec))
+
+
+def given(
+    session: Session,
+    table: pa.Table,
+    where: str,
+    *,
+    spec: Specification | None = None,
+    keys: SubjectKeys | None = None,
+    aggregate: bool = False,
+) -> Chosen:
+    """Rows of a file, encrypted where they are people's.
+
+    Parameters
+    ----------
+    session : Session
+    table : pa.Table
+    where : str
+        The file.
+    spec : Specification, optional
+        Of the model that the rows are of; says whose they are and what of them is personal.
+    keys : SubjectKeys, optional
+    aggregate : bool
+        No row is about one person.
+
+    Raises
+    ------
+    ConfigurationError
+        Some model here names a subject, and nothing says whether these rows are people's; or they do not say whose.
+    """
+    if spec is None and not aggregate and (private := sorted(rules_of(session))):
+        others = " (others, too)" if private[1:] else ""
+        raise ConfigurationError(
+            f"{private[0]} names a subject{others}, and nothing says whether these rows are people's",
+            where=where,
+            remedy="--model M where they are rows of M: they are encrypted if M names a subject; --aggregate where no "
+            "row is about one person",
+        )
+    if spec is None or spec.data.subject is None or aggregate or keys is None:
+        return Chosen(table, [], model=None if spec is None else spec.name)
+    return Chosen(of_people(table, spec, keys, where), [], model=spec.name, visible=_visible(spec))
+
+
+def _visible(spec: Specification) -> frozenset[str]:
+    return frozenset({SUBJECT, spec.data.id, spec.data.event_time, *spec.open_names})
 
 
 def create(

@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 
 from agents.datasets.manifest import Column
 from agents.subjects.keys import SubjectKeys
+from agents.subjects.naming import subject_text
 from agents.subjects.rows import Losses
 from agents.subjects.sealing import SEALED, key_id, key_ids
 from schemas.errors import ConfigurationError, StateError
+from schemas.specification import Specification
 
 SUBJECT: Final = "_subject"
 """Column of ``joined`` with the id of the key of whom the row is about."""
@@ -23,7 +25,42 @@ PLACE: Final = (b"dataset",)
 _PLAIN: Final = (pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_boolean)
 
 
-def readable(table: pa.Table, keys: SubjectKeys) -> pa.Table:
+def of_people(table: pa.Table, spec: Specification, keys: SubjectKeys, where: str) -> pa.Table:
+    """Rows that come from outside, with the ids of the keys of whom they are about; whoever has none is given one.
+
+    Parameters
+    ----------
+    spec : Specification
+        Names a subject. Without its column `SUBJECT` counts, as `datasets write` writes it: whoever was erased is left
+        out.
+
+    Raises
+    ------
+    ConfigurationError
+        Rows do not say whose they are.
+    """
+    column = spec.data.subject
+    assert column is not None
+    if column not in table.column_names:
+        if SUBJECT in table.column_names:
+            return readable(table, keys, where)
+        raise ConfigurationError(
+            f"the rows of {spec.name} are people's, and there is no column {column!r} that says whose",
+            where=where,
+            remedy="add that column; with --aggregate where no row is about one person",
+        )
+    names = [subject_text(value) for value in table[column].to_pylist()]
+    if missing := names.count(None):
+        raise ConfigurationError(
+            f"{missing} rows do not say whose they are", where=f"{where} [{column}]", remedy="leave those rows out"
+        )
+    known = keys.of_subjects(name for name in names if name is not None)
+    ids = pa.array([known[name].id.hex() for name in names if name is not None], pa.string())
+    kept = table.drop_columns([SUBJECT]) if SUBJECT in table.column_names else table
+    return kept.append_column(SUBJECT, ids)
+
+
+def readable(table: pa.Table, keys: SubjectKeys, where: str = "--sql") -> pa.Table:
     """The rows of a query without those of whoever was erased.
 
     Raises
@@ -34,7 +71,7 @@ def readable(table: pa.Table, keys: SubjectKeys) -> pa.Table:
     ids = [_id(text) for text in table[SUBJECT].to_pylist()]
     if missing := ids.count(None):
         raise ConfigurationError(
-            f"{missing} rows do not say whose they are", where=f"--sql [{SUBJECT}]", remedy="leave those rows out"
+            f"{missing} rows do not say whose they are", where=f"{where} [{SUBJECT}]", remedy="leave those rows out"
         )
     known = keys.of_ids(id for id in ids if id is not None)
     return table.filter(pa.array([known[id] is not None for id in ids if id is not None], pa.bool_()))
@@ -54,8 +91,8 @@ def packed(table: pa.Table, visible: Collection[str], keys: SubjectKeys) -> byte
         if not (pa.types.is_timestamp(kind) or any(fits(kind) for fits in _PLAIN)):
             raise ConfigurationError(
                 f"{name} is of type {kind}, which cannot be encrypted row by row",
-                where="--sql",
-                remedy=f"write {name}::VARCHAR AS {name}",
+                where=f"column {name}",
+                remedy=f"make it text: in SQL {name}::VARCHAR AS {name}",
             )
     ids = [bytes.fromhex(text) for text in table[SUBJECT].to_pylist()]
     known = keys.of_ids(ids)

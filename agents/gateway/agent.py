@@ -20,6 +20,7 @@ from agents.gateway.feed import Feed
 from agents.gateway.security import LOOPBACK
 from agents.gateway.shared import SharedBoard
 from agents.runtime import mark_ready
+from agents.subjects.erasure import Eraser
 from streams.kafka.admin import check_broker
 from streams.kafka.config import KafkaConfig
 
@@ -49,9 +50,8 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     def database() -> str:
         return f"{registry.model_count()} models"
 
-    context = Context(
-        board, registry, closing, {"broker": broker, "database": database}, settings.host, gate_of(settings)
-    )
+    checks = {"broker": broker, "database": database}
+    context = Context(board, registry, closing, checks, settings.host, gate_of(settings), Eraser.of(settings))
     bound, address = bind(settings)
     config = uvicorn.Config(
         create_app(context),

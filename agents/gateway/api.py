@@ -22,6 +22,7 @@ from agents.gateway.views import ModelFacts
 from agents.registry.batch import Chosen, Outcome, What, confirmed, listed
 from agents.registry.search import Search
 from agents.registry.tags import sought_tags
+from agents.subjects.naming import subject_text
 from schemas.errors import AccessError, ConfigurationError, DatabaseUnavailableError
 
 LOOK_EVERY_S = 0.5
@@ -259,6 +260,18 @@ def router(context: Context) -> APIRouter:
         if not comment:
             raise ConfigurationError("say what was found", where="comment", remedy='{"comment": "…"}')
         return json_response(context.registry.review(number, by=who, actor=_actor(body), comment=comment))
+
+    @routes.post("/erasures", dependencies=[Depends(may_everywhere(gate, "admin"))])
+    def erase(decision: Annotated[dict[str, Any], Body()]) -> Response:
+        """Destroy a person's key for good, as `driftline erase` does: ``{"subject", "dry_run", "actor"}``."""
+        subject, dry_run = decision.get("subject"), decision.get("dry_run", False)
+        named = None if isinstance(subject, bool | dict | list) else subject_text(subject)
+        if named is None:
+            raise ConfigurationError("say who", where="subject", remedy='{"subject": "…"}, as the column has it')
+        if not isinstance(dry_run, bool):
+            raise ConfigurationError("is true or false", where="dry_run", remedy="nobody was erased; ask again")
+        who = visit().principal
+        return json_response(context.erase(named, who, actor=_actor(decision), dry_run=dry_run))
 
     return routes
 

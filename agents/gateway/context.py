@@ -18,6 +18,8 @@ from agents.registry.lineage import Lineage
 from agents.registry.reviews import ReviewInfo
 from agents.registry.search import Search, Seen
 from agents.registry.views import VersionInfo
+from agents.subjects.erasure import Erased
+from schemas.errors import NotFoundError
 from schemas.specification import Specification
 
 Check = Callable[[], str]
@@ -105,6 +107,12 @@ class GatePort(Protocol):
     def failures(self) -> int: ...
 
 
+class ErasePort(Protocol):
+    """What the gateway needs of `agents.subjects.erasure.Eraser`."""
+
+    def __call__(self, subject: str, by: Principal, *, actor: str = "", dry_run: bool = False) -> Erased: ...
+
+
 class OpenGate:
     """Lets everybody in as the account of this machine: for tests of the page alone."""
 
@@ -126,6 +134,11 @@ class OpenGate:
         return set(models)
 
 
+def nobody_to_erase(subject: str, by: Principal, *, actor: str = "", dry_run: bool = False) -> Erased:
+    """Where no keys of people are at hand."""
+    raise NotFoundError("no keys of people are kept here", where="POST /api/erasures")
+
+
 @dataclass(frozen=True)
 class Context:
     """Parts of the gateway.
@@ -138,6 +151,8 @@ class Context:
         Address that the gateway listens on.
     gate : GatePort
         Who may come in. The default lets everybody in.
+    erase : ErasePort
+        Erases a person. The default knows nobody.
     """
 
     board: SharedBoard
@@ -146,3 +161,4 @@ class Context:
     checks: Mapping[str, Check] = field(default_factory=dict)
     bound_to: str = "127.0.0.1"
     gate: GatePort = field(default_factory=OpenGate)
+    erase: ErasePort = nobody_to_erase

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from agents.subjects.sealing import (
     SubjectKey,
     key_id,
     key_ids,
+    named_models,
     opened_features,
     place,
     sealed_prediction,
@@ -28,7 +28,6 @@ from schemas.topics import INFERENCE_REQUESTS, PREDICTIONS
 from streams.kafka.records import Output, Record, dead_letter
 
 GROUP = "serving"
-_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +106,7 @@ class Privacy:
 
     def withheld(self, table: VersionTable, record: Record) -> bool:
         """Whether bytes that cannot be read may be somebody's: then their digest is all that is passed on."""
-        names = {name.decode(errors="replace") for name in _MODEL.findall(record.value or b"")}
-        known = {name for name in names if name in table}
+        known = {name for name in named_models(record.value or b"") if name in table}
         if any(self.rule(table, name) is not None for name in known):
             return True
         return self._seen and not known

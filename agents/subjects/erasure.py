@@ -20,8 +20,11 @@ from sqlalchemy.orm import Session
 
 from agents.access.logic import Principal
 from agents.artifacts import ArtifactStore
-from agents.database.engine import Sessions
+from agents.config import Settings
+from agents.database.engine import Sessions, session_factory
+from agents.database.migrate import migrated
 from agents.registry.ledger import Ledger
+from agents.subjects.keys import SubjectKeys
 from agents.subjects.master import Master
 from agents.subjects.tables import SubjectErasureRow, SubjectKeyRow
 from agents.subjects.usage import trained_on
@@ -58,6 +61,7 @@ def erase(
     subject: str,
     by: Principal,
     *,
+    actor: str = "",
     dry_run: bool = False,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Erased:
@@ -67,6 +71,8 @@ def erase(
     ----------
     subject : str
         As the column says that `[data] subject` names.
+    actor : str
+        Name to record; the principal's where not given.
     dry_run : bool
         Only say what would happen.
 
@@ -82,12 +88,7 @@ def erase(
         row = session.scalars(select(SubjectKeyRow).where(SubjectKeyRow.subject == pseudonym)).first()
         before = _newest(session, pseudonym)
         if row is None and before is None:
-            raise NotFoundError(
-                "nothing of this subject is kept here under a key",
-                where="driftline erase",
-                remedy="write it as the column that [data] subject names has it; data that was never encrypted (of "
-                "models without a subject, in topics of your own) is not reached",
-            )
+            raise _unknown()
         found = Erased(
             subject=pseudonym,
             keys=0 if row is None else 1,
@@ -97,14 +98,53 @@ def erase(
             dry_run=dry_run,
         )
         if row is not None and ledger is not None:
-            found = _destroy(session, ledger, row, found, by)
+            found = _destroy(session, ledger, row, found, by, actor or by.name)
     failpoint("subject-erased")
     if dry_run:
         return found
     return msgspec.structs.replace(found, left=clear_copies(sessions.kw["bind"], pseudonym))
 
 
-def _destroy(session: Session, ledger: Ledger, row: SubjectKeyRow, found: Erased, by: Principal) -> Erased:
+class Eraser:
+    """Erases people of one installation, for the command line and for HTTP.
+
+    Parameters
+    ----------
+    sessions : Sessions
+    keys : SubjectKeys
+    artifacts : ArtifactStore
+    """
+
+    def __init__(self, sessions: Sessions, keys: SubjectKeys, artifacts: ArtifactStore) -> None:
+        self._sessions = sessions
+        self._keys = keys
+        self._artifacts = artifacts
+
+    @classmethod
+    def of(cls, settings: Settings) -> Eraser:
+        """Wired to the database and the artifact store of `settings`. Raises `DatabaseUnavailableError`."""
+        sessions = session_factory(migrated(settings.database))
+        return cls(sessions, SubjectKeys.of(settings), ArtifactStore.of(settings))
+
+    def __call__(self, subject: str, by: Principal, *, actor: str = "", dry_run: bool = False) -> Erased:
+        """As `erase`; where nobody ever had a key, no master key is made either."""
+        if not self._keys.any():
+            raise _unknown()
+        return erase(self._sessions, self._keys.master, self._artifacts, subject, by, actor=actor, dry_run=dry_run)
+
+
+def _unknown() -> NotFoundError:
+    return NotFoundError(
+        "nothing of this subject is kept here under a key",
+        where="driftline erase",
+        remedy="write it as the column that [data] subject names has it; data that was never encrypted (of "
+        "models without a subject, in topics of your own) is not reached",
+    )
+
+
+def _destroy(  # noqa: PLR0917 - all of one event
+    session: Session, ledger: Ledger, row: SubjectKeyRow, found: Erased, by: Principal, actor: str
+) -> Erased:
     if session.get_bind().dialect.name == "sqlite":
         session.execute(text("PRAGMA secure_delete = ON"))
     gone = session.execute(delete(SubjectKeyRow).where(SubjectKeyRow.id == row.id))
@@ -114,7 +154,7 @@ def _destroy(session: Session, ledger: Ledger, row: SubjectKeyRow, found: Erased
     session.add(SubjectErasureRow(subject=found.subject, epoch=epoch, at=ledger.now))
     event = SubjectErased(
         event_id=derived_id("subject-erased", found.subject, epoch),
-        **ledger.of_all(by),
+        **{**ledger.of_all(by), "actor": actor},
         subject=found.subject,
         keys=found.keys,
         trained=trained,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ ID_BYTES = 12
 KEY_BYTES = 64
 FORM = "1."
 _VERSION = b"driftline subject 1"
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, dict[str, Any]]).decode
@@ -106,6 +108,11 @@ def key_id(text: object) -> bytes | None:
 def key_ids(texts: Iterable[object]) -> set[bytes]:
     """The ids of all keys that sealed texts name."""
     return {found for text in texts if (found := key_id(text)) is not None}
+
+
+def named_models(data: bytes) -> set[str]:
+    """Models that bytes which cannot be read seem to speak of."""
+    return {name.decode(errors="replace") for name in _MODEL.findall(data)}
 
 
 def place(topic: str, model: str, record_id: str) -> Place:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from sqlalchemy import make_url, select
@@ -14,13 +15,15 @@ from agents.database.engine import Sessions, session_factory
 from agents.database.migrate import migrated
 from agents.registry.tables import LedgerRow, ModelRow, SpecificationRow
 from agents.subjects.keys import SubjectKeys
-from agents.subjects.sealing import MARK, SEALED, Rule, sealed_prediction, sealed_request
+from agents.subjects.sealing import MARK, SEALED, Rule, named_models, sealed_prediction, sealed_request
 from schemas.codec import decode_prediction, decode_request, encode, is_heartbeat
 from schemas.errors import DecodeError
 from schemas.events import InferenceRequest, Prediction
 from schemas.specification import parse
 from schemas.topics import INFERENCE_REQUESTS, PREDICTIONS
 from streams.kafka.records import Record
+
+NO_SUBJECT: Final = "no-subject"
 
 
 class Sealer:
@@ -31,11 +34,14 @@ class Sealer:
     rules : dict of str to Rule
         By model.
     keys : SubjectKeys
+    others : collection of str
+        Models that are registered and name no subject.
     """
 
-    def __init__(self, rules: dict[str, Rule], keys: SubjectKeys) -> None:
+    def __init__(self, rules: dict[str, Rule], keys: SubjectKeys, others: Collection[str] = ()) -> None:
         self._rules = rules
         self._keys = keys
+        self._others = others
 
     @classmethod
     def of(cls, settings: Settings) -> Sealer:
@@ -45,7 +51,8 @@ class Sealer:
         ------
         DatabaseUnavailableError
         """
-        return cls(_rules(settings), SubjectKeys.of(settings))
+        rules, others = _registered(settings)
+        return cls(rules, SubjectKeys.of(settings), others)
 
     def value(self, topic: str, data: bytes) -> bytes:
         """A record's bytes as they are to be sent; unchanged where its model names no subject.
@@ -65,6 +72,28 @@ class Sealer:
             prediction = decode_prediction(data)
             return encode(self.prediction(prediction)) if prediction.model in self._rules else data
         return data
+
+    def unchecked(self, topic: str, data: bytes) -> bytes:
+        """As `value`, of bytes that may be anything: what cannot be read and is nobody's is sent as it is.
+
+        Raises
+        ------
+        DecodeError
+            They cannot be read, and may be of a model that names a subject: nobody could erase them.
+        DatabaseUnavailableError
+        """
+        try:
+            return self.value(topic, data)
+        except DecodeError as error:
+            named = named_models(data)
+            if error.reason != NO_SUBJECT and named and all(name in self._others for name in named):
+                return data
+            raise DecodeError(
+                f"cannot be encrypted before it is sent ({error.what}), and may be a person's",
+                reason=error.reason,
+                where=error.where,
+                remedy="name a model without a subject in it, or try bad input where no model names one",
+            ) from error
 
     def request(self, request: InferenceRequest) -> InferenceRequest:
         """As `value`, of a request."""
@@ -87,7 +116,7 @@ class Sealer:
         if name is None:
             raise DecodeError(
                 f"features do not say whose they are: no {rule.column!r}",
-                reason="no-subject",
+                reason=NO_SUBJECT,
                 where=f"model {record.model}",
                 remedy="add that member to features",
             )
@@ -157,12 +186,15 @@ def rules_of(session: Session) -> dict[str, Rule]:
     return {name: rule for name, rule in found.items() if rule is not None}
 
 
-def _rules(settings: Settings) -> dict[str, Rule]:
+def _registered(settings: Settings) -> tuple[dict[str, Rule], frozenset[str]]:
+    """Models that name a subject, and where there are any, the others."""
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        return {}
+        return {}, frozenset()
     engine = migrated(settings.database)
     with session_factory(engine, read_only=True)() as session:
-        found = rules_of(session)
+        rules = rules_of(session)
+        names = session.scalars(select(ModelRow.name)) if rules else ()
+        others = frozenset(name for name in names if name not in rules)
     engine.dispose()
-    return found
+    return rules, others

@@ -91,3 +91,35 @@ def test_what_is_sent_is_sealed(world: RegistryWorld) -> None:
     assert sealer.value(GROUND_TRUTH, b"{}") == b"{}"
     with pytest.raises(DecodeError, match="do not say whose they are"):
         sealer.value(INFERENCE_REQUESTS, asked[2])
+
+
+@pytest.mark.parametrize(
+    ("topic", "data", "sent"),
+    [
+        (INFERENCE_REQUESTS, b'{"model": "n", "features": "Ann"}', True),
+        (PREDICTIONS, b'{"model": "n"', True),
+        (GROUND_TRUTH, b"\xff", True),
+        (INFERENCE_REQUESTS, b'{"model": "m", "features": {"who": "Ann"}}', False),
+        (INFERENCE_REQUESTS, b'{"model": "n", "model": "m", "features": {"who": "Ann"}', False),
+        (INFERENCE_REQUESTS, b'{"model": "unknown", "features": {"who": "Ann"}', False),
+        (PREDICTIONS, b"Ann, Elm Street", False),
+        (PREDICTIONS, made("m", x=1.5), False),
+    ],
+)
+def test_unchecked_bytes_are_sent_where_they_are_nobodys(
+    world: RegistryWorld, topic: str, data: bytes, sent: bool
+) -> None:
+    sealer = Sealer({"m": Rule("who", frozenset())}, keys_of(world), {"n"})
+    assert Sealer({}, keys_of(world)).unchecked(topic, data) == data
+    if sent:
+        assert sealer.unchecked(topic, data) == data
+        return
+    with pytest.raises(DecodeError, match="cannot be encrypted") as refused:
+        sealer.unchecked(topic, data)
+    assert "Ann" not in str(refused.value)
+
+
+def test_unchecked_bytes_that_can_be_read_are_sealed(world: RegistryWorld) -> None:
+    sealer = Sealer({"m": Rule("who", frozenset())}, keys_of(world), {"n"})
+    plain = made("m", who="Ann")
+    assert sealer.unchecked(PREDICTIONS, plain) == sealer.value(PREDICTIONS, plain) != plain
