@@ -96,7 +96,8 @@ def create(
         say(f"note: {problem}")
     for column, found in manifest.drift.items():
         if found.moved:
-            say(f"{column} moved since version {manifest.previous}: PSI {found.psi:.3f}, p {found.p_value:.2g}")
+            far = "no value is left" if found.psi is None else f"PSI {found.psi:.3f}, p {found.p_value:.2g}"
+            say(f"{column} moved since version {manifest.previous}: {far}")
 
 
 def show(reference: Reference, *, as_json: Json = False) -> None:
@@ -162,11 +163,11 @@ def diff(
     for name, (old, new) in schema["changed"].items():
         say(f"{name}: {old} → {new}")
     table(
-        ["column", "empty", "distinct", "mean", "PSI", "KS", "p", "moved"],
+        ["column", "empty", "distinct", "mean", "PSI", "JS", "KS", "Wasserstein", "p", "moved"],
         [
             (
                 *(name, _both(entry["nulls"]), _both(entry["distinct"]), _both(entry.get("mean", ["", ""]))),
-                *(_short(entry.get(value)) for value in ("psi", "ks", "p_value")),
+                *(_short(entry.get(value)) for value in ("psi", "jensen_shannon", "ks", "wasserstein", "p_value")),
                 "yes" if entry.get("moved") else "",
             )
             for name, entry in found["columns"].items()

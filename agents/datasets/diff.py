@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from agents.datasets.build import statistics_of
@@ -20,7 +21,7 @@ def difference(a: Manifest, b: Manifest, rows_a: pa.Table, rows_b: pa.Table) -> 
     dict
         ``equal``; ``schema`` (``added``, ``removed``, ``changed``: old and new type); ``rows`` (``a``, ``b``,
         ``added``, ``removed``, with a key that both share ``changed`` and ``key``); ``columns`` by name: ``nulls``,
-        ``distinct``, ``mean`` of each, and ``psi``, ``ks``, ``p_value``, ``moved`` (from `a` to `b`); ``files``
+        ``distinct``, ``mean`` of each, and how far `b` is from `a` (`agents.datasets.manifest.Moved`); ``files``
         (``added``, ``removed``: paths; ``shared``: how many); ``query`` and ``as_of`` of each where they differ.
     """
     types_a = {name: column.type for name, column in a.columns.items()}
@@ -33,8 +34,7 @@ def difference(a: Manifest, b: Manifest, rows_a: pa.Table, rows_b: pa.Table) -> 
         if one.mean is not None or other.mean is not None:
             entry["mean"] = [one.mean, other.mean]
         if name in drift:
-            found = drift[name]
-            entry |= {"psi": found.psi, "ks": found.ks, "p_value": found.p_value, "moved": found.moved}
+            entry |= msgspec.to_builtins(drift[name])
         columns[name] = entry
     files_a, files_b = ({file.sha256: file.path for file in found.files} for found in (a, b))
     return {

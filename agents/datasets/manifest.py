@@ -47,16 +47,22 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a column is from the same column of another dataset.
+    """How far a column is from the same column of another dataset, by the measures of drift (`streams.drift`).
 
-    `psi` over ten bins or the values; `ks` of numbers: the largest distance of the distribution functions; `p_value`:
-    that chance alone moves so far; `moved`: PSI of 0.1 or more, and p below 0.01.
+    `psi` and `jensen_shannon` over ten bins or the values; of numbers `ks` (the largest distance of the distribution
+    functions) and `wasserstein` (in standard deviations of the old ones), both of the values themselves; of others
+    `chi2` (the statistic times 1/n + 1/m). `p_value`: that chance alone moves so far, by KS or chi-squared; `moved`:
+    PSI of 0.1 or more, and p below 0.01. None: there is no such number, as where a column lost all its values.
+    Manifests of earlier releases know neither `jensen_shannon`, `wasserstein` nor `chi2`.
     """
 
-    psi: float
+    psi: float | None
     p_value: float
     moved: bool
     ks: float | None = None
+    jensen_shannon: float | None = None
+    wasserstein: float | None = None
+    chi2: float | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from agents.datasets.manifest import Column, Moved
-from streams.drift.distances import chi_squared_p, psi
+from streams.drift.distances import chi_squared_p, jensen_shannon, psi
+from streams.drift.measures import chi2_rows
 
 BINS: Final = 10
 SHOWN: Final = 50
@@ -21,7 +21,7 @@ MUCH: Final = 0.5
 """Share of nulls that is told."""
 PSI_MOVED: Final = 0.1
 P_MOVED: Final = 0.01
-OTHER: Final = "(others)"
+LARGE: Final = 1e140
 
 
 def described(table: pa.Table) -> dict[str, Column]:
@@ -62,8 +62,10 @@ def moved(old: pa.Table, new: pa.Table, known: Mapping[str, Column]) -> dict[str
 
     Notes
     -----
-    Numbers: PSI over the ten bins of `old`, and the two-sample Kolmogorov-Smirnov statistic with its p-value. Others:
-    PSI over values and the chi-squared test; a column with a value of its own in nearly every row is left out.
+    Numbers: PSI and Jensen-Shannon over the ten bins of `old`, and of the values themselves, which are at hand here,
+    the two-sample Kolmogorov-Smirnov statistic with its p-value and the Wasserstein distance. Others: PSI and
+    Jensen-Shannon over values and the chi-squared test; a column with a value of its own in nearly every row is left
+    out.
     """
     found = {}
     for name in old.column_names:
@@ -71,7 +73,7 @@ def moved(old: pa.Table, new: pa.Table, known: Mapping[str, Column]) -> dict[str
             continue
         column = known[name]
         if _is_number(old.schema.field(name).type) and _is_number(new.schema.field(name).type):
-            if len(column.edges) > 1:
+            if column.edges:
                 found[name] = _numbers(_values(old[name]), _values(new[name]), column)
         elif column.values and column.distinct <= max(SHOWN, 0.5 * old.num_rows):
             found[name] = _categories(old[name], new[name], list(column.values))
@@ -86,12 +88,13 @@ def _column(values: pa.ChunkedArray) -> Column:
         numbers = _values(values)
         about["nulls"] = len(values) - len(numbers) if pa.types.is_floating(kind) else nulls
         if len(numbers):
-            edges = np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)))
+            unit = _unit(numbers)
+            edges = np.unique(np.quantile(numbers / unit, np.linspace(0, 1, BINS + 1)) * unit)
             about |= {
                 "least": f"{numbers.min():.17g}",
                 "most": f"{numbers.max():.17g}",
-                "mean": float(numbers.mean()),
-                "deviation": _deviation(numbers),
+                "mean": float((numbers / unit).mean() * unit),
+                "deviation": float((numbers / unit).std() * unit),
                 "edges": edges.tolist(),
                 "counts": _binned(numbers, edges).tolist(),
             }
@@ -110,26 +113,47 @@ def _column(values: pa.ChunkedArray) -> Column:
     return Column(**about)
 
 
-def _deviation(numbers: NDArray[np.float64]) -> float:
-    """Standard deviation, also of numbers whose squares are too large."""
-    scale = float(np.abs(numbers).max()) or 1.0
-    return float((numbers / scale).std() * scale)
+def _unit(*numbers: NDArray[np.float64]) -> float:
+    """What to divide numbers by whose squares or sums would be too large for a float, or vanish; else 1."""
+    largest = max(float(np.abs(found).max()) for found in numbers)
+    return 1.0 if 1 / LARGE < largest < LARGE else largest or 1.0
 
 
 def _numbers(old: NDArray[np.float64], new: NDArray[np.float64], column: Column) -> Moved:
     if not len(old) or not len(new):
-        return Moved(psi=0.0 if len(old) == len(new) else math.inf, p_value=0.0, moved=len(old) != len(new))
+        return Moved(psi=None, p_value=0.0, moved=len(old) != len(new))
     edges = np.array(column.edges)
-    distance = psi(_binned(new, edges), _binned(old, edges))
+    before, after = (_binned(v, edges) if len(edges) > 1 else _around(v, edges[0]) for v in (old, new))
+    distance = psi(after, before)
     test = stats.ks_2samp(old, new, method="asymp")
     p = float(test.pvalue)
-    return Moved(psi=distance, ks=float(test.statistic), p_value=p, moved=distance >= PSI_MOVED and p < P_MOVED)
+    return Moved(
+        psi=distance,
+        jensen_shannon=jensen_shannon(after, before),
+        ks=float(test.statistic),
+        wasserstein=_apart(old, new),
+        p_value=p,
+        moved=distance >= PSI_MOVED and p < P_MOVED,
+    )
+
+
+def _apart(old: NDArray[np.float64], new: NDArray[np.float64]) -> float | None:
+    """First Wasserstein distance in standard deviations of the old numbers; None where these do not differ."""
+    unit = _unit(old, new)
+    scale = float((old / unit).std())
+    return float(stats.wasserstein_distance(old / unit, new / unit)) / scale if scale > 0 else None
 
 
 def _categories(old: pa.ChunkedArray, new: pa.ChunkedArray, known: list[str]) -> Moved:
     before, after = _counted(old, known), _counted(new, known)
     distance, p = psi(after, before), chi_squared_p(after, before)
-    return Moved(psi=distance, p_value=p, moved=distance >= PSI_MOVED and p < P_MOVED)
+    return Moved(
+        psi=distance,
+        jensen_shannon=jensen_shannon(after, before),
+        chi2=float(chi2_rows(after.astype(np.float64), before.astype(np.float64))),
+        p_value=p,
+        moved=distance >= PSI_MOVED and p < P_MOVED,
+    )
 
 
 def _counted(values: pa.ChunkedArray, known: list[str]) -> NDArray[np.int64]:
@@ -145,6 +169,11 @@ def _binned(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[
     """Values by bin; the outer bins are open."""
     inner = edges[1:-1]
     return np.bincount(np.searchsorted(inner, values, side="right"), minlength=len(inner) + 1)
+
+
+def _around(values: NDArray[np.float64], value: float) -> NDArray[np.int64]:
+    """How many values are smaller than one, equal to it and larger: bins of a column that had no other."""
+    return np.bincount(np.sign(values - value).astype(np.int64) + 1, minlength=3)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -19,7 +19,7 @@ from agents.gateway.decisions import RegistryDecisions
 from agents.gateway.feed import Feed
 from agents.gateway.security import LOOPBACK
 from agents.gateway.shared import SharedBoard
-from agents.runtime import mark_ready
+from agents.runtime import mark_ready, settle
 from agents.subjects.erasure import Eraser
 from streams.kafka.admin import check_broker
 from streams.kafka.config import KafkaConfig
@@ -62,13 +62,15 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
     )
     server = uvicorn.Server(config)
     failures: list[BaseException] = []
-    works = {"feed": lambda: Feed(kafka, board).run(stop), "http": lambda: server.run(sockets=[bound])}
+    works = {"feed": lambda: Feed(kafka, board).run(stop, settle), "http": lambda: server.run(sockets=[bound])}
     threads = [threading.Thread(target=_watched, args=(work, stop, failures), name=n) for n, work in works.items()]
     for thread in threads:
         thread.start()
     while not server.started and not stop.wait(0.02):
         pass
     if not stop.is_set():
+        registry.warm_up()
+        settle()
         log.info("the page is at %s", address)
         # That history is still being read is told by /readyz; it keeps nobody from starting.
         mark_ready(settings, NAME)

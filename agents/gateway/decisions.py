@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from sqlalchemy.orm import Session
@@ -64,6 +64,13 @@ class RegistryDecisions:
         engine = migrated(settings.database)
         registry = Registry(session_factory(engine), ArtifactStore.of(settings))
         return cls(registry, session_factory(engine, read_only=True))
+
+    def warm_up(self) -> None:
+        """Ask what people ask first: whoever is the first would wait 50 ms for tables to be mapped and SQL written."""
+        for as_of in (None, datetime.now(UTC)):
+            found, _ = self.find_models(Search(limit=1, as_of=as_of))
+            for one in found:
+                self.infos(one.model, as_of)
 
     def models(self) -> list[ModelFacts]:
         """Registered models, by name."""
@@ -182,20 +189,16 @@ class RegistryDecisions:
         with self.readers() as session:
             name = self._dataset(session, value) if kind == "dataset" else None
             try:
-                names = impact.named_so(session, kind, name or value)
-                found = impact.uses(session, kind, name or value, only_live=False)
+                thing = impact.named_so(session, kind, name or value)
+                found = impact.uses_of(session, thing, only_live=False)
             except NotFoundError:
                 if name is None:
                     raise
-                names, found = [name], []
+                thing, found = impact.Named(("dataset",), (name,)), []
             versions = [one for model in sorted({use.model for use in found}) for one in lineage.made(session, model)]
             known = lineage.datasets_in(versions) | ({name} if name is not None else set())
-            vertices: list[lineage.Vertex] = [
-                *versions,
-                *dataset_lineage.known(session, self._registry.artifacts, known),
-            ]
-        kinds = {made_from[0] for one in versions for made_from in one.inputs if made_from[1] == names[0]}
-        return lineage.around(vertices, f"{'rows' if kinds == {'rows'} else kind}:{names[0]}")
+            made_of = dataset_lineage.known(session, self._registry.artifacts, known)
+        return lineage.around([*versions, *made_of], thing.id)
 
     @staticmethod
     def _dataset(session: Session, value: str) -> str | None:

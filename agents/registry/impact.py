@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import ColumnElement, Select, and_, select
@@ -77,36 +78,48 @@ def uses(session: Session, kind: str, sha: str, *, only_live: bool) -> list[Use]
     ConfigurationError
         It is too short, or more than one begins so.
     """
-    things = named_so(session, kind, sha)
-    wanted = and_(InputRow.kind.in_(_kinds(kind)), InputRow.sha.in_(things))
-    return _uses(session, wanted, only_live=only_live)
+    return uses_of(session, named_so(session, kind, sha), only_live=only_live)
 
 
-def named_so(session: Session, kind: str, sha: str) -> list[str]:
-    """What versions were made from whose name is `sha` or begins with it: one thing, and a commit's dirty state.
+class Named(NamedTuple):
+    """What versions were made from: one thing, and of a commit its dirty state."""
+
+    kinds: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """Its id in a lineage."""
+        return f"{self.kinds[0]}:{self.names[0]}"
+
+
+def named_so(session: Session, kind: str, sha: str) -> Named:
+    """The thing whose name is `sha` or begins with it; of a dataset's hash the rows as they were read, where only these
+    have it.
 
     Raises
     ------
     NotFoundError, ConfigurationError
         As `uses`.
     """
-    kinds = _kinds(kind)
+    kinds = ("dataset", "rows") if kind == "dataset" else (kind,)
     if len(sha) < LEAST_PREFIX and "@" not in sha:
         raise ConfigurationError(f"{sha!r} is too short", where=f"--{kind}", remedy=f"give {LEAST_PREFIX} digits")
-    exact = and_(InputRow.kind.in_(kinds), InputRow.sha.in_([sha, f"{sha}-dirty"]))
-    found = _distinct(session, exact)
+    found = _distinct(session, and_(InputRow.kind.in_(kinds), InputRow.sha.in_([sha, f"{sha}-dirty"])))
     if not found:
         found = _distinct(session, and_(InputRow.kind.in_(kinds), InputRow.sha >= sha, InputRow.sha < sha + _LAST))
     if not found:
         raise NotFoundError(f"no version was made from {kind} {sha}", where="lineage")
-    if len({name.removesuffix("-dirty") for name in found}) > 1:
-        some = ", ".join(sorted(found)[:5])
+    if len({name.removesuffix("-dirty") for _, name in found}) > 1:
+        some = ", ".join(sorted({name for _, name in found})[:5])
         raise ConfigurationError(f"{sha} may be {some}", where=f"--{kind}", remedy="give more of its digits")
-    return sorted(found)
+    return Named(tuple(sorted({one for one, _ in found})), tuple(sorted({name for _, name in found})))
 
 
-def _kinds(kind: str) -> tuple[str, ...]:
-    return ("dataset", "rows") if kind == "dataset" else (kind,)
+def uses_of(session: Session, thing: Named, *, only_live: bool) -> list[Use]:
+    """Versions that a thing went into, directly, by model and version."""
+    wanted = and_(InputRow.kind.in_(thing.kinds), InputRow.sha.in_(thing.names))
+    return _uses(session, wanted, only_live=only_live)
 
 
 def package_uses(session: Session, wanted: str, packages: Packages, *, only_live: bool) -> list[Use]:
@@ -191,9 +204,10 @@ def _uses(session: Session, wanted: ColumnElement[bool], *, only_live: bool) -> 
     return sorted(found, key=lambda use: (use.model, use.version, use.through))
 
 
-def _distinct(session: Session, wanted: ColumnElement[bool]) -> Sequence[str]:
-    """Some different things that are wanted: enough to tell one from several."""
-    return session.scalars(select(InputRow.sha).where(wanted).distinct().limit(20)).all()
+def _distinct(session: Session, wanted: ColumnElement[bool]) -> list[tuple[str, str]]:
+    """Kind and name of some different things that are wanted: enough to tell one from several."""
+    rows = session.execute(select(InputRow.kind, InputRow.sha).where(wanted).distinct().limit(20))
+    return [(row.kind, row.sha) for row in rows]
 
 
 def _name(package: str) -> str:

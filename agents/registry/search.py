@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Literal, cast
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, Literal, cast
 
 import msgspec
 from sqlalchemy import ColumnElement, exists, func, or_, select
@@ -20,6 +22,9 @@ from schemas.errors import ConfigurationError
 from schemas.events import AnyRegistryEvent
 
 CHUNK = 200
+FEW = 100
+"""Rows that are read at a time where many are only looked at."""
+_EVENTS: Final = msgspec.json.Decoder[AnyRegistryEvent](AnyRegistryEvent)
 Alias = Literal["champion", "challenger"]
 Seen = Callable[[Sequence[str]], Iterable[str]]
 """Of some models, those that whoever asks may look at."""
@@ -176,15 +181,30 @@ def epoch_at(session: Session, moment: datetime) -> int:
 
 
 def histories(session: Session, models: Sequence[str], epoch: int | None = None) -> dict[str, History]:
-    """What the audit says of some models, until an epoch (inclusive)."""
-    events: dict[str, list[AnyRegistryEvent]] = {name: [] for name in models}
+    """What the audit says of some models, until an epoch (inclusive).
+
+    Notes
+    -----
+    Events are replayed as they come, a few rows at a time: thousands of rows kept together make Python look through
+    everything that the process holds, which took longer than the question itself.
+    """
+    found = dict.fromkeys(models, replay(()))
     for start in range(0, len(models), CHUNK):
         statement = select(AuditRow.model, AuditRow.event).where(AuditRow.model.in_(models[start : start + CHUNK]))
         if epoch is not None:
             statement = statement.where(AuditRow.epoch <= epoch)
-        for name, event in session.execute(statement.order_by(AuditRow.model, AuditRow.epoch)):
-            events[name].append(decode(event.encode(), AnyRegistryEvent))  # type: ignore[arg-type]
-    return {name: replay(told) for name, told in events.items()}
+        rows = session.execute(statement.order_by(AuditRow.model, AuditRow.epoch)).yield_per(FEW)
+        for name, told in groupby(rows, key=itemgetter(0)):
+            found[name] = replay(_event(text) for _, text in told)
+    return found
+
+
+def _event(text: str) -> AnyRegistryEvent:
+    try:
+        event: AnyRegistryEvent = _EVENTS.decode(text)
+    except msgspec.DecodeError:
+        event = decode(text.encode(), AnyRegistryEvent)  # type: ignore[arg-type]  # says what is wrong with it
+    return event
 
 
 def tags_of(

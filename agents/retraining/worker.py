@@ -11,7 +11,6 @@ it: no run outlives its agent.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import json
 import logging
@@ -23,7 +22,7 @@ import traceback
 from typing import Any
 
 from agents.config import Settings, load_settings
-from agents.runtime import configure_log, end_with_owner
+from agents.runtime import configure_log, end_with_owner, settle
 
 LOADED = (
     "agents.retraining.execution",
@@ -55,8 +54,7 @@ def main() -> int:
     for name in LOADED:
         importlib.import_module(name)
     # What is loaded now is never collected, so that children share its memory.
-    gc.collect()
-    gc.freeze()
+    settle()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what steps print goes to the log, not among the answers

@@ -25,6 +25,17 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(home=tmp_path, bootstrap_servers=None)
 
 
+def test_what_has_settled_is_not_looked_through_again() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", "import gc; from agents.runtime import settle; settle(); print(len(gc.get_objects()))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(found.stdout) < 1_000
+
+
 def test_readiness_belongs_to_a_process(settings: Settings) -> None:
     assert not is_ready(settings, "serving")
     assert not works(settings, "serving")

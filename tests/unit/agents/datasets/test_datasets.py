@@ -219,8 +219,45 @@ def test_what_moved_and_what_did_not() -> None:
     found = moved(old, new, described(old))
     assert {name for name, one in found.items() if one.moved} == {"shifted", "kind"}
     assert set(found) == {"still", "shifted", "kind", "flag"}, "an id is no distribution"
-    exact = stats.ks_2samp(old["shifted"].to_numpy(), new["shifted"].to_numpy()).statistic
-    assert found["shifted"].ks == pytest.approx(exact)
+    before, after = old["shifted"].to_numpy(), new["shifted"].to_numpy()
+    assert found["shifted"].ks == pytest.approx(stats.ks_2samp(before, after).statistic)
+    apart = stats.wasserstein_distance(before, after)
+    assert found["shifted"].wasserstein == pytest.approx(apart / before.std())
+    assert 0.9 < found["shifted"].wasserstein < 1.1, "in standard deviations"
+    distances = {name: one.jensen_shannon for name, one in found.items()}
+    assert all(0 <= one <= 1 for one in distances.values() if one is not None)
+    assert min(distances["shifted"], distances["kind"]) > 10 * max(distances["still"], distances["flag"])
+    kind = [old["kind"].to_pylist(), new["kind"].to_pylist()]
+    table = [[values.count(value) for value in "ab"] for values in kind]
+    pearson = stats.chi2_contingency(table, correction=False)
+    assert found["kind"].chi2 == pytest.approx(pearson.statistic * 2 / n)
+    assert found["kind"].p_value == pytest.approx(pearson.pvalue)
+    assert found["kind"].ks is found["kind"].wasserstein is found["shifted"].chi2 is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moves"),
+    [
+        ([1.0, 2.0, 3.0] * 200, [None] * 600, True),  # every value is lost
+        ([None] * 600, [1.0, 2.0, 3.0] * 200, None),  # there was nothing to be far from
+        ([5.0] * 600, [5.0] * 600, False),
+        ([5.0] * 600, [5.0, 6.0] * 300, True),  # what never changed begins to
+        ([1e308, -1e308] * 300, [1e308] * 600, True),  # farther apart than a number can say
+        ([0.1, 0.2, 0.3] * 200, [0.1, 0.2, 0.3] * 200, False),
+    ],
+)
+def test_however_far_a_column_is_its_manifest_can_be_read(
+    archive: Archive, artifacts: ArtifactStore, old: list[float], new: list[float], moves: bool | None
+) -> None:
+    versions = [
+        pa.table({"n": range(start, start + 600), "x": pa.array(values, pa.float64())})
+        for start, values in enumerate((old, new))
+    ]
+    _, made = [create(archive.sessions, artifacts, Chosen(rows, []), Wish("d", "ada")) for rows in versions]
+    with archive.sessions() as session:
+        kept = load(artifacts, find(session, "d@2").manifest)
+    assert kept == made
+    assert (kept.drift["x"].moved if "x" in kept.drift else None) == moves
 
 
 # ----------------------------------------------------------------------------------------------------- comparing
