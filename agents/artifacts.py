@@ -129,6 +129,28 @@ class ArtifactStore:
             raise ArtifactError(f"not signed as {kind}", where=path, remedy="register the version again") from error
         return self._ring.verify(_signed(sha, kind), signature)
 
+    def renew(self) -> tuple[int, list[str]]:
+        """Sign with the present key what another trusted key signed; how many that were, and what no trusted key did.
+
+        Afterwards older keys can be distrusted, and artifacts go on.
+        """
+        if self._ring is None:
+            raise ArtifactError("no keys to sign with", where=self.url, remedy="configure a key folder")
+        own, renewed, refused = self._ring.own(), 0, []
+        for path in sorted(self._fs.find(self._root)):
+            sha, _, kind = str(path).rpartition("/")[2].removesuffix(".sig").partition(".")
+            if not str(path).endswith(".sig") or len(sha) != 64:
+                continue
+            try:
+                signer = self._ring.verify(_signed(sha, kind), self._fs.cat_file(path))
+            except ArtifactError:
+                refused.append(f"{kind} {sha}")
+                continue
+            if signer != own:
+                self._write(path, self._ring.sign(_signed(sha, kind)))
+                renewed += 1
+        return renewed, refused
+
     def _write(self, path: str, data: bytes) -> None:
         if not self._local:
             self._fs.pipe_file(path, data)
@@ -188,6 +210,8 @@ def check_in_child(
 ) -> None:
     """Load a model in a limited child process and predict a few rows there.
 
+    Size, hash and signature are checked here already: what is altered or unsigned does not cost a process.
+
     Parameters
     ----------
     features : mapping of str to str, optional
@@ -202,6 +226,8 @@ def check_in_child(
     ArtifactError
         With what the child said, or how it ended.
     """
+    store.get(sha, max_bytes=MAX_MODEL_BYTES)
+    store.verify(sha, "model")
     task = {
         "url": store.url,
         "keys": str(store.keys) if store.keys is not None else None,

@@ -85,8 +85,8 @@ class KeyRing:
 
         Notes
         -----
-        The old public key is kept as ``retired-ID.pub``; where the old private key is lost to others, distrust it and
-        register again what it signed.
+        The old public key is kept as ``retired-ID.pub``. To do without it, `ArtifactStore.renew` what it signed, then
+        distrust it.
         """
         old = self._private().public_key()
         kept = self.folder / f"retired-{_key_id(old)}.pub"
@@ -101,8 +101,13 @@ class KeyRing:
         )
         return _key_id(new.public_key())
 
-    def trust(self, pem: bytes, name: str) -> str:
+    def trust(self, pem: bytes, name: str, *, or_numbered: bool = False) -> str:
         """Trust another installation's public key; returns its id.
+
+        Parameters
+        ----------
+        or_numbered : bool
+            Where `name` is taken by another key (that installation has rotated its own), call it ``NAME-ID``.
 
         Raises
         ------
@@ -117,12 +122,15 @@ class KeyRing:
             raise ArtifactError("no public key in PEM", remedy="give the other installation's keys/own.pub") from error
         if not isinstance(key, Ed25519PublicKey):
             raise ArtifactError("not an Ed25519 key", remedy="give the other installation's keys/own.pub")
-        path = self.folder / f"{name}.pub"
+        key_id = _key_id(key)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_new(path, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
-        if _key_id(dict(self._files())[path]) != _key_id(key):
-            raise ArtifactError("the file holds another key", where=str(self.folder), remedy="choose a name")
-        return _key_id(key)
+        for each in (name, f"{name}-{key_id}") if or_numbered else (name,):
+            path = self.folder / f"{each}.pub"
+            write_new(path, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+            held = dict(self._files()).get(path)
+            if held is not None and _key_id(held) == key_id:
+                return key_id
+        raise ArtifactError("the file holds another key", where=str(path), remedy="choose a name")
 
     def distrust(self, key_id: str) -> list[str]:
         """Trust a key no longer; returns the files that were removed. What it signed is refused from now on.
@@ -168,7 +176,10 @@ class KeyRing:
     def _files(self) -> list[tuple[Path, Ed25519PublicKey]]:
         found = []
         for path in sorted(self.folder.glob("*.pub")):
-            key = load_pem_public_key(path.read_bytes())
+            try:
+                key = load_pem_public_key(path.read_bytes())
+            except ValueError:
+                continue  # no key: nothing is trusted because of it, and what others signed is not refused for it
             if isinstance(key, Ed25519PublicKey):
                 found.append((path, key))
         return found

@@ -115,9 +115,9 @@ def load_skops(data: bytes, where: str, allowed: Iterable[str] = ()) -> Any:
     ArtifactError
         No skops file, it would unpack to too much, or it has types that are not allowed. Nothing of it ran.
     """
+    check_size(data, where)  # before what takes a second to import
     import skops.io
 
-    check_size(data, where)
     try:
         unknown = set(skops.io.get_untrusted_types(data=data))
     except Exception as error:

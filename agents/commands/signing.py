@@ -28,7 +28,7 @@ def show(as_json: Json = False) -> None:
 
 
 def rotate(as_json: Json = False) -> None:
-    """Sign with a new key from now on. What the old key signed stays trusted until it is distrusted."""
+    """Sign with a new key from now on. What the old key signed stays trusted until it is distrusted; see `renew`."""
     ring = _ring()
     old = ring.own()
     new = ring.rotate()
@@ -51,8 +51,26 @@ def trust(
         pem = file.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"cannot be read: {error.strerror}", where=str(file)) from error
-    key = _ring().trust(pem, name or ("other" if file.stem == "own" else file.stem))
+    called = name or ("other" if file.stem == "own" else file.stem)
+    key = _ring().trust(pem, called, or_numbered=not name)
     document({"trusted": key}) if as_json else say(f"{key} is trusted")
+
+
+def renew(as_json: Json = False) -> None:
+    """Sign with the present key what another trusted key signed, so that the other one can be distrusted."""
+    from agents.artifacts import ArtifactStore
+    from agents.config import load_settings
+
+    ring = _ring()
+    renewed, refused = ArtifactStore.of(load_settings()).renew()
+    if as_json:
+        document({"own": ring.own(), "renewed": renewed, "refused": refused})
+    else:
+        say(f"{renewed} artifacts are signed with {ring.own()} now")
+        for one in refused:
+            say(f"no trusted key signed {one}")
+    if refused:
+        raise typer.Exit(1)
 
 
 def distrust(key: KeyId, *, as_json: Json = False) -> None:
@@ -74,6 +92,6 @@ def _ring(role: Role = "admin") -> KeyRing:
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(no_args_is_help=True, help="The keys that artifacts and bundles are signed with.")
-    for function in (show, rotate, trust, distrust):
+    for function in (show, rotate, renew, trust, distrust):
         group.command(function.__name__, cls=Command)(function)
     app.add_typer(group, name="signing", rich_help_panel="Models")

@@ -47,6 +47,19 @@ def test_another_installation_is_trusted_by_its_public_key(tmp_path: Path) -> No
     with pytest.raises(ArtifactError, match="another key"):
         ours.trust(third.public_pem(), "production")
     assert third.own() not in ours.trusted()
+    for _ in range(2):
+        assert ours.trust(third.public_pem(), "production", or_numbered=True) == third.own()
+    assert ours.trusted() == {theirs.own(): "production.pub", third.own(): f"production-{third.own()}.pub"}
+
+
+def test_a_file_that_holds_no_key_neither_trusts_nor_stops(tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path / "keys")
+    signature = ring.sign(b"data")
+    (ring.folder / "broken.pub").write_bytes(b"-----BEGIN PUBLIC KEY-----")
+    assert ring.verify(b"data", signature) == ring.own()
+    assert set(ring.trusted()) == {ring.own()}
+    with pytest.raises(ArtifactError, match="another key"):
+        ring.trust(KeyRing(tmp_path / "other").public_pem(), "broken")
 
 
 def test_what_is_no_ed25519_key_is_not_trusted(tmp_path: Path) -> None:
