@@ -401,13 +401,20 @@ class VersionValidated(RegistryEvent, tag="VersionValidated", frozen=True, gc=Fa
 
 
 class ApprovalRequested(RegistryEvent, tag="ApprovalRequested", frozen=True, gc=False, kw_only=True):
+    """`allowed_types`: what the version's file may hold beside the defaults; absent where that is nothing."""
+
     version: int
     approvers: int
+    allowed_types: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class VersionApproved(RegistryEvent, tag="VersionApproved", frozen=True, gc=False, kw_only=True):
+    """`allowed_types` as in `ApprovalRequested`; `consented`: those of them that whoever approved agreed to by name."""
+
     version: int
     comment: str = ""
+    allowed_types: list[str] | msgspec.UnsetType = msgspec.UNSET
+    consented: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class VersionRejected(RegistryEvent, tag="VersionRejected", frozen=True, gc=False, kw_only=True):
@@ -416,19 +423,23 @@ class VersionRejected(RegistryEvent, tag="VersionRejected", frozen=True, gc=Fals
 
 
 class ModelPromoted(RegistryEvent, tag="ModelPromoted", frozen=True, gc=False, kw_only=True):
-    """`probation`: `previous` goes on answering in shadow."""
+    """`probation`: `previous` goes on answering in shadow. `allowed_types` as in `ApprovalRequested`."""
 
     version: int
     previous: int | None
     artifact: str
     probation: bool = False
+    allowed_types: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelRolledBack(RegistryEvent, tag="ModelRolledBack", frozen=True, gc=False, kw_only=True):
+    """`allowed_types` as in `ApprovalRequested`."""
+
     version: int
     previous: int
     artifact: str
     reason: str
+    allowed_types: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ProbationEnded(RegistryEvent, tag="ProbationEnded", frozen=True, gc=False, kw_only=True):
@@ -558,6 +569,7 @@ class VersionState(Wire, frozen=True, gc=False, kw_only=True):
     """A version as `registry-state` carries it.
 
     `external`: its name elsewhere; such a version has no artifact. `flagged`: found faulty, or descends from such.
+    `withheld`: its file may hold types that nobody has agreed to; it is not to be loaded before it is champion.
     """
 
     version: int
@@ -569,6 +581,7 @@ class VersionState(Wire, frozen=True, gc=False, kw_only=True):
     parent: int | None = None
     external: str | None = None
     flagged: bool | msgspec.UnsetType = msgspec.UNSET
+    withheld: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelState(Wire, frozen=True, gc=False, kw_only=True):
@@ -597,8 +610,11 @@ class RegistryCommand(Wire, tag_field="type", frozen=True, gc=False, kw_only=Tru
 
 
 class ApproveVersion(RegistryCommand, tag="ApproveVersion", frozen=True, gc=False, kw_only=True):
+    """`consented`: types beside the defaults that the version's file may hold from now on."""
+
     version: int
     comment: str = ""
+    consented: list[str] = msgspec.field(default_factory=list)
 
 
 class RejectVersion(RegistryCommand, tag="RejectVersion", frozen=True, gc=False, kw_only=True):

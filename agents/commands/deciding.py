@@ -9,6 +9,8 @@ import typer
 from agents.commands.output import Json, add, document, note, say, table
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from agents.registry.batch import What
 
 Model = Annotated[str, typer.Argument(help="Name of a registered model.", show_default=False)]
@@ -20,6 +22,10 @@ Every = Annotated[bool, typer.Option("--all", help="Decide on many: of all model
 Match = Annotated[str, typer.Option("--match", help="With --all: models by pattern, as 'bus-*'.")]
 Tags = Annotated[
     list[str] | None, typer.Option("--tag", help="With --all: models by tag, KEY=VALUE; again: all of them.")
+]
+TypeNames = Annotated[
+    list[str] | None,
+    typer.Option("--allow-type", help="Agree that its file may hold this type beside the defaults; again: more."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="With --all: say what would be decided on, and do nothing.")]
 
@@ -55,7 +61,9 @@ class Many(NamedTuple):
         return self.every
 
 
-def decide_many(what: What, many: Many, *, actor: str, reason: str, as_json: bool) -> None:
+def decide_many(
+    what: What, many: Many, consented: Collection[str] = (), *, actor: str, reason: str, as_json: bool
+) -> None:
     """Decide on all that fits; exit code 1 where something of it was refused. Roll-backs only where confirmed."""
     from agents.access.acting import acting
     from agents.access.logic import acting_name
@@ -88,12 +96,18 @@ def decide_many(what: What, many: Many, *, actor: str, reason: str, as_json: boo
         if as_json:
             document({"would": would, "possible": possible})
             return
-        table([*columns[:2], "is", "why not"], [(o.model, o.version, o.stage, o.problem) for o in would], empty=nothing)
+        asked = any(o.new_types for o in would)
+        table(
+            [*columns[:2], "is", "why not", *["types to agree to"] * asked],
+            [(o.model, o.version, o.stage, o.problem, *[" ".join(o.new_types)] * asked) for o in would],
+            empty=nothing,
+        )
         note("nothing was done" + (f"; --confirm {possible} does it" if what == "rollback" and possible else ""))
         return
     if many.confirm is not None:
         found = confirmed(found, many.confirm)
-    done = decisions.decide_all(what, found, by=by, actor=acting_name(by, actor), reason=reason, allowed=allowed)
+    name = acting_name(by, actor)
+    done = decisions.decide_all(what, found, by=by, actor=name, reason=reason, allowed=allowed, consented=consented)
     refused = [outcome for outcome in done if outcome.problem is not None]
     if as_json:
         told = {"approve": "approved", "reject": "rejected", "rollback": "rolled_back"}[what]

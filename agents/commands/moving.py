@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agents.commands.deciding import TypeNames
 from agents.commands.output import Json, add, document, say
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def import_bundle(
     submit: Annotated[
         bool, typer.Option("--submit", help="Let the specification's approval mode decide on it at once.")
     ] = False,
+    allow_types: TypeNames = None,
     actor: Actor = "",
     as_json: Json = False,
 ) -> None:
@@ -109,7 +111,8 @@ def import_bundle(
     need_on(settings, by, "producer", model)
     sessions = session_factory(make_engine(settings.database), acts_for=by)
     registry = Registry(sessions, ArtifactStore.of(settings))
-    done = moving.import_bundle(registry, ring, file, by=acting_name(by, actor), submit=submit)
+    name = acting_name(by, actor)
+    done = moving.import_bundle(registry, ring, file, by=name, submit=submit, consented=allow_types or ())
     if as_json:
         document(done)
     else:

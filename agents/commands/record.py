@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,6 +52,7 @@ def show(
         "flagged": "; ".join(map(str, info.flags)),
         "reason": info.reason,
         "artifact": info.artifact,
+        "may hold": ", ".join(info.allowed_types),
         "code": info.code.get("tree"),
         "commit": info.code.get("commit"),
         "rows": f"{info.dataset.get('rows')} until {info.dataset.get('last_event')}",
@@ -65,9 +66,18 @@ def show(
     say(f"{model} version {version}")
     table(["", ""], [(name, str(value)) for name, value in rows.items() if value not in {None, ""}])
     say("")
-    table(["at", "who", "what"], [(f"{e['at']:%Y-%m-%d %H:%M:%S}", e["actor"], e["action"]) for e in found.history])
+    table(
+        ["at", "who", "what", "why"],
+        [(f"{e['at']:%Y-%m-%d %H:%M:%S}", e["actor"], e["action"], _why(e)) for e in found.history],
+    )
     if papers:
         say(f"\nwrote {', '.join(sorted(papers))} to {write}")
+
+
+def _why(event: dict[str, Any]) -> str:
+    """What was said with a decision, and what it let in."""
+    agreed = f"agreed to {', '.join(event['consented'])}" if event.get("consented") else ""
+    return "; ".join(filter(None, [event.get("comment"), event.get("reason"), agreed]))
 
 
 def add_to(app: typer.Typer) -> None:

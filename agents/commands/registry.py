@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agents.commands.deciding import DryRun, Every, Many, Match, Tags, decide_many
+from agents.commands.deciding import DryRun, Every, Many, Match, Tags, TypeNames, decide_many
 from agents.commands.output import Json, add, document, say
 
 if TYPE_CHECKING:
@@ -199,6 +199,7 @@ def approve(
     artifact: Annotated[
         str, typer.Option("--artifact", help="SHA-256 of what you looked at: refused where the version holds another.")
     ] = "",
+    allow_types: TypeNames = None,
     actor: Actor = "",
     comment: Annotated[str, typer.Option("--comment", help="Kept in the audit.")] = "",
     as_json: Json = False,
@@ -211,13 +212,20 @@ def approve(
 
     many = Many(every, match, tags, dry_run)
     if many.wanted("approve", model, version):
-        decide_many("approve", many, actor=actor, reason=comment, as_json=as_json)
+        decide_many("approve", many, allow_types or (), actor=actor, reason=comment, as_json=as_json)
         return
     settings = load_settings()
     by = acting(settings, "approver", model)
     registry = RegistryDecisions.of(settings)
     name = acting_name(by, actor)
-    registry.approve(model, version, by=by, actor=name, comment=comment, artifact=artifact or None)
+    registry.approve(
+        *(model, version),
+        by=by,
+        actor=name,
+        comment=comment,
+        artifact=artifact or None,
+        consented=allow_types or (),
+    )
     _tell(registry, model, version, as_json=as_json)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -159,12 +159,22 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/models/{model}/versions/{version}/approve", dependencies=approver)
     def approve(model: str, version: int, decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
-        """Approve a version: ``{"actor", "comment", "artifact"}``. 409: decided already."""
+        """Approve a version: ``{"actor", "comment", "artifact", "allow_types"}``. 409: decided already.
+
+        `allow_types`: what its file may hold beside the defaults and the champion's types; 409 where one is not named.
+        """
         body = decision or {}
         artifact = _text(body, "artifact") or None
         comment = _text(body, "comment")
         who = visit().principal
-        context.registry.approve(model, version, by=who, actor=_actor(body), comment=comment, artifact=artifact)
+        context.registry.approve(
+            *(model, version),
+            by=who,
+            actor=_actor(body),
+            comment=comment,
+            artifact=artifact,
+            consented=_texts(body, "allow_types"),
+        )
         return JSONResponse({"model": model, "version": version, "done": "approved"})
 
     @routes.post("/models/{model}/versions/{version}/reject", dependencies=approver)
@@ -204,7 +214,10 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/approvals", dependencies=approver)
     def approve_many(decision: Annotated[dict[str, Any] | None, Body()] = None) -> Response:
-        """Approve all that waits, of models that match: ``{"match", "tags", "comment", "actor", "dry_run"}``."""
+        """Approve all that waits, of models that match.
+
+        ``{"match", "tags", "comment", "actor", "allow_types", "dry_run"}``, `allow_types` as of one version.
+        """
         return _many(context, "approve", "approved", decision or {})
 
     @routes.post("/rejections", dependencies=approver)
@@ -288,7 +301,13 @@ def champion_of(context: Context, model: str) -> int | None:
 
 
 def decide_matching(  # noqa: PLR0917
-    context: Context, what: What, search: Search, actor: str, reason: str, confirm: int | None = None
+    context: Context,
+    what: What,
+    search: Search,
+    actor: str,
+    reason: str,
+    confirm: int | None = None,
+    consented: Collection[str] = (),
 ) -> list[Outcome]:
     """Decide on all that fits and that who asks may decide on; roll-backs only as many as were confirmed."""
     who = visit().principal
@@ -303,7 +322,9 @@ def decide_matching(  # noqa: PLR0917
     found = context.registry.chosen(what, search)
     if confirm is not None:
         found = confirmed(_seen(context, found), confirm)
-    return context.registry.decide_all(what, found, by=who, actor=actor, reason=reason, allowed=allowed)
+    return context.registry.decide_all(
+        what, found, by=who, actor=actor, reason=reason, allowed=allowed, consented=consented
+    )
 
 
 def _seen(context: Context, found: list[Chosen]) -> list[Chosen]:
@@ -323,7 +344,8 @@ def _many(context: Context, what: What, done: str, body: dict[str, Any]) -> Resp
     if body.get("dry_run") or (what == "rollback" and confirm is None):
         return json_response({"would": listed(_seen(context, context.registry.chosen(what, search)), what)})
     reason = _text(body, "comment") if what == "approve" else _text(body, "reason") or "no reason given"
-    found = decide_matching(context, what, search, _actor(body), reason, confirm)
+    consented = _texts(body, "allow_types")
+    found = decide_matching(context, what, search, _actor(body), reason, confirm, consented)
     refused = sum(outcome.problem is not None for outcome in found)
     return json_response({done: len(found) - refused, "refused": refused, "versions": found})
 
@@ -444,6 +466,14 @@ def _reason(body: dict[str, Any]) -> str:
 def _text(body: dict[str, Any], name: str) -> str:
     value = body.get(name)
     return value.strip()[:1000] if isinstance(value, str) else ""
+
+
+def _texts(body: dict[str, Any], name: str) -> list[str]:
+    """Raises `ConfigurationError` where it is no list of texts."""
+    value = body.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ConfigurationError("is no list of names", where=name, remedy=f'{{"{name}": ["package.module.Type"]}}')
+    return value
 
 
 def _number(body: dict[str, Any], name: str) -> int | None:

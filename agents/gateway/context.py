@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event
@@ -54,7 +54,15 @@ class RegistryPort(Protocol):
     def lineage_of(self, kind: str, value: str) -> Lineage: ...
 
     def approve(
-        self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None
+        self,
+        model: str,
+        version: int,
+        *,
+        by: Principal,
+        actor: str,
+        comment: str,
+        artifact: str | None = None,
+        consented: Collection[str] = (),
     ) -> None: ...
 
     def reject(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> None: ...
@@ -73,6 +81,7 @@ class RegistryPort(Protocol):
         actor: str,
         reason: str,
         allowed: Callable[[str], bool],
+        consented: Collection[str] = (),
     ) -> list[Outcome]: ...
 
     def request_approval(self, model: str, version: int, *, by: Principal, actor: str) -> str: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -138,6 +138,7 @@ class RegistryDecisions:
                 external=v.external,
                 tags=v.tags,
                 flags=[str(one) for one in v.flags],
+                allowed_types=v.allowed_types,
             )
             for v in self.infos(model, as_of)
         ]
@@ -225,12 +226,20 @@ class RegistryDecisions:
             return impact.uses(session, kind, value, only_live=only_live)
 
     def approve(
-        self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None
+        self,
+        model: str,
+        version: int,
+        *,
+        by: Principal,
+        actor: str,
+        comment: str,
+        artifact: str | None = None,
+        consented: Collection[str] = (),
     ) -> None:
         """Approve. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
         with self._registry.sessions.begin() as session:
             acting_for(session, by)
-            self._registry.approve(session, model, version, actor, comment, artifact=artifact)
+            self._registry.approve(session, model, version, actor, comment, artifact=artifact, consented=consented)
 
     def reject(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> None:
         """Reject. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
@@ -259,9 +268,10 @@ class RegistryDecisions:
         actor: str,
         reason: str,
         allowed: Callable[[str], bool],
+        consented: Collection[str] = (),
     ) -> list[Outcome]:
         """Decide on what was chosen; what became of each. One that is refused keeps no other."""
-        return list(decide_all(self._registry, what, found, by, actor, reason, allowed))
+        return list(decide_all(self._registry, what, found, by, actor, reason, allowed, consented))
 
     def request_approval(self, model: str, version: int, *, by: Principal, actor: str) -> str:
         """Ask for approval again; the stage. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""

@@ -150,6 +150,7 @@ def router(context: Context, templates: Environment) -> APIRouter:
         actor: Annotated[str, Form()] = "",
         reason: Annotated[str, Form()] = "",
         seen: Annotated[str, Form()] = "",
+        allow_type: Annotated[list[str] | None, Form()] = None,
     ) -> Response:
         if action not in QUESTIONS:
             return HTMLResponse("no such action", status_code=404)
@@ -157,7 +158,14 @@ def router(context: Context, templates: Environment) -> APIRouter:
         try:
             name = access.actor(actor.strip(), "")
             if action == "approve":
-                context.registry.approve(model, version, by=who, actor=name, comment=reason, artifact=seen or None)
+                context.registry.approve(
+                    *(model, version),
+                    by=who,
+                    actor=name,
+                    comment=reason,
+                    artifact=seen or None,
+                    consented=allow_type or (),
+                )
             elif action == "reject":
                 context.registry.reject(model, version, by=who, actor=name, reason=reason)
             else:
@@ -277,17 +285,21 @@ class _Renderer:
         The form carries what the person has seen (the artifact to approve, the champion to replace): where that has
         changed in between, the registry refuses with a conflict.
         """
+        champion, new_types = champion_of(self._context, model), list[str]()
         if action == "rollback":
-            title, seen = f"Roll back to version {version}?", str(champion_of(self._context, model) or "")
+            title, seen = f"Roll back to version {version}?", str(champion or "")
         else:
-            found = {facts.version: facts.artifact for facts in self._context.registry.versions(model)}
-            title, seen = f"{action.title()} version {version}?", found.get(version, "")
+            found = {row.version: row for row in views.version_rows(self._context.registry.versions(model), champion)}
+            title, seen = f"{action.title()} version {version}?", found[version].artifact if version in found else ""
+            if action == "approve" and version in found:
+                new_types = list(found[version].new_types)
         error = refused.error if refused else None
         return self.page(
             "parts/decision.html",
             **QUESTIONS[action],
             title=title,
             seen=seen,
+            new_types=new_types,
             action=f"/models/{quote(model)}/versions/{version}/{action}",
             problem="\n".join(filter(None, (error.what, error.remedy))) if error else "",
             actor=refused.actor if refused else "",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from agents.gateway import estimates, formats
 from agents.gateway.logic import ModelBoard, drift_table, newest_value
+from agents.registry.logic import beyond
 from schemas.events import Alert
 from streams.join import totals as t
 
@@ -17,6 +18,8 @@ METER_FULL = 0.5
 """Distance at which the meter of drift is full, unless a subject lies farther."""
 STATISTICS = ("psi", "js", "jensen_shannon", "wasserstein", "ks", "chi2", "missing_rate", "new_category_rate")
 
+ASKED = frozenset({"registered", "validated", "approval-requested", "expired"})
+"""Stages of versions that nobody has decided on yet."""
 PLACES = (t.PENDING, t.LABELLED, t.EXPIRED)
 LABEL_PLACES = (t.LABELS_MATCHED, t.LABELS_DUPLICATE, t.LABELS_LATE, t.LABELS_ORPHANED, t.LABELS_WAITING, t.LABELS_DEAD)
 
@@ -44,6 +47,8 @@ class VersionFacts:
     ----------
     at : datetime
         Event time of the knowledge it was trained with; `registered_at` and `promoted_at` are the system's clock.
+    allowed_types : sequence of str
+        What its file may hold beside the defaults.
     report : mapping
         The validation report, as the gate wrote it.
     """
@@ -64,6 +69,7 @@ class VersionFacts:
     external: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     flags: Sequence[str] = ()
+    allowed_types: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,9 @@ class VersionRow:
     can_restore: bool
     external: str | None = None
     flags: Sequence[str] = ()
+    allowed_types: Sequence[str] = ()
+    new_types: Sequence[str] = ()
+    """Those of them that whoever approves has to agree to."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class Tile:
 def version_rows(versions: Sequence[VersionFacts], champion: int | None) -> list[VersionRow]:
     """Versions, the newest first, with what may be done with each."""
     rows = []
+    agreed = next((facts.allowed_types for facts in versions if facts.version == champion), ())
     for facts in sorted(versions, key=lambda v: -v.version):
         text, tone = STAGES.get(facts.stage, (facts.stage, "plain"))
         current = facts.version == champion
@@ -142,6 +152,8 @@ def version_rows(versions: Sequence[VersionFacts], champion: int | None) -> list
                 and not facts.flags,
                 external=facts.external,
                 flags=facts.flags,
+                allowed_types=facts.allowed_types,
+                new_types=beyond(facts.allowed_types, agreed) if facts.stage in ASKED else (),
             )
         )
     return rows

@@ -104,7 +104,10 @@ class CommandHandler:
                 decision = registry.submit(session, command)
                 log.info("%s version %d: %s (%s)", command.model, command.version, decision, command.reason)
             case ApproveVersion():
-                registry.approve(session, command.model, command.version, command.actor, command.comment)
+                registry.approve(
+                    *(session, command.model, command.version, command.actor, command.comment),
+                    consented=command.consented,
+                )
             case RejectVersion():
                 registry.reject(session, command.model, command.version, command.actor, command.reason)
             case RollBackModel():

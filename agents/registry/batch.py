@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import msgspec
 from sqlalchemy import and_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from agents.access.logic import Principal
 from agents.database.engine import Sessions
 from agents.registry.change import find_version
 from agents.registry.flags import in_force, sound_before
 from agents.registry.ledger import acting_for
+from agents.registry.logic import beyond
 from agents.registry.search import Search, model_conditions
 from agents.registry.service import Registry
 from agents.registry.tables import ModelRow, VersionRow
@@ -26,18 +27,23 @@ What = Literal["approve", "reject", "rollback"]
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """A version that is to be decided on, and the bytes it is about; of a roll-back the champion, and `to` which."""
+    """A version that is to be decided on, and the bytes it is about; of a roll-back the champion, and `to` which.
+
+    `new_types`: what its file may hold beside the defaults and the champion's may not.
+    """
 
     model: str
     version: int
     artifact: str
     to: int | None = None
+    new_types: list[str] = []
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one decision: the version's stage, or why it was not taken.
 
-    Of a roll-back `version` is the one that was brought back. While nothing is done yet `stage` is what the version is.
+    Of a roll-back `version` is the one that was brought back. While nothing is done yet `stage` is what the version is,
+    and `new_types` what has to be agreed to by name.
     """
 
     model: str
@@ -45,6 +51,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     stage: str | None = None
     problem: str | None = None
     remedy: str = ""
+    new_types: list[str] = []
 
 
 def chosen(readers: Sessions, what: What, search: Search) -> list[Chosen]:
@@ -60,12 +67,20 @@ def chosen(readers: Sessions, what: What, search: Search) -> list[Chosen]:
     with readers() as session:
         if what == "rollback":
             return [one for one in _champions(session, search) if fnmatchcase(one.model, search.match)]
+        champion = aliased(VersionRow)
         rows = session.execute(
-            select(VersionRow.model, VersionRow.version, VersionRow.artifact)
+            select(VersionRow.model, VersionRow.version, VersionRow.artifact, VersionRow.allowed_types)
+            .add_columns(champion.allowed_types.label("agreed"))
+            .join(ModelRow, ModelRow.name == VersionRow.model)
+            .outerjoin(champion, and_(champion.model == ModelRow.name, champion.version == ModelRow.champion))
             .where(VersionRow.stage == "approval-requested", *model_conditions(session, VersionRow.model, search))
             .order_by(VersionRow.model, VersionRow.version)
         )
-        return [Chosen(*row) for row in rows if fnmatchcase(row.model, search.match)]
+        return [
+            Chosen(row.model, row.version, row.artifact, new_types=beyond(row.allowed_types, row.agreed or ()))
+            for row in rows
+            if fnmatchcase(row.model, search.match)
+        ]
 
 
 def _champions(session: Session, search: Search) -> list[Chosen]:
@@ -88,7 +103,10 @@ def _champions(session: Session, search: Search) -> list[Chosen]:
 def listed(found: list[Chosen], what: What) -> list[Outcome]:
     """What would be decided on, as it is told before anything is done."""
     if what != "rollback":
-        return [Outcome(model=one.model, version=one.version, stage="approval-requested") for one in found]
+        return [
+            Outcome(model=one.model, version=one.version, stage="approval-requested", new_types=one.new_types)
+            for one in found
+        ]
     return [
         Outcome(model=one.model, version=one.version, problem="has no predecessor")
         if one.to is None
@@ -123,6 +141,7 @@ def decide_all(  # noqa: PLR0917
     actor: str,
     reason: str,
     allowed: Callable[[str], bool] = lambda _: True,
+    consented: Collection[str] = (),
 ) -> Iterator[Outcome]:
     """Decide on what was chosen, bound to the bytes (or the champion) of then; what became of each.
 
@@ -132,6 +151,8 @@ def decide_all(  # noqa: PLR0917
         Of approvals the comment.
     allowed : callable
         Whether the principal may decide on a model.
+    consented : collection of str
+        Of approvals: types beside the defaults that are agreed to.
 
     Raises
     ------
@@ -149,19 +170,27 @@ def decide_all(  # noqa: PLR0917
                     continue
                 try:
                     with session.begin_nested():
-                        done = _decide(registry, session, what, one, actor, reason)
+                        done = _decide(registry, session, what, one, actor, reason, consented)
                     outcomes.append(Outcome(model=one.model, version=done.version, stage=done.stage))
                 except RegistryError as error:
-                    told = {"problem": error.what, "remedy": error.remedy}
-                    outcomes.append(Outcome(model=one.model, version=one.version, **told))
+                    told = Outcome(model=one.model, version=one.version, problem=error.what, remedy=error.remedy)
+                    outcomes.append(told)
         yield from outcomes
 
 
 def _decide(  # noqa: PLR0917
-    registry: Registry, session: Session, what: What, one: Chosen, actor: str, reason: str
+    registry: Registry,
+    session: Session,
+    what: What,
+    one: Chosen,
+    actor: str,
+    reason: str,
+    consented: Collection[str],
 ) -> VersionInfo:
     if what == "approve":
-        return registry.approve(session, one.model, one.version, actor, reason, artifact=one.artifact)
+        return registry.approve(
+            *(session, one.model, one.version, actor, reason), artifact=one.artifact, consented=consented
+        )
     if what == "reject":
         return registry.reject(session, one.model, one.version, actor, reason)
     return registry.rollback(session, one.model, one.to, actor=actor, reason=reason, expected=one.version)

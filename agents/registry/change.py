@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from agents.database.outbox import enqueue
 from agents.registry import flags
+from agents.registry.consent import allowance, champions_types
 from agents.registry.ledger import AGENT, Ledger
-from agents.registry.logic import check_step, trimmed
+from agents.registry.logic import beyond, check_step, trimmed
 from agents.registry.tables import ApprovalRequestRow, ApprovalRow, ModelRow, VersionRow
 from schemas.codec import derived_id
 from schemas.durations import parse_duration
@@ -169,7 +170,8 @@ class Change:
             )
         )
         self.row.challenger = version.version
-        self.emit(ApprovalRequested, actor, at, version=version.version, approvers=policy.approvers)
+        asked = {"approvers": policy.approvers, **allowance(version)}
+        self.emit(ApprovalRequested, actor, at, version=version.version, **asked)
 
     def open_request(self, version: int) -> ApprovalRequestRow | None:
         """The question about a version that is still open."""
@@ -204,7 +206,7 @@ class Change:
         self.row.shadow = previous if watched else None
         if self.row.challenger == version.version:
             self.row.challenger = None
-        more = {"previous": previous, "artifact": version.artifact, "probation": watched}
+        more = {"previous": previous, "artifact": version.artifact, "probation": watched, **allowance(version)}
         self.emit(ModelPromoted, actor, at, version=version.version, **more)
         flags.champion_changed(self)
         return decision
@@ -238,6 +240,7 @@ class Change:
             VersionRow.external,
         )
         row = self.row
+        withheld = self._withheld()
         marked = {one.version for one in flags.in_force(self.session, [row.name])}
         rows = self.session.execute(select(*columns).where(VersionRow.model == row.name).order_by(VersionRow.version))
         state = ModelState(
@@ -248,10 +251,21 @@ class Change:
             challenger=row.challenger,
             shadow=row.shadow,
             versions=[
-                VersionState(**entry._mapping, flagged=True if entry.version in marked else msgspec.UNSET)
+                VersionState(
+                    **entry._mapping,
+                    flagged=True if entry.version in marked else msgspec.UNSET,
+                    withheld=True if entry.version in withheld else msgspec.UNSET,
+                )
                 for entry in rows
             ],
             monitored=row.monitored,
         )
         event_id = derived_id(row.name, "ModelState", row.epoch)
         enqueue(self.session, AGENT, REGISTRY_STATE, row.name, trimmed(state), event_id, self.ledger.now)
+
+    def _withheld(self) -> set[int]:
+        """Versions that were never champion and whose files may hold types that nobody has agreed to."""
+        mine = (VersionRow.model == self.row.name, VersionRow.promoted_at.is_(None), VersionRow.allowed_types != [])
+        found = self.session.execute(select(VersionRow.version, VersionRow.allowed_types).where(*mine)).all()
+        agreed = champions_types(self.session, self.row) if found else frozenset()
+        return {version for version, allowed in found if beyond(allowed, agreed)}

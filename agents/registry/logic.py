@@ -184,6 +184,11 @@ def number_for(external: str, taken: Iterable[int]) -> int:
     return max(used, default=0) + 1
 
 
+def beyond(allowed: Iterable[str], champion: Iterable[str]) -> list[str]:
+    """Types that a version's file may hold and the champion's may not: somebody has to agree to them."""
+    return sorted(set(allowed) - set(champion))
+
+
 def trimmed(state: ModelState, limit: int = STATE_LIMIT_BYTES) -> ModelState:
     """`state` small enough for one message: the oldest versions without a part to play go first.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from sqlalchemy.orm import Session
 from agents.artifacts import ArtifactStore, check_in_child
 from agents.registry import bundle
 from agents.registry.change import find_version
+from agents.registry.consent import champions_types, refuse_unnamed
+from agents.registry.logic import beyond
 from agents.registry.service import Registry
-from agents.registry.tables import AuditRow, VersionRow
+from agents.registry.tables import AuditRow, ModelRow, VersionRow
 from agents.registry.views import VersionInfo
 from agents.signing import KeyRing
 from schemas.codec import derived_id
@@ -27,7 +30,8 @@ from schemas.specification import Specification, parse
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """What an import did. `decision` None: nothing was decided, the version is registered.
 
-    `rows_only`: it was registered before, and the rows it was trained on came now.
+    `rows_only`: it was registered before, and the rows it was trained on came now. `allowed_types`: what its file may
+    hold beside the defaults.
     """
 
     model: str
@@ -37,6 +41,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     artifact: str
     origin: dict[str, Any]
     rows_only: bool = False
+    allowed_types: list[str] = []
 
 
 def export_version(
@@ -112,13 +117,24 @@ def export_version(
     return manifest
 
 
-def import_bundle(registry: Registry, ring: KeyRing, path: Path, *, by: str, submit: bool) -> Imported:
+def import_bundle(
+    registry: Registry,
+    ring: KeyRing,
+    path: Path,
+    *,
+    by: str,
+    submit: bool,
+    consented: Collection[str] = (),
+) -> Imported:
     """Register the version that a bundle holds, under the next free number.
 
     Parameters
     ----------
     submit : bool
         Let this installation decide on it, by the specification's approval mode and the verdict that it brings along.
+    consented : collection of str
+        Types beside the defaults, and beside what the champion's file may hold here, that the model may be opened with.
+        Whoever approves agrees to them once more.
 
     Raises
     ------
@@ -126,7 +142,8 @@ def import_bundle(registry: Registry, ring: KeyRing, path: Path, *, by: str, sub
         The bundle is not of a trusted key, altered or incomplete, or its model does not load and predict in a child
         process. Nothing of it was registered.
     ConflictError
-        It was imported before and the bundle brings no rows that were missing, or the model has another task here.
+        It was imported before and the bundle brings no rows that were missing, the model has another task here, or its
+        file may hold types that are not in `consented`.
     """
     where = str(path)
     with path.open("rb") as file:
@@ -140,6 +157,7 @@ def import_bundle(registry: Registry, ring: KeyRing, path: Path, *, by: str, sub
     if (followed := _rows_that_follow(registry, read, info, key)) is not None:
         return followed
     _refuse_twice(registry, info)
+    _refuse_unnamed(registry, spec, consented, where)
     for content, data in read:
         registry.artifacts.put(data, content.kind)
     _check_model(registry.artifacts, spec, info)
@@ -192,7 +210,13 @@ def import_bundle(registry: Registry, ring: KeyRing, path: Path, *, by: str, sub
             )
             decision = registry.submit(session, command)
     return Imported(
-        model=info.model, version=version, decision=decision, reason=reason, artifact=info.artifact, origin=origin
+        model=info.model,
+        version=version,
+        decision=decision,
+        reason=reason,
+        artifact=info.artifact,
+        origin=origin,
+        allowed_types=spec.model.allowed_types,
     )
 
 
@@ -207,6 +231,16 @@ def _complete(info: VersionInfo, read: list[tuple[bundle.Content, bytes]], where
 
 def _check_model(artifacts: ArtifactStore, spec: Specification, info: VersionInfo) -> None:
     check_in_child(artifacts, info.artifact, features=spec.features, allowed=spec.model.allowed_types)
+
+
+def _refuse_unnamed(registry: Registry, spec: Specification, consented: Collection[str], where: str) -> None:
+    """Another installation's word is not enough to load what is never loaded here."""
+    if not spec.model.allowed_types:
+        return
+    with registry.sessions() as session:
+        row = session.get(ModelRow, spec.name)
+        agreed = champions_types(session, row) if row is not None else frozenset()
+    refuse_unnamed(where, beyond(spec.model.allowed_types, agreed), consented, "`driftline import` with")
 
 
 def _refuse_twice(registry: Registry, info: VersionInfo) -> None:

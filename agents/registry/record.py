@@ -17,11 +17,15 @@ from agents.retraining.lock import Lock, read
 from schemas.errors import ArtifactError, NotFoundError
 from schemas.reference import ReferenceStatistics
 
+TOLD = ("principal", "authenticated", "comment", "reason", "allowed_types", "consented")
+"""What an event says of who did it, why, and what the version's file may hold."""
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A version's record.
 
-    `history`: its events as the audit has them. `lock`: the environment in full, None where none was recorded.
+    `history`: its events as the audit has them, with what `TOLD` names of each. `lock`: the environment in full, None
+    where none was recorded.
     """
 
     version: VersionInfo
@@ -46,9 +50,16 @@ def record(registry: Registry, session: Session, model: str, version: int) -> Re
         lock=read(registry.artifacts, lock) if lock is not None else None,
         approvals=[{"actor": row.actor, "at": row.at, "comment": row.comment} for row in approvals],
         history=[
-            {"epoch": row.epoch, "at": row.recorded_at, "actor": row.actor, "action": row.action} for row in events
+            {"epoch": row.epoch, "at": row.recorded_at, "actor": row.actor, "action": row.action, **_told(row.event)}
+            for row in events
         ],
     )
+
+
+def _told(event: str) -> dict[str, Any]:
+    said = msgspec.json.decode(event)
+    told = said if isinstance(said, dict) else {}
+    return {name: told[name] for name in TOLD if told.get(name) not in (None, "")}
 
 
 def files(registry: Registry, session: Session, model: str, version: int) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ get a `ConflictError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
 from agents.registry import flags
 from agents.registry.change import Change, begin_model, refuse_answer, refuse_other_task, refuse_watched
+from agents.registry.consent import allowance, new_types, refuse_unnamed
 from agents.registry.impact import index_version
 from agents.registry.ledger import Ledger
 from agents.registry.logic import check_step
@@ -135,8 +136,9 @@ class Registry(Questions):
         NotFoundError
             The model is not registered, or artifact or reference is not in the store.
         """
-        if (name := parse(specification_text).name) != model:
-            raise ConflictError(f"the specification is of {name!r}", where=f"model {model}")
+        spec = parse(specification_text)
+        if spec.name != model:
+            raise ConflictError(f"the specification is of {spec.name!r}", where=f"model {model}")
         for sha in (artifact, reference):
             if not self.artifacts.exists(sha):
                 raise NotFoundError(f"artifact {sha} is not in the store", where=self.artifacts.url)
@@ -168,6 +170,7 @@ class Registry(Questions):
             reason="",
             promoted_at=None,
             previous=None,
+            allowed_types=sorted(set(spec.model.allowed_types)),
         )
         session.add(version)
         session.flush()
@@ -185,8 +188,9 @@ class Registry(Questions):
         Returns
         -------
         Decision
-            ``initial`` or ``promoted`` (auto), ``awaiting-approval`` (manual, or the version is flagged faulty and
-            people have to clear it), ``rejected`` (the gate said no).
+            ``initial`` or ``promoted`` (auto), ``awaiting-approval`` (manual; or the version is flagged faulty and
+            people have to clear it; or its file may hold types that nobody has agreed to), ``rejected`` (the gate said
+            no).
 
         Raises
         ------
@@ -204,12 +208,14 @@ class Registry(Questions):
             change.emit(VersionRejected, actor, at, version=number, reason=reason)
             change.publish_state()
             return decision
+        if new := new_types(session, change.row, version):
+            reason = f"{reason}; its file may hold {', '.join(new)}: somebody has to agree to that"
         change.step(version, "validated", reason=reason)
         change.emit(VersionValidated, actor, at, version=number, artifact=version.artifact)
         spec = parse(self.specification_text(session, version.specification))
-        if spec.approval.mode == "auto" and not flags.is_flagged(session, command.model, number):
+        if spec.approval.mode == "auto" and not new and not flags.is_flagged(session, command.model, number):
             change.step(version, "approved")
-            change.emit(VersionApproved, POLICY, at, version=number, comment=reason)
+            change.emit(VersionApproved, POLICY, at, version=number, comment=reason, **allowance(version))
             decision = change.promote(version, POLICY, at, probation=spec.probation_ms > 0)
         else:
             decision = "awaiting-approval"
@@ -218,7 +224,15 @@ class Registry(Questions):
         return decision
 
     def approve(
-        self, session: Session, model: str, version: int, actor: str, comment: str = "", *, artifact: str | None = None
+        self,
+        session: Session,
+        model: str,
+        version: int,
+        actor: str,
+        comment: str = "",
+        *,
+        artifact: str | None = None,
+        consented: Collection[str] = (),
     ) -> VersionInfo:
         """Approve a version that asks for it; the last approval needed promotes it.
 
@@ -226,6 +240,9 @@ class Registry(Questions):
         ----------
         artifact : str, optional
             SHA-256 of the bytes that the approver looked at.
+        consented : collection of str, optional
+            Types beside the defaults that its file may hold, as far as the approver agrees to them. Those of the
+            champion need not be named.
 
         Raises
         ------
@@ -234,7 +251,7 @@ class Registry(Questions):
             The version does not ask for approval (yet).
         ConflictError
             It was decided already, this person approved already or (four eyes) asked for it, the question has lapsed,
-            or `artifact` is not what the version holds.
+            `artifact` is not what the version holds, or its file may hold types that are not in `consented`.
         """
         change = Change.of(session, model, self._clock())
         refuse_watched(change.row, "approved")
@@ -251,6 +268,8 @@ class Registry(Questions):
         if request is None:
             raise ConflictError("nobody asks for approval any more", where=where)
         refuse_answer(request, actor, change.ledger.now)
+        new = new_types(session, change.row, found)
+        refuse_unnamed(where, new, consented, f"`driftline approve {model} {version}` with")
         session.add(
             ApprovalRow(
                 model=model,
@@ -267,7 +286,8 @@ class Registry(Questions):
         session.flush()
         mine = (ApprovalRow.model == model, ApprovalRow.version == version)
         given = session.scalar(select(func.count()).select_from(ApprovalRow).where(*mine)) or 0
-        change.emit(VersionApproved, actor, None, version=version, comment=comment)
+        told: Mapping[str, Any] = {**allowance(found), **({"consented": new} if new else {})}
+        change.emit(VersionApproved, actor, None, version=version, comment=comment, **told)
         if given >= (request.approvers or spec.approval.approvers):
             change.close_request(request)
             change.step(found, "approved")
@@ -357,6 +377,7 @@ class Registry(Questions):
             previous=champion,
             artifact=found.artifact,
             reason=reason,
+            **allowance(found),
         )
         flags.champion_changed(change)
         change.publish_state()

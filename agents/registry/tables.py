@@ -110,6 +110,8 @@ class VersionRow(Base):
     previous: Mapped[int | None]
     """The champion that this version took over from."""
     external: Mapped[str | None] = mapped_column(String(128), default=None)
+    allowed_types: Mapped[list[str]] = mapped_column(Json, default=list, server_default="[]")
+    """What its file may hold beside the defaults, as its specification says."""
 
 
 class TagRow(Base):

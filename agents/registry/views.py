@@ -41,7 +41,8 @@ class VersionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A version and what became of it.
 
     `external` is its name elsewhere, where it is only watched. `at` is event time (the knowledge it was trained with),
-    `registered_at` and `promoted_at` are the system's clock.
+    `registered_at` and `promoted_at` are the system's clock. `allowed_types`: what its file may hold beside the
+    defaults.
     """
 
     model: str
@@ -69,6 +70,7 @@ class VersionInfo(msgspec.Struct, frozen=True, kw_only=True):
     external: str | None = None
     tags: dict[str, str] = {}
     flags: list[Flag] = []
+    allowed_types: list[str] = []
 
 
 def model_info(row: ModelRow, versions: int, tags: Mapping[str, str]) -> ModelInfo:
@@ -124,4 +126,5 @@ def version_info(
         external=row.external,
         tags=dict(tags or {}),
         flags=list(flags),
+        allowed_types=list(row.allowed_types),
     )

@@ -196,12 +196,13 @@ def enter(
         _check_champion(registry, session, model, champion)
         version = register_candidate(registry, session, submission)
         decision = registry.submit(session, submission.command(version))
+        reason = registry.version(session, model, version).reason
         _record_run(session, submission, version, decision, started_at)
     return {
         "model": model,
         "version": version,
         "decision": decision,
-        "reason": submission.verdict.reason,
+        "reason": reason or submission.verdict.reason,
         "run_id": submission.run_id,
         "rows": candidate.trained_rows,
         "heldout": int(candidate.heldout.sum()),

@@ -224,6 +224,8 @@ class ServingHandler:
             return (
                 f"unknown-version: version {request.version} of {model!r} is {state.stage}: it did not pass validation"
             )
+        if state.withheld is True and request.version != self._table.champion(model):
+            return f"unknown-version: version {request.version} of {model!r} waits for somebody to agree to its types"
         return model, request.version
 
     def _answer_group(

@@ -122,14 +122,19 @@ class VersionTable:
         return known.versions[max(known.versions)] if known and known.versions else None
 
     def to_stage(self) -> list[tuple[str, VersionState]]:
-        """Champions first, then candidates that passed validation and are newer than their champion."""
+        """Champions first, then candidates that passed validation and are newer than their champion.
+
+        What is withheld is not loaded: nobody has agreed to what its file may hold.
+        """
         champions, candidates = [], []
         for name in sorted(self._models):
             known = self._models[name]
             for version in sorted(known.versions.values(), key=lambda v: v.version):
                 if version.version == known.champion:
                     champions.append((name, version))
-                elif version.stage in STAGED and version.version > (known.champion or 0):
+                elif version.stage not in STAGED or version.withheld is True:
+                    continue
+                elif version.version > (known.champion or 0):
                     candidates.append((name, version))
         return champions + candidates
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -18,7 +18,9 @@ from agents.gateway.context import Check, Context
 from agents.gateway.logic import Board
 from agents.gateway.shared import SharedBoard
 from agents.gateway.views import ModelFacts, VersionFacts
+from agents.registry.consent import refuse_unnamed
 from agents.registry.lineage import Lineage, Made, around, version_id
+from agents.registry.logic import beyond
 from agents.registry.search import Search, Seen
 from schemas.errors import DatabaseUnavailableError, NotFoundError, TransitionError
 from schemas.events import (
@@ -138,8 +140,18 @@ class MemoryRegistry:
         return around(made, f"{kind}:{value}")
 
     def approve(
-        self, model: str, version: int, *, by: Principal, actor: str, comment: str, artifact: str | None = None
+        self,
+        model: str,
+        version: int,
+        *,
+        by: Principal,
+        actor: str,
+        comment: str,
+        artifact: str | None = None,
+        consented: Collection[str] = (),
     ) -> None:
+        agreed = self.stages[self.champion].allowed_types if self.champion else ()
+        refuse_unnamed("memory", beyond(self.stages[version].allowed_types, agreed), consented, "")
         self._decide("approve", version, actor, comment, {"validated", "approval-requested"})
         if self.champion is not None:
             self._stage(self.champion, "superseded")

@@ -28,6 +28,7 @@ def spec_text(
     probation: str = "0",
     four_eyes: bool = False,
     expires: str = "",
+    allowed: tuple[str, ...] = (),
 ) -> str:
     """A small valid specification."""
     primary = "roc_auc" if task == "binary" else "rmse"
@@ -35,6 +36,7 @@ def spec_text(
 [model]
 name = "{name}"
 task = "{task}"
+allowed_types = {list(allowed)}
 [data]
 id = "id"
 event_time = "t"

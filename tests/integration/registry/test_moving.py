@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,19 +20,27 @@ from agents.registry.tables import ModelRow, VersionRow
 from agents.signing import KeyRing
 from agents.skops_file import dump_model
 from schemas.errors import ArtifactError, ConflictError
+from tests.support.databases import prepare
 from tests.support.registries import EVENT_TIME, RegistryWorld, spec_text
 
 
-def trained(world: RegistryWorld, model: bytes, parent: int | None = None, *, passed: bool = True) -> int:
+def trained(
+    world: RegistryWorld,
+    model: bytes,
+    parent: int | None = None,
+    *,
+    passed: bool = True,
+    allowed: tuple[str, ...] = (),
+) -> int:
     """A version with real artifacts."""
-    world.model()
+    world.model(allowed=allowed)
     with world.sessions.begin() as session:
         version = world.registry.register_version(
             session,
             "m",
             artifact=world.store.put(model, "model"),
             reference=world.store.put(b"{}", "reference"),
-            specification_text=spec_text(),
+            specification_text=spec_text(allowed=allowed),
             code={"tree": "abc", "artifact": world.store.put(b"code", "code"), "commit": "123"},
             dataset={"rows": 4, "registered": world.store.put(b"rows", "dataset")},
             environment={"python": "3.11"},
@@ -52,15 +61,17 @@ def estimator(scale: float = 1.0) -> bytes:
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> RegistryWorld:
-    """The exporting installation, on SQLite."""
-    from tests.support.databases import prepare
-
+def there(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RegistryWorld]:
+    """The exporting installation, on the other database."""
     folder = tmp_path / "there"
     folder.mkdir()
-    made = RegistryWorld(f"sqlite:///{folder / 'registry.db'}", folder)
-    prepare(made.engine)
-    return made
+    if database == "postgresql":
+        made = RegistryWorld(f"sqlite:///{folder / 'registry.db'}", folder)
+        prepare(made.engine)
+    else:
+        made = RegistryWorld(request.getfixturevalue("postgres").prepared(), folder)
+    yield made
+    made.close()
 
 
 def rings(there: RegistryWorld, world: RegistryWorld) -> tuple[KeyRing, KeyRing]:
@@ -209,3 +220,82 @@ def test_nothing_is_parsed_before_the_signature_holds(there: RegistryWorld, monk
     file = io.BytesIO(bundle.MAGIC + f"{len(signature)} {len(data)}\n".encode() + signature + data)
     with pytest.raises(ArtifactError, match="not of these bytes"):
         bundle.read(file, ring, "bundle")
+
+
+@pytest.fixture
+def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening the model takes seconds, and is not what is asked here."""
+    monkeypatch.setattr(moving, "_check_model", lambda *_: None)
+
+
+def taken(world: RegistryWorld, path: Path, **more: object) -> moving.Imported:
+    assert world.store.keys is not None
+    return moving.import_bundle(world.registry, KeyRing(world.store.keys), path, by="bob", submit=True, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("unopened")
+def test_keys_are_rotated_on_both_sides(there: RegistryWorld, world: RegistryWorld, tmp_path: Path) -> None:
+    """Several keys of one installation are trusted side by side; a retired one counts as long as it is trusted."""
+    theirs, ours = rings(there, world)
+    trained(there, estimator())
+    by_the_old = exported(there, 1, tmp_path / "old.bundle")
+    old, our_old = theirs.own(), ours.own()
+    ours.trust(theirs.public_pem(), "there")
+    theirs.rotate()
+    trained(there, estimator(1.5), parent=1)
+    # What the retired key signed there is exported still, and the bundle is signed by the new one.
+    by_the_new = exported(there, 2, tmp_path / "new.bundle")
+    again = exported(there, 1, tmp_path / "again.bundle")
+
+    with pytest.raises(ArtifactError, match=f"signed by key {theirs.own()}, which is not trusted here"):
+        taken(world, by_the_new)
+    assert taken(world, by_the_old).origin["key"] == old, "made before the rotation, and its key is trusted still"
+    ours.trust(theirs.public_pem(), "there", or_numbered=True)
+    assert {old, theirs.own(), our_old} <= set(ours.trusted())
+    done = taken(world, by_the_new)
+    assert (done.version, done.decision, done.origin["key"]) == (2, "promoted", theirs.own())
+    with pytest.raises(ConflictError, match="registered already"):
+        taken(world, again)
+
+    # The old one is retired here too: bundles of it are refused, what was imported is ours and goes on.
+    ours.distrust(old)
+    third = exported(there, trained(there, estimator(1.7)), tmp_path / "third.bundle")
+    with pytest.raises(ArtifactError, match="not trusted here"):
+        taken(world, by_the_old)
+    assert taken(world, third).version == 3
+    ours.rotate()
+    with world.readers() as session:
+        for found in world.registry.versions(session, "m"):
+            assert world.store.verify(found.artifact, "model") == our_old
+    renewed, refused = world.store.renew()
+    assert renewed > 0
+    assert refused == []
+    ours.distrust(our_old)
+    with world.readers() as session:
+        for found in world.registry.versions(session, "m"):
+            for sha, kind in ((found.artifact, "model"), (found.code["artifact"], "code")):
+                assert world.store.verify(sha, kind) == ours.own()
+    assert world.store.renew() == (0, [])
+
+    # An exporter that distrusted its key without renewing has nothing to vouch for any more.
+    theirs.distrust(old)
+    with pytest.raises(ArtifactError, match=f"signed by key {old}, which is not trusted here"):
+        exported(there, 1, tmp_path / "none.bundle")
+    assert there.store.renew()[1], "and is told which"
+
+
+@pytest.mark.usefixtures("unopened")
+def test_types_that_another_installation_allows_are_agreed_to_here(
+    there: RegistryWorld, world: RegistryWorld, tmp_path: Path
+) -> None:
+    theirs, ours = rings(there, world)
+    ours.trust(theirs.public_pem(), "there")
+    path = exported(there, trained(there, estimator(), allowed=("own_models.Own",)), tmp_path / "bundle")
+    with pytest.raises(ConflictError, match="nobody agreed to yet") as caught:
+        taken(world, path)
+    assert "`driftline import` with --allow-type own_models.Own" in caught.value.remedy
+    assert count(world) == 0
+    done = taken(world, path, consented=["own_models.Own"])
+    assert (done.decision, done.allowed_types) == ("awaiting-approval", ["own_models.Own"])
+    with pytest.raises(ConflictError), world.sessions.begin() as session:
+        world.registry.approve(session, "m", 1, "cyd")

@@ -108,6 +108,18 @@ def test_a_signed_command_is_done_and_the_audit_names_the_signer(post: Post) -> 
     assert event.credential == ring.own()
 
 
+def test_a_signed_approval_says_what_the_file_may_hold(post: Post) -> None:
+    """Nobody agrees to types by the way: they stand in what is signed."""
+    post.world.model("t", allowed=("own_models.Own",))
+    assert post.world.candidate("t", allowed=("own_models.Own",)) == (1, "awaiting-approval")
+    ring = post.ring("ann", "approver")
+    with pytest.raises(DecodeError, match="nobody agreed to yet"):
+        post.give(post.record(approve(model="t"), ring))
+    agreed = msgspec.structs.replace(approve(command_id="2", model="t"), consented=["own_models.Own"])
+    assert post.give(post.record(agreed, ring)) is None
+    assert post.world.states()[-1].champion == 1
+
+
 def tampered(post: Post, change: Callable[[Record], Record]) -> Record:
     return change(post.record(approve(), post.ring("ann", "approver")))
 

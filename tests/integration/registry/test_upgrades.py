@@ -34,7 +34,7 @@ from agents.registry.audit import verify_audit
 from agents.registry.impact import package_uses, uses
 from agents.registry.logic import GENESIS, chained
 from agents.registry.search import Search, find_models
-from agents.registry.tables import ApprovalRow
+from agents.registry.tables import ApprovalRow, VersionRow
 from schemas.codec import iso
 from tests.support.registries import spec_text
 
@@ -53,7 +53,9 @@ def moment(n: int) -> datetime:
 
 
 def specification(n: int) -> str:
-    return spec_text(f"m{n}").replace("[data]", f'owner = "ann{n}"\ntags = {{ city = "nyc" }}\n[data]', 1)
+    allowed = ("own_models.B", "own_models.A") if n == 1 else ()
+    text = spec_text(f"m{n}", allowed=allowed)
+    return text.replace("[data]", f'owner = "ann{n}"\ntags = {{ city = "nyc" }}\n[data]', 1)
 
 
 SAID: dict[tuple[str, str], Any] = {
@@ -164,6 +166,9 @@ def test_every_revision_arrives_with_its_rows(start: str, database_url: str) -> 
         for mapper in Base.registry.mappers:
             if not mapper.local_table.name.startswith("test_"):  # type: ignore[attr-defined]
                 session.scalars(select(mapper.class_)).all()
+        if start < "0013":
+            said = {row.model: row.allowed_types for row in session.scalars(select(VersionRow))}
+            assert said == {"m1": ["own_models.A", "own_models.B"], "m2": []}
         if start < "0009":  # from then on rows are the program's own
             says_what_it_said(session)
     engine.dispose()

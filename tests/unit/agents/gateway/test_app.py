@@ -7,6 +7,7 @@ import html
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,30 @@ def test_the_dialog_carries_what_was_seen_and_shows_a_refusal(page: Page) -> Non
     assert "version 4 is promoted" in refused.text
     assert "&lt;b&gt;ann" in refused.text
     assert "<b>ann" not in refused.text
+    assert registry.champion == 4
+
+
+def test_whoever_approves_is_shown_what_the_file_may_hold_and_agrees_to_each(page: Page) -> None:
+    client, registry, _ = page
+    light, known = "lightgbm.sklearn.LGBMClassifier", "own_models.Known"
+    registry.stages[4] = replace(registry.stages[4], allowed_types=[light, known])
+    registry.stages[3] = replace(registry.stages[3], allowed_types=[known])
+    assert registry.champion == 3
+    assert light in client.get(f"/models/{MODEL}/parts/versions").text
+    path = f"/models/{MODEL}/versions/4/approve"
+    dialog = client.get(path).text
+    assert f'name="allow_type" value="{light}" required' in dialog
+    assert known not in dialog, "the champion's file may hold it"
+    assert "allow_type" not in client.get(path.replace("approve", "reject")).text
+    refused = client.post(path, data={"actor": "ann"})
+    assert "nobody agreed to yet" in refused.text
+    assert registry.champion == 3
+    api = f"/api/models/{MODEL}/versions/4/approve"
+    assert client.post(api, json={"actor": "ann"}).status_code == 409
+    assert client.post(api, json={"actor": "ann", "allow_types": light}).status_code == 400
+    listed = {each["version"]: each for each in client.get(f"/api/models/{MODEL}/versions").json()["versions"]}
+    assert listed[4]["allowed_types"] == [light, known]
+    assert client.post(path, data={"actor": "ann", "allow_type": [light]}).status_code == 204
     assert registry.champion == 4
 
 

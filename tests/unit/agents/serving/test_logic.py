@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 
 from agents.serving import logic
 from agents.serving.logic import VersionTable
@@ -111,6 +112,14 @@ def test_stages_the_champion_first_then_proven_candidates() -> None:
     assert [v.version for v in table.fallbacks("m")] == [1]
     table.forget("m")
     assert table.to_stage() == []
+
+
+def test_what_nobody_has_agreed_to_is_not_loaded_before_it_is_champion() -> None:
+    table = VersionTable()
+    table.apply_state(state(1, 1, version(1), replace(version(2, "approval-requested"), withheld=True)))
+    assert [v.version for _, v in table.to_stage()] == [1]
+    table.apply_event(promoted(2, 2))
+    assert [v.version for _, v in table.to_stage()] == [2], "the promotion is the agreement, and may come first"
 
 
 def test_same_state_again_changes_nothing() -> None:
