@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -123,14 +123,18 @@ class Watches:
 
     def close_all(self, now_ms: int, reason: str) -> list[Observation]:
         """Close whatever is open, because the version no longer answers."""
+        return self.close(list(self.open), now_ms, reason)
+
+    def close(self, keys: Iterable[Key], now_ms: int, reason: str) -> list[Observation]:
+        """Close what is open about `keys`, although nothing was seen of it."""
         out = []
-        for key, state in sorted(self.open.items()):
+        for key in sorted(keys):
+            state = self.open.pop(key)
             start, end, value, reference, threshold, n = state.last
             evidence = {"reason": reason, "opened_window_end": utc(state.opened_end_ms)}
             severity: Severity = "info"
             finding = Finding(start, end, value, reference, threshold, n, severity, False, True, evidence)
             out.append(self._say(key, finding, "closed", now_ms))
-        self.open.clear()
         return out
 
     def _say(self, key: Key, finding: Finding, status: Status, now_ms: int) -> Observation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -267,7 +267,7 @@ class Detectors:
         Nothing is judged on too few labels, too few of one class, or thin coverage.
         """
         levels = self.plan.reference.segment_metrics.get(segment, {}) if segment else self.levels
-        if metric.n < self.minimum_labelled or metric.coverage < THIN * self.usual_coverage() or not levels:
+        if metric.n < self.minimum_labelled or metric.coverage < THIN * self.usual_coverage(segment) or not levels:
             return
         view = View(self.plan, total)
         for name in self.plan.spec.tested:
@@ -361,15 +361,24 @@ class Detectors:
         matrix = view.matrix
         return bool(min(int(matrix[0].sum()), int(matrix[1].sum())) >= cal.MINIMUM_CLASS)
 
-    def usual_coverage(self) -> float:
-        """Median coverage of closed panes; 1 until enough of them are known."""
+    def usual_coverage(self, segment: str = "") -> float:
+        """Median coverage of closed panes; 1 until enough of them are known.
+
+        Notes
+        -----
+        Of a segment its own mean, once as many of its panes are known: labels of a place may be fewer than those of all
+        in any case, or as good as complete there and thin without anybody noticing overall.
+        """
+        mean, panes = self.coverages.get(segment, (0, 0))
+        if panes >= COVERAGE_PANES:
+            return mean / _COVERED
         return median(self.coverage) if len(self.coverage) >= COVERAGE_PANES else 1.0
 
-    def enough_labels(self, total: Counts) -> bool:
-        """Whether coverage is no less than usual: the few labels of a pane may not be those of all."""
+    def enough_labels(self, total: Counts, segment: str = "") -> bool:
+        """Whether coverage is no less than usual: the few labels of a window may not be those of all."""
         view = View(self.plan, total)
         predicted, labelled = view.one("predicted"), view.one("labelled")
-        return labelled > 0 and labelled >= THIN * self.usual_coverage() * predicted
+        return labelled > 0 and labelled >= THIN * self.usual_coverage(segment) * predicted
 
     def pane(self, pane: Window, total: Counts, now_ms: int) -> Iterator[Observation]:
         """Once per closed pane: coverage and the sequential detectors."""
@@ -668,7 +677,9 @@ class Detectors:
     def labels(
         self, window: Window, total: Counts, now_ms: int, measured: Measured | None = None
     ) -> Iterator[Observation]:
-        """Compare the labels of a closed window with the reference."""
+        """Compare the labels of a closed window with the reference; thin ones say nothing."""
+        if not self.enough_labels(total):
+            return
         measured = self.equipment.labels.measure(total) if measured is None else measured
         for row in sorted(self._drifting(measured, window)):
             yield from self._drift(measured, row, window, now_ms)
@@ -691,6 +702,8 @@ class Detectors:
         for row, segment in enumerate(table.segments):
             key = Key(table.table.subjects[row].kind, name, segment, window.name)
             if enough[row] and (row in near or key in self.watches.open):
+                if name == "label" and not self.enough_labels(totals[segment], segment):
+                    continue
                 check = self._distance(measured, row, window, p=self.allowance.segment_drift)
                 yield from self._answer(key, window, [check], measured, row, n=int(measured.n[row]), now_ms=now_ms)
 
@@ -923,13 +936,19 @@ class Detectors:
         """A segment that training never saw and that is no longer rare."""
         name = segment.partition("=")[0]
         known = self.plan.reference.segments
-        if segment in known or predicted < cal.MINIMUM_TRAFFIC or not any(k.startswith(name + "=") for k in known):
+        if segment in known or not any(k.startswith(name + "=") for k in known):
             return
+        least = cal.MINIMUM_TRAFFIC
         finding = Finding(
-            window.start_ms, window.end_ms, float(predicted), 0.0, float(cal.MINIMUM_TRAFFIC), predicted, "warning",
-            True, False, {"statistic": "predictions"},
+            window.start_ms, window.end_ms, float(predicted), 0.0, float(least), predicted, "warning",
+            predicted >= least, predicted < least / 2, {"statistic": "predictions"},
         )  # fmt: skip
         yield from self._look(Key("new-segment", segment, segment, window.name), finding, now_ms)
+
+    def forgotten(self, held: Container[str], now_ms: int) -> list[Observation]:
+        """Close what is open in segments that nothing is known of any more: they sent nothing for so long."""
+        gone = [key for key in self.watches.open if key.segment and key.segment not in held]
+        return self.watches.close(gone, now_ms, "nothing comes from this segment any more")
 
     # --------------------------------------------------------------------------------------------- shared
 

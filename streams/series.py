@@ -209,11 +209,12 @@ class Series:
         self._revise(self._live, touched, out)
         self._close_quality(self._live, boundary, out, versions.swaps)
         self._close_traffic(self._live, boundary, out, versions)
+        self._forget(boundary)
+        out.observations += self._live.forgotten(self.panes, boundary)
         self.detectors = msgspec.msgpack.encode(self._live.snapshot())
         if not keep:
             self._live = None
         self.frontier = boundary
-        self._forget(boundary)
         return out
 
     def _built(self, plan: PanePlan) -> Detectors:
@@ -355,7 +356,7 @@ class Series:
                     out.observations += detectors.pane(pane, counts, boundary)
                 usable = detectors.enough_labels(counts)
                 parts = self._parts(detectors, pane) if usable else {}
-                parts = {key: of for key, of in parts.items() if detectors.enough_labels(of)}
+                parts = {key: of for key, of in parts.items() if detectors.enough_labels(of, key)}
                 detectors.estimates.learn(end, counts, usable=usable, parts=parts)
             for window, total in self._timed(end):
                 measured = detectors.equipment.labels.measure(total)

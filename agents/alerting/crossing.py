@@ -16,6 +16,10 @@ INPUT_KINDS = frozenset({"data-quality", "skew"})
 """Kinds that are a cause of lost quality where they are about a feature."""
 FEATURE = "feature:"
 MOST_NOTES = 12
+REPEATED = frozenset({"partitioner", "duplicates"})
+"""Subjects of data quality that are said again while they go on, because nobody may be there to say that they ended."""
+UNHEARD_MS = 2 * 86_400_000
+"""Event time after which what is not said again is over; it is said twice a day."""
 DRIFT_KINDS = frozenset({"data-drift", "prediction-drift", "label-drift"})
 
 
@@ -47,12 +51,19 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     """Beyond its model's budget, but not beyond the model's share of the fleet's: it opens no incident."""
     notes: dict[str, float | str] = msgspec.field(default_factory=dict)
     start_ms: int | None = None
+    heard_ms: int = 0
+    """Event time at which it was heard of last."""
 
     @property
     def feature(self) -> str | None:
         """Name of the feature it is about, if it is about one."""
         name = self.subject.removeprefix(FEATURE)
         return None if name == self.subject else name
+
+    def over(self, now_ms: int) -> bool:
+        """Whether nobody says it any more."""
+        repeated = self.kind == "data-quality" and self.subject in REPEATED
+        return repeated and now_ms >= self.heard_ms + UNHEARD_MS
 
     @property
     def key(self) -> str:
@@ -62,7 +73,7 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
     def evidence(self) -> dict[str, Any]:
         """The numbers as an alert carries them: aggregates only, never a raw feature value."""
         known = msgspec.to_builtins(self)
-        del known["since_ms"], known["start_ms"]
+        del known["since_ms"], known["start_ms"], known["heard_ms"]
         return {name: value for name, value in known.items() if value not in (None, {}) and value is not False}
 
 

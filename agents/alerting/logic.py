@@ -152,6 +152,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         counted(self.retrain, to_ms(pane.pane_start), pane.labelled)
         effects = Effects()
         versions = {c.version for c in self.crossings.values()} if self.champion is None else {self.champion}
+        self.crossings = {key: c for key, c in self.crossings.items() if not c.over(now)}
         for version in sorted(versions):
             effects.extend(self._settle(version, now, spec))
         for incident in self._open():
@@ -525,7 +526,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         return self.clock_ms
 
     def _crossing(self, key: str, observation: Observation, *, quiet: bool) -> Crossing:
-        crossing = msgspec.structs.replace(crossing_of(observation), quiet=quiet)
+        crossing = msgspec.structs.replace(crossing_of(observation), quiet=quiet, heard_ms=self.clock_ms)
         before = self.crossings.get(key)
         if before is None:
             return crossing

@@ -20,6 +20,8 @@ ENOUGH: Final = 1000
 MOST_RATE: Final = 0.05
 """A producer that sends at least once repeats some; beyond this share it repeats by mistake."""
 CALM_RATE: Final = 0.02
+AGAIN_MS: Final = 43_200_000
+"""Event time after which it is said again while it goes on: what is not repeated is over (`agents.alerting`)."""
 _SAMPLES: Final = 64
 
 
@@ -33,13 +35,14 @@ NumberOf = Callable[[str, int | str], int | None]
 
 
 class _Seen(NamedTuple):
-    """Of one partition: counters of its last journal record, those where the rate began, models told."""
+    """Of one partition: counters of its last journal record, those where the rate began, models told, and when."""
 
     predictions: int
     duplicates: int
     since_predictions: int
     since_duplicates: int
     told: tuple[tuple[str, int], ...] = ()
+    told_ms: int = 0
 
 
 class DuplicateCheck:
@@ -48,8 +51,8 @@ class DuplicateCheck:
     Notes
     -----
     The join counts duplicates by partition: models are those that most of the newest predictions belong to. What an
-    aborted batch said counts as not said. A worker remembers for its own life: a new one tells again what goes on, and
-    does not know of what ended while there was none.
+    aborted batch said counts as not said. A worker remembers for its own life: a new one tells again what goes on. What
+    goes on is said again twice a day of event time, so that what ended while there was no worker is heard no more.
     """
 
     def __init__(self) -> None:
@@ -81,16 +84,20 @@ class DuplicateCheck:
             self._next[journal.partition] = seen._replace(predictions=n, duplicates=twice)
             return []
         rate = duplicates / total
-        told = seen.told
+        told, told_ms = seen.told, seen.told_ms
         status: Status | None = None
         if rate > MOST_RATE and not told:
             told, status = _models(arrived, number_of), "opened"
         elif rate < CALM_RATE and told:
             told, status = (), "closed"
-        self._next[journal.partition] = _Seen(n, twice, n, twice, told)
+        elif told and watermark_ms >= told_ms + AGAIN_MS:
+            status = "updated"
+        if status is not None:
+            told_ms = watermark_ms
+        self._next[journal.partition] = _Seen(n, twice, n, twice, told, told_ms)
         if status is None:
             return []
-        concerned = told if status == "opened" else seen.told
+        concerned = told or seen.told
         return [_said(name, _Rate(journal.partition, status, rate, total), watermark_ms) for name in concerned]
 
     def committed(self) -> None:
@@ -137,7 +144,7 @@ def _said(of: tuple[str, int], rate: _Rate, watermark_ms: int) -> Output:
         subject=SUBJECT,
         segment=None,
         status=rate.status,
-        severity="warning" if rate.status == "opened" else "info",
+        severity="info" if rate.status == "closed" else "warning",
         window=f"partition {rate.partition}",
         window_start=at,
         window_end=at,

@@ -199,12 +199,14 @@ class JoinHandler:
         del offsets  # every partition's slice says the same, and also where nothing moved
         touched, self._touched = self._touched, {}
         self._duplicates.committed()
+        self._keys.committed()
         self._lanes.run([partial(_keep, self._kept[partition], ends) for partition, ends in touched.items()])
 
     def aborted(self) -> None:
         """The batch does not count."""
         self._touched = {}
         self._duplicates.aborted()
+        self._keys.aborted()
         for kept in self._kept.values():
             kept.join.abort()
 

@@ -14,13 +14,15 @@ from streams.kafka.records import Output, Record
 
 SUBJECT: Final = "partitioner"
 SETTING: Final = "partitioner=murmur2_random"
+AGAIN_MS: Final = 43_200_000
+"""Event time after which it is said again while it goes on: what is not repeated is over (`agents.alerting`)."""
 _SAMPLES_A_BATCH: Final = 16
 
 _log = logging.getLogger("driftline.monitoring")
 
 
 class KeyCheck:
-    """Remembers which topics were found mis-partitioned, and says so once a worker's life.
+    """Remembers which topics were found mis-partitioned, and says so again while they are, twice a day of event time.
 
     Parameters
     ----------
@@ -29,12 +31,14 @@ class KeyCheck:
 
     Notes
     -----
-    The observation's id is derived from topic and partition count: said again after a restart, it is the same one.
+    The observation's id is derived from topic, partition count and half day: said again after a restart, it is the same
+    one. What an aborted batch said counts as not said. Nobody says that it ended: whoever listens hears no more of it.
     """
 
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
-        self._said: set[tuple[str, str]] = set()
+        self._said: dict[tuple[str, str], int] = {}
+        self._next: dict[tuple[str, str], int] = {}
 
     def misplaced(self, records: Sequence[Record]) -> Record | None:
         """The first of a few sampled records whose key belongs into another partition."""
@@ -45,21 +49,22 @@ class KeyCheck:
         return None
 
     def observe(self, record: Record, models: Sequence[tuple[str, int]], watermark_ms: int) -> list[Output]:
-        """Observations about a misplaced record, one for each (model, version) that it concerns and was not told."""
+        """Observations about a misplaced record, one for each (model, version) that it concerns and is to be told."""
         outputs = []
-        if (record.topic, "") not in self._said:
-            self._said.add((record.topic, ""))
+        if self._when(record.topic, "") is None:
+            self._next[record.topic, ""] = watermark_ms
             _log.warning(
                 "%s[%d] offset %d: the key belongs into another partition, where its counterpart would be looked for; "
                 "set %s in the producer",
                 *(record.topic, record.partition, record.offset, SETTING),
             )
         for model, version in models:
-            if (record.topic, model) in self._said:
+            before = self._when(record.topic, model)
+            if before is not None and watermark_ms < before + AGAIN_MS:
                 continue
-            self._said.add((record.topic, model))
+            self._next[record.topic, model] = watermark_ms
             at = utc(max(watermark_ms, 0))
-            event_id = derived_id(SUBJECT, record.topic, self._partitions, model)
+            event_id = derived_id(SUBJECT, record.topic, self._partitions, model, max(watermark_ms, 0) // AGAIN_MS)
             observation = Observation(
                 observation_id=event_id,
                 model=model,
@@ -67,7 +72,7 @@ class KeyCheck:
                 kind="data-quality",
                 subject=SUBJECT,
                 segment=None,
-                status="opened",
+                status="opened" if before is None else "updated",
                 severity="warning",
                 window="",
                 window_start=at,
@@ -90,3 +95,16 @@ class KeyCheck:
             )
             outputs.append(event_output(observation))
         return outputs
+
+    def committed(self) -> None:
+        """What was said since the last commit counts."""
+        self._said.update(self._next)
+        self._next = {}
+
+    def aborted(self) -> None:
+        """What was said since the last commit does not count."""
+        self._next = {}
+
+    def _when(self, topic: str, model: str) -> int | None:
+        """Watermark at which it was said of a model last (``""``: in the log); None: never."""
+        return self._next.get((topic, model), self._said.get((topic, model)))

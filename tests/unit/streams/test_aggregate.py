@@ -251,6 +251,41 @@ def test_effects_too_old_to_matter_are_counted_and_ignored() -> None:
     assert aggregate.snapshot() != before
 
 
+def test_a_new_segment_that_goes_again_closes() -> None:
+    p = plan(windows=("1d", "3d"))
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    events: list[AggregateEvent] = []
+    for day in range(14):
+        of_day = _events(day, 300) + (_events(day, 60, seed=1, origin="SFO") if 2 <= day < 7 else [])
+        events += _feed(aggregate, [deltas(p, of_day), watermark((day + 1) * DAY)])
+    told = [e for e in events if isinstance(e, Observation) and e.kind == "new-segment"]
+    assert [(o.status, o.subject, o.window, o.window_end) for o in told] == [
+        ("opened", "origin=SFO", "3d", utc(4 * DAY)),
+        ("closed", "origin=SFO", "3d", utc(11 * DAY)),  # the second window in a row with fewer than 50
+    ]
+
+
+def test_what_is_open_in_a_segment_closes_when_nothing_comes_from_it_any_more() -> None:
+    p = plan(windows=("1d",), delay="1d", horizon="1d")
+    aggregate = AggregatePartition(1, lambda model, version: p)
+    events: list[AggregateEvent] = []
+    for day in range(20):
+        of_day = _events(day, 300, origin="JFK")
+        if day < 9:  # three days without labels, then no predictions either
+            there = _events(day, 200, seed=1, origin="LGA")
+            there = [e._replace(prediction=msgspec.structs.replace(e.prediction, prediction_id=f"l{day}-{i}"))
+                     for i, e in enumerate(there)]  # fmt: skip
+            of_day += there if day < 6 else [e._replace(label=None) for e in there]
+        events += _feed(aggregate, [deltas(p, of_day), watermark((day + 1) * DAY)])
+    told = [e for e in events if isinstance(e, Observation) and e.segment == {"origin": "LGA"}]
+    (opened,) = [o for o in told if o.kind == "coverage" and o.status == "opened"]
+    assert opened.window_end == utc(7 * DAY)
+    closed = {(o.kind, o.subject, o.window): o for o in told if o.status == "closed"}
+    assert closed.keys() == {(o.kind, o.subject, o.window) for o in told}
+    assert closed["coverage", "coverage", "pane"].evidence["reason"] == "nothing comes from this segment any more"
+    assert closed["coverage", "coverage", "pane"].observed_at > utc(12 * DAY)
+
+
 def test_new_segments_are_bounded() -> None:
     p = plan()
     aggregate = AggregatePartition(1, lambda model, version: p)

@@ -741,3 +741,22 @@ def test_a_book_of_an_earlier_release_goes_on_with_its_incidents() -> None:
     restored = AlertBook.from_snapshot(older)
     assert played(restored, fault(2), pane(2)) == [("skew", "updated")]
     assert list(restored.incidents) == [first.incident_id]
+
+
+@pytest.mark.parametrize("champion", [None, 1])
+@pytest.mark.parametrize(("subject", "closes"), [("partitioner", True), ("duplicates", True), ("volume", False)])
+def test_what_nobody_says_again_is_over(subject: str, closes: bool, champion: int | None) -> None:
+    """A worker that said it may be gone: what it says twice a day is over once it is not said for two days."""
+    book, its = AlertBook(model="m"), spec()
+    if champion is not None:
+        book.champion_changed(champion)
+    told = []
+    for day in range(1, 12):
+        if day <= 5:
+            said = observation(day, subject, kind="data-quality", window="", status="opened" if day == 1 else "updated")
+            told += statuses(book.observed(said, its))
+        told += statuses(book.pane_closed(pane(day), its))
+        if day == 8:
+            book = AlertBook.from_snapshot(book.snapshot())
+            assert told == ["opened"]  # quiet since day 7, closed two panes later
+    assert told == (["opened", "closed"] if closes else ["opened"])

@@ -33,8 +33,8 @@ def number_of(model: str, version: int | str) -> int | None:
     return {"w": {"2024-05": 7}, "m": {1: 1}, "a": {1: 1}, "b": {1: 1}, "c": {1: 1}}.get(model, {}).get(version)
 
 
-def step(check: DuplicateCheck, predictions: int, duplicates: int, *models: str) -> list[Observation]:
-    out: list[Output] = check.observe(journal(predictions, duplicates), arrived(*(models or ("m",))), DAY, number_of)
+def step(check: DuplicateCheck, predictions: int, duplicates: int, *models: str, at_ms: int = DAY) -> list[Observation]:
+    out: list[Output] = check.observe(journal(predictions, duplicates), arrived(*(models or ("m",))), at_ms, number_of)
     check.committed()
     assert {output.topic for output in out} <= {OBSERVATIONS}
     return [decode(output.value or b"", Observation) for output in out]
@@ -56,6 +56,19 @@ def test_a_few_repeats_are_usual_and_many_are_told_once_and_ended() -> None:
     assert (closed.status, closed.model, closed.window) == ("closed", "m", opened.window)
     assert closed.value is not None
     assert closed.value < CALM_RATE
+
+
+def test_what_goes_on_is_said_twice_a_day_of_event_time() -> None:
+    check = DuplicateCheck()
+    step(check, 0, 0)
+    told = [o for at in range(1, 31) for o in step(check, at * ENOUGH, at * 100, at_ms=DAY + (at - 1) * DAY // 24)]
+    assert [(o.status, o.severity) for o in told] == [
+        ("opened", "warning"),
+        ("updated", "warning"),
+        ("updated", "warning"),
+    ]
+    assert [o.observed_at.hour for o in told] == [0, 12, 0]
+    assert len({o.observation_id for o in told}) == 3
 
 
 def test_a_rate_is_taken_of_enough_predictions() -> None:

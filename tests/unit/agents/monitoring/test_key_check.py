@@ -37,8 +37,33 @@ def test_a_wrong_partitioner_is_observed_once_a_model_and_names_the_setting() ->
     assert (seen.kind, seen.status, seen.subject, seen.version) == ("data-quality", "opened", "partitioner", 3)
     assert "partitioner=murmur2_random" in seen.evidence["explanation"]
     assert seen.evidence["expected_partition"] == partition_of(found.key or b"", 4) != found.partition
-    assert check.observe(found, [("m", 3)], 0) == []
-    assert len(check.observe(found, [("m", 3), ("n", 1)], 0)) == 1
-    assert len(check.observe(found._replace(topic=GROUND_TRUTH), [("m", 3)], 0)) == 1
+    check.committed()
+    assert check.observe(found, [("m", 3)], 86_400_000) == []
+    assert len(check.observe(found, [("m", 3), ("n", 1)], 86_400_000)) == 1
+    assert len(check.observe(found._replace(topic=GROUND_TRUTH), [("m", 3)], 86_400_000)) == 1
     # After a restart the same is said under the same id.
-    assert dict(KeyCheck(4).observe(found, [("m", 3)], 0)[0].headers or ())["ce_id"] == seen.observation_id.encode()
+    again = KeyCheck(4).observe(found, [("m", 3)], 86_400_000)
+    assert dict(again[0].headers or ())["ce_id"] == seen.observation_id.encode()
+
+
+def test_what_goes_on_is_said_twice_a_day_of_event_time() -> None:
+    check = KeyCheck(4)
+    found = check.misplaced(placed(500, wrong=True))
+    assert found is not None
+    said = []
+    for hour in range(30):
+        said += check.observe(found, [("m", 3)], hour * 3_600_000)
+        check.committed()
+    told = [decode(output.value or b"", Observation) for output in said]
+    assert [(o.status, o.observed_at.hour) for o in told] == [("opened", 0), ("updated", 12), ("updated", 0)]
+    assert len({o.observation_id for o in told}) == 3
+
+
+def test_what_an_aborted_batch_said_is_said_again() -> None:
+    check = KeyCheck(4)
+    found = check.misplaced(placed(500, wrong=True))
+    assert found is not None
+    first = check.observe(found, [("m", 3)], 0)
+    check.aborted()
+    assert check.observe(found, [("m", 3)], 0) == first
+    assert len(first) == 1
