@@ -374,16 +374,19 @@ class ModelRegistered(RegistryEvent, tag="ModelRegistered", frozen=True, gc=Fals
 
 
 class VersionRegistered(RegistryEvent, tag="VersionRegistered", frozen=True, gc=False, kw_only=True):
+    """`record`: SHA-256 over everything of the version that never changes; releases before it had none."""
+
     version: int
     artifact: str
     parent: int | None
+    record: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class VersionObserved(RegistryEvent, tag="VersionObserved", frozen=True, gc=False, kw_only=True):
     """A version of a model that is only watched: seen in its predictions, or given another reference.
 
     `external` is what its predictions call it, `version` the number it has here. One name has a new number with every
-    reference (or specification) it is compared with: versions never change.
+    reference (or specification) it is compared with: versions never change. `record` as in `VersionRegistered`.
     """
 
     version: int
@@ -391,6 +394,7 @@ class VersionObserved(RegistryEvent, tag="VersionObserved", frozen=True, gc=Fals
     parent: int | None
     reference: str
     reason: str
+    record: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class VersionValidated(RegistryEvent, tag="VersionValidated", frozen=True, gc=False, kw_only=True):

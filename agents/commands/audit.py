@@ -26,7 +26,10 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find any edited, removed, inserted or reordered row of the audit; exit code 1 where there is one."""
+    """Find any edited, removed, inserted or reordered row of the audit; exit code 1 where there is one.
+
+    Versions and aliases are compared with it, too: what is asked every day is what was decided.
+    """
     if file is not None:
         _tell(_of_file(file), "the export", as_json=as_json)
         return
@@ -34,6 +37,7 @@ def verify(
     from agents.config import load_settings
     from agents.database.engine import session_factory
     from agents.database.migrate import migrated
+    from agents.registry.agreement import compare_tables
     from agents.registry.audit import compare_published, verify_audit
 
     settings = load_settings()
@@ -42,7 +46,7 @@ def verify(
     events = None if published is False else _published(settings, needed=published is True)
     engine = migrated(settings.database)
     with session_factory(engine, read_only=True)() as session:
-        verdict = verify_audit(session)
+        verdict = compare_tables(session, verify_audit(session))
         if events is not None:
             verdict = compare_published(session, verdict, events)
     _tell(verdict, "the audit", as_json=as_json)
@@ -140,7 +144,7 @@ def _tell(verdict: AuditVerdict, what: str, *, as_json: bool) -> None:
         if verdict.published is not None:
             say(f"{verdict.published} published events say the same")
     else:
-        say(f"{what} does not hold: {verdict.problem}; {verdict.rows} rows before it do")
+        say(f"{what} does not hold: {verdict.problem}; {verdict.rows} rows do")
     if verdict.problem is not None:
         raise typer.Exit(1)
 

@@ -73,6 +73,8 @@ def _sections(info: VersionInfo, spec: Specification, plots: Mapping[str, str]) 
         "Team": spec.model.team,
         "Stage": info.stage + (", champion" if info.champion else ""),
         "Registered": f"{iso(info.registered_at)} by {info.actor}",
+        "Flagged": "; ".join(map(str, info.flags)),
+        "May hold": ", ".join(f"`{name}`" for name in info.allowed_types),
         "Decision": ": ".join(filter(None, [info.decision, info.reason])),
         "Successor of": f"version {info.parent}" if info.parent is not None else "",
         "Artifact": f"`{info.artifact}`",

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
 from agents.registry import flags
+from agents.registry.agreement import record_hash
 from agents.registry.change import Change, begin_model, refuse_answer, refuse_other_task, refuse_watched
 from agents.registry.consent import allowance, new_types, refuse_unnamed
 from agents.registry.impact import index_version
@@ -175,7 +176,9 @@ class Registry(Questions):
         session.add(version)
         session.flush()
         index_version(session, version, self.packages)
-        change.emit(VersionRegistered, actor, at, version=version.version, artifact=artifact, parent=parent)
+        session.refresh(version)  # what is hashed is what was stored
+        told = {"artifact": artifact, "parent": parent, "record": record_hash(version)}
+        change.emit(VersionRegistered, actor, at, version=version.version, **told)
         flags.inherit(change, version)
         change.publish_state()
         return version.version

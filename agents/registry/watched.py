@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from agents.registry.agreement import record_hash
 from agents.registry.change import Change, begin_model, find_model, refuse_other_task
 from agents.registry.flags import champion_changed
 from agents.registry.impact import index_version
@@ -292,6 +293,7 @@ def _add(  # noqa: PLR0917 - all of one version
     session.add(version)
     session.flush()
     index_version(session, version, registry.packages)
+    session.refresh(version)  # what is hashed is what was stored
     parent, row.champion = row.champion, number
     change.emit(
         VersionObserved,
@@ -302,6 +304,7 @@ def _add(  # noqa: PLR0917 - all of one version
         parent=parent,
         reference=sha,
         reason=reason,
+        record=record_hash(version),
     )
     champion_changed(change)
     return number

@@ -28,7 +28,7 @@ from tests.unit.agents.retraining.tables import toy_table
 
 TAGGED = SPEC.replace(
     'task = "binary"',
-    'task = "binary"\nowner = "ann"\nteam = "coins"\ntags = { tier = "a|b: \\"c\\"" }\ndescription = "Heads?"',
+    'task = "binary"\nallowed_types = ["own_models.Own"]\nowner = "ann"\nteam = "coins"\ntags = { tier = "a|b: \\"c\\"" }\ndescription = "Heads?"',
 )
 
 
