@@ -16,8 +16,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 from agents.artifacts import ArtifactStore
 from agents.config import load_settings
 from agents.database.engine import make_engine, session_factory
-from agents.registry import record
+from agents.registry import flags, record
 from agents.registry.card import bars
+from agents.registry.change import Change
 from agents.registry.service import Registry
 from agents.registry.tables import VersionRow
 from agents.retraining.packing import unpack
@@ -28,7 +29,8 @@ from tests.unit.agents.retraining.tables import toy_table
 
 TAGGED = SPEC.replace(
     'task = "binary"',
-    'task = "binary"\nallowed_types = ["own_models.Own"]\nowner = "ann"\nteam = "coins"\ntags = { tier = "a|b: \\"c\\"" }\ndescription = "Heads?"',
+    'task = "binary"\nallowed_types = ["own_models.Own"]\nowner = "ann"\nteam = "coins"\n'
+    'tags = { tier = "a|b: \\"c\\"" }\ndescription = "Heads?"',
 )
 
 
@@ -46,15 +48,19 @@ def test_the_papers_of_a_version(tmp_path: Path) -> None:
     git(project, "commit", "-qm", "first")
     (project / "pipeline.py").write_text((project / "pipeline.py").read_text() + "\n# not committed\n")
     (project / "new.txt").write_text("not even known to git\n")
-    register_project(settings, None, project, table, actor="ada")
+    done = register_project(settings, None, project, table, actor="ada")
+    assert done["decision"] == "awaiting-approval"
+    assert "its file may hold own_models.Own: somebody has to agree to that" in done["reason"]
     sessions = session_factory(make_engine(settings.database))
     registry = Registry(sessions, ArtifactStore.of(settings))
+    with sessions.begin() as session:
+        flags.flag(Change.of(session, "toy", registry.now()), 1, "bea", "labels leaked")
     with sessions() as session:
         found = record.record(registry, session, "toy", 1)
         papers = record.files(registry, session, "toy", 1)
 
     assert [event["action"] for event in found.history] == [
-        *("VersionRegistered", "VersionValidated", "VersionApproved", "ModelPromoted"),
+        *("VersionRegistered", "VersionValidated", "ApprovalRequested", "VersionFlagged"),
     ]
     assert found.version.code["commit"].endswith("-dirty")
     diff = papers["dirty.diff"].decode()
@@ -73,6 +79,8 @@ def test_the_papers_of_a_version(tmp_path: Path) -> None:
     assert measured == found.version.report["metrics"]["candidate"]
     assert "Heads?" in body
     assert "| Team | coins |" in body
+    assert "| May hold | `own_models.Own` |" in body
+    assert "| Flagged | is flagged faulty: labels leaked (bea) |" in body
     assert "By `region`:" in body
     for name in ("plots/importances.svg", "plots/scores.svg"):
         assert f"]({name})" in body
