@@ -115,6 +115,9 @@ def test_rejecting_ends_the_question(world: RegistryWorld) -> None:
     with world.sessions.begin() as session:
         rejected = world.registry.reject(session, "m", 1, "bea", "biased")
     assert (rejected.stage, rejected.reason) == ("rejected", "biased")
+    event = world.events()[-1]
+    assert isinstance(event, VersionRejected)
+    assert (event.actor, event.reason) == ("bea", "biased"), "the audit keeps why"
     assert world.states()[-1].challenger is None
     with pytest.raises(ConflictError, match="is rejected already"), world.sessions.begin() as session:
         world.registry.approve(session, "m", 1, "cyd")
