@@ -327,6 +327,11 @@ def decide_matching(  # noqa: PLR0917
     )
 
 
+def matching(context: Context, what: What, search: Search) -> list[Outcome]:
+    """What a decision on many would be about, as far as who asks may look at it."""
+    return listed(_seen(context, context.registry.chosen(what, search)), what)
+
+
 def _seen(context: Context, found: list[Chosen]) -> list[Chosen]:
     """What who asks may look at."""
     seen = context.gate.visible(visit().principal, {one.model for one in found})
@@ -342,7 +347,7 @@ def _many(context: Context, what: What, done: str, body: dict[str, Any]) -> Resp
     wanted = {str(key): None if value is None else str(value) for key, value in tags.items()}
     search, confirm = Search(match=pattern or "*", tags=wanted), _number(body, "confirm")
     if body.get("dry_run") or (what == "rollback" and confirm is None):
-        return json_response({"would": listed(_seen(context, context.registry.chosen(what, search)), what)})
+        return json_response({"would": matching(context, what, search)})
     reason = _text(body, "comment") if what == "approve" else _text(body, "reason") or "no reason given"
     consented = _texts(body, "allow_types")
     found = decide_matching(context, what, search, _actor(body), reason, confirm, consented)

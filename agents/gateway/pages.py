@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -12,13 +13,15 @@ from jinja2 import Environment
 
 from agents.gateway import access, views
 from agents.gateway.access import may, may_everywhere, visit
-from agents.gateway.api import Sought, champion_of, decide_matching, listed_models, visible_models
+from agents.gateway.api import Sought, champion_of, decide_matching, listed_models, matching, visible_models
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, ordered_windows
 from agents.registry import drawing
+from agents.registry.batch import Outcome
 from agents.registry.lineage import Lineage
 from agents.registry.search import Search
-from schemas.errors import DatabaseUnavailableError, DriftlineError, NotFoundError
+from agents.registry.tags import sought_tags
+from schemas.errors import ConfigurationError, DatabaseUnavailableError, DriftlineError, NotFoundError
 
 DRAWN = ("dataset", "run", "commit")
 PARTS = ("tiles", "incidents", "versions", "activity", "drift", "accounting")
@@ -45,6 +48,28 @@ QUESTIONS: dict[str, dict[str, Any]] = {
         "reason_required": True,
         "dangerous": True,
     },
+    "flag": {
+        "verb": "Flag as faulty",
+        "text": "It and what descends from it can be neither approved nor promoted nor brought back. "
+        "What is live goes on, with an incident, until it is rolled back.",
+        "why": "What is wrong with it?",
+        "reason_required": True,
+        "dangerous": True,
+    },
+    "withdraw-flag": {
+        "verb": "Withdraw the flag",
+        "text": "It and what descends from it can be approved and promoted again.",
+        "why": "Why is it sound?",
+        "reason_required": True,
+        "dangerous": False,
+    },
+}
+TITLES = {
+    "approve": "Approve version {}?",
+    "reject": "Reject version {}?",
+    "rollback": "Roll back to version {}?",
+    "flag": "Flag version {} as faulty?",
+    "withdraw-flag": "Withdraw the flag of version {}?",
 }
 
 
@@ -81,16 +106,37 @@ def router(context: Context, templates: Environment) -> APIRouter:
 
     @routes.post("/approvals", dependencies=approver)
     def approve_many(
-        match: Annotated[str, Form()],
+        match: Annotated[str, Form()] = "",
+        tag: Annotated[str, Form()] = "",
         comment: Annotated[str, Form()] = "",
         actor: Annotated[str, Form()] = "",
     ) -> HTMLResponse:
         try:
-            search = Search(match=match.strip())
-            found = decide_matching(context, "approve", search, access.actor(actor.strip(), ""), comment)
+            found = decide_matching(context, "approve", _fleet(match, tag), access.actor(actor.strip(), ""), comment)
         except DriftlineError as error:
-            return show.page("parts/outcomes.html", outcomes=[], match=match, problem=f"{error.what} {error.remedy}")
-        return show.page("parts/outcomes.html", outcomes=found, match=match, problem="")
+            return show.outcomes(match, tag, problem=error)
+        return show.outcomes(match, tag, found)
+
+    @routes.post("/rollbacks", dependencies=approver)
+    def roll_back_many(
+        match: Annotated[str, Form()] = "",
+        tag: Annotated[str, Form()] = "",
+        reason: Annotated[str, Form()] = "",
+        actor: Annotated[str, Form()] = "",
+        confirm: Annotated[int | None, Form()] = None,
+    ) -> HTMLResponse:
+        """Show what would be rolled back, and with `confirm` (how many that were) do it."""
+        try:
+            search, name = _fleet(match, tag), access.actor(actor.strip(), "")
+            if not reason.strip():
+                raise ConfigurationError("say why", where="reason", remedy="It is kept in the audit.")
+            if confirm is None:
+                form = {"match": match, "tag": tag, "reason": reason, "actor": actor}
+                return show.page("parts/rollbacks.html", would=matching(context, "rollback", search), form=form)
+            found = decide_matching(context, "rollback", search, name, reason, confirm)
+        except DriftlineError as error:
+            return show.outcomes(match, tag, problem=error)
+        return show.outcomes(match, tag, found)
 
     @routes.get("/parts/accounting")
     def accounting() -> HTMLResponse:
@@ -114,7 +160,8 @@ def router(context: Context, templates: Environment) -> APIRouter:
         values: dict[str, Any] = {"kinds": DRAWN, "kind": kind, "name": name.strip(), "found": None, "problem": ""}
         if values["name"]:
             try:
-                values["found"] = _drawn(kind, values["name"])
+                values["found"] = found = _drawn(kind, values["name"])
+                values["picture"] = drawing.data_url(found)
             except DriftlineError as error:
                 values["problem"] = f"{error.what} {error.remedy}".strip()
         return show.page("lineage.html", **values)
@@ -168,6 +215,10 @@ def router(context: Context, templates: Environment) -> APIRouter:
                 )
             elif action == "reject":
                 context.registry.reject(model, version, by=who, actor=name, reason=reason)
+            elif action == "flag":
+                context.registry.flag(model, version, by=who, actor=name, reason=reason)
+            elif action == "withdraw-flag":
+                context.registry.withdraw_flag(model, version, by=who, actor=name, reason=reason)
             else:
                 expected = int(seen) if seen.isdigit() else None
                 context.registry.rollback(model, version, by=who, actor=name, reason=reason, expected=expected)
@@ -176,6 +227,15 @@ def router(context: Context, templates: Environment) -> APIRouter:
         return Response(status_code=204, headers={"HX-Trigger": "decided"})
 
     return routes
+
+
+def _fleet(match: str, tag: str) -> Search:
+    """Models by pattern, by tag, or by both. Raises `ConfigurationError`."""
+    pattern, tags = match.strip(), sought_tags([tag])
+    if not pattern and not tags:
+        remedy = "By a pattern, as bus-*, or a tag, as city=nyc."
+        raise ConfigurationError("no models are named", where="match", remedy=remedy)
+    return Search(match=pattern or "*", tags=tags)
 
 
 class Refused(NamedTuple):
@@ -198,6 +258,14 @@ class _Renderer:
         proven = found.principal.name if found.principal.authenticated else ""
         values = {"who": proven, "csrf": found.csrf, **values}
         return HTMLResponse(self._templates.get_template(template).render(**values))
+
+    def outcomes(
+        self, match: str, tag: str, found: Sequence[Outcome] = (), problem: DriftlineError | None = None
+    ) -> HTMLResponse:
+        """What became of a decision on many, or why it was not taken."""
+        said = f"{problem.what}. {problem.remedy}" if problem is not None else ""
+        named = " ".join(filter(None, (match.strip(), tag.strip())))
+        return self.page("parts/outcomes.html", outcomes=found, match=named, problem=said)
 
     def names(self, model: str) -> tuple[list[str], str]:
         """Names for the picker; a word of warning instead of a failure while the database is down.
@@ -285,19 +353,18 @@ class _Renderer:
         The form carries what the person has seen (the artifact to approve, the champion to replace): where that has
         changed in between, the registry refuses with a conflict.
         """
-        champion, new_types = champion_of(self._context, model), list[str]()
+        champion, seen, new_types = champion_of(self._context, model), "", list[str]()
         if action == "rollback":
-            title, seen = f"Roll back to version {version}?", str(champion or "")
-        else:
+            seen = str(champion or "")
+        elif action == "approve":
             found = {row.version: row for row in views.version_rows(self._context.registry.versions(model), champion)}
-            title, seen = f"{action.title()} version {version}?", found[version].artifact if version in found else ""
-            if action == "approve" and version in found:
-                new_types = list(found[version].new_types)
+            if version in found:
+                seen, new_types = found[version].artifact, list(found[version].new_types)
         error = refused.error if refused else None
         return self.page(
             "parts/decision.html",
             **QUESTIONS[action],
-            title=title,
+            title=TITLES[action].format(version),
             seen=seen,
             new_types=new_types,
             action=f"/models/{quote(model)}/versions/{version}/{action}",

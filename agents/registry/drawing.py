@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from html import escape
 
 from agents.registry.lineage import Lineage
@@ -15,6 +16,11 @@ text{font:12px system-ui,sans-serif;fill:#1f2937}.k{font-size:10px;fill:#6b7280}
 @media(prefers-color-scheme:dark){text{fill:#e5e7eb}.k{fill:#9ca3af}rect{fill:#111827;stroke:#6b7280}
 .version rect{fill:#172554}.live rect{fill:#052e16}}
 """
+
+
+def data_url(lineage: Lineage) -> str:
+    """The picture within a page."""
+    return f"data:image/svg+xml;base64,{b64encode(svg(lineage).encode()).decode()}"
 
 
 def svg(lineage: Lineage) -> str:

@@ -184,6 +184,53 @@ def test_lost_and_found_again(page: Page, gateway: Gateway) -> None:
     page.wait_for_selector("#live[data-state=live]", timeout=15_000)
 
 
+def test_a_person_flags_a_version_and_rolls_a_fleet_back(browser: Browser, tmp_path: Path) -> None:
+    world = RegistryWorld(f"sqlite:///{tmp_path / 'r.db'}", tmp_path)
+    prepare(world.engine)
+    for name in ("bus-1", "bus-2", "tram-1"):
+        world.model(name)
+        for _ in range(2):
+            world.candidate(name)
+    context = Context(SharedBoard(), RegistryDecisions(world.registry, world.readers), threading.Event())
+    with serving(context) as address, closing(browser.new_context()) as session:
+        opened = session.new_page()
+        problems: list[str] = []
+        opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        opened.on("pageerror", lambda error: problems.append(str(error)))
+
+        def say_why(button: str, reason: str) -> None:
+            opened.locator("#versions tr", has=opened.locator("td.num .strong", has_text="2")).get_by_role(
+                "button", name=button
+            ).click()
+            opened.wait_for_selector("dialog[open]")
+            opened.fill("dialog input[name=actor]", "Ann")
+            opened.fill("dialog textarea", reason)
+            opened.click("dialog button[type=submit]")
+            opened.wait_for_selector("dialog[open]", state="hidden")
+
+        opened.goto(f"{address}/models/bus-1")
+        say_why("Faulty…", "a unit is wrong")
+        opened.wait_for_function(
+            "() => document.querySelector('#versions').innerText.includes('a unit is wrong (Ann)')"
+        )
+        say_why("Withdraw the flag", "it is right")
+        opened.wait_for_function("() => !document.querySelector('#versions').innerText.includes('a unit is wrong')")
+
+        opened.goto(f"{address}/models")
+        opened.click("#fleet summary")
+        opened.fill("#roll-back-many input[name=match]", "bus-*")
+        opened.fill("#roll-back-many input[name=actor]", "Ann")
+        opened.fill("#roll-back-many input[name=reason]", "complaints")
+        opened.click("#roll-back-many button")
+        opened.get_by_role("button", name="Roll back 2 models").click()
+        opened.wait_for_function("() => document.querySelector('#rolled-back').innerText.includes('promoted')")
+        assert [world.champion(name) for name in ("bus-1", "bus-2", "tram-1")] == [1, 1, 2]
+        opened.set_viewport_size({"width": 390, "height": 844})
+        assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+        assert problems == []
+    world.close()
+
+
 def test_a_person_logs_in_decides_and_logs_out(browser: Browser, tmp_path: Path) -> None:
     """With keys, over a real registry: the cookie carries the stream and the decision, and ends with the log-out."""
     world = RegistryWorld(f"sqlite:///{tmp_path / 'r.db'}", tmp_path)

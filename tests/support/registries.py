@@ -114,6 +114,11 @@ class RegistryWorld:
             version = self.version(session, name, **spec)
             return version, self.submit(session, version, name, passed=passed)
 
+    def champion(self, name: str = "m") -> int | None:
+        """Number of a model's champion."""
+        with self.readers() as session:
+            return self.registry.model(session, name).champion
+
     def events(self) -> list[AnyRegistryEvent]:
         """Events in the outbox, in order."""
         with self.readers() as session:

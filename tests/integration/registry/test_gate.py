@@ -372,6 +372,63 @@ def test_the_page_approves_a_fleet(site: Site) -> None:
         assert "1 waiting for approval" in browser.get("/models").text
 
 
+def test_the_page_rolls_a_fleet_back_as_many_as_were_shown(site: Site) -> None:
+    for name in ("bus-1", "bus-2", "bus-3", "tram-1"):
+        site.world.model(name)
+        for _ in range(1 if name == "bus-3" else 2):
+            site.world.candidate(name)
+    key = site.key("ann")
+    with site.world.sessions.begin() as session:
+        site.world.registry.tag(session, "tram-1", None, {"city": "nyc"}, [], "ann")
+    with site.browser() as browser:
+        login(browser, key)
+        page = browser.get("/models").text
+        assert browser.post("/rollbacks", data={"match": "bus-*", "reason": "x"}).status_code == 403, "a cookie alone"
+
+        def post(path: str, **data: str) -> str:
+            return browser.post(path, data=data, headers={"x-csrf-token": token_of(page)}).text
+
+        for path in ("/rollbacks", "/approvals"):
+            for nothing in ({}, {"tag": " =nyc"}, {"match": " "}):
+                assert "no models are named" in post(path, reason="worse", **nothing)
+        assert "say why" in post("/rollbacks", match="bus-*")
+        shown = post("/rollbacks", match="bus-*", reason='"worse" & <b>')
+        assert "Roll back 2 models" in shown
+        assert "has no predecessor" in shown
+        assert "&#34;worse&#34; &amp; &lt;b&gt;" in shown
+        assert site.world.champion("bus-1") == 2, "nothing is done yet"
+        assert "1 were confirmed" in post("/rollbacks", match="bus-*", reason="worse", confirm="1")
+        told = post("/rollbacks", match="bus-*", reason="worse", confirm="2")
+        assert told.count("promoted") == 2
+        assert [site.world.champion(name) for name in ("bus-1", "bus-2", "bus-3", "tram-1")] == [1, 1, 1, 2]
+        assert "Roll back 1 model<" in post("/rollbacks", tag="city=nyc", reason="worse")
+
+
+def test_the_page_flags_a_version_and_takes_it_back(site: Site) -> None:
+    site.world.model()
+    for _ in range(2):
+        site.world.candidate()
+    key = site.key("ann")
+    with site.browser() as browser:
+        login(browser, key)
+        page = browser.get("/models/m").text
+
+        def post(action: str, reason: str = "labels leaked", version: int = 1) -> Any:
+            path = f"/models/m/versions/{version}/{action}"
+            return browser.post(path, data={"reason": reason}, headers={"x-csrf-token": token_of(page)})
+
+        assert page.count("Faulty…") == 2
+        assert "Flag version 1 as faulty?" in browser.get("/models/m/versions/1/flag").text
+        assert post("flag").status_code == 204
+        assert "is flagged already" in post("flag").text
+        page = browser.get("/models/m").text
+        assert "is flagged faulty: labels leaked (ann)" in page
+        assert page.count("Withdraw the flag</button>") == 1
+        assert "Roll back to 1</button>" not in page
+        assert post("withdraw-flag", "the labels are right").status_code == 204
+        assert "faulty</span>" not in browser.get("/models/m").text
+
+
 def test_fifty_people_decide_at_once_one_is_first(site: Site) -> None:
     """Fifty keys, half approve and half reject, over HTTP: one 200, 49 get 409."""
     site.world.model(mode="manual")

@@ -6,6 +6,7 @@ import hashlib
 import html
 import re
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,10 +52,12 @@ def test_the_lineage_of_a_dataset_is_drawn(page: Page) -> None:
     assert 'href="/lineage"' in client.get("/models").text
     asked = client.get("/lineage", params={"kind": "dataset", "name": " trips@1 "})
     assert f'href="/models/{MODEL}">{MODEL} 1</a>' in asked.text
-    source = html.unescape(re.search(r'src="(/lineage\.svg[^"]*)"', asked.text)[1])  # type: ignore[index]
+    source = html.unescape(re.search(r'href="(/lineage\.svg[^"]*)"', asked.text)[1])  # type: ignore[index]
     drawn = client.get(source)
     assert drawn.headers["content-type"].startswith("image/svg+xml")
     assert f"{MODEL} 1" in drawn.text
+    shown = re.search(r'src="data:image/svg\+xml;base64,([^"]*)"', asked.text)[1]  # type: ignore[index]
+    assert b64decode(shown).decode() == drawn.text, "what the page shows was worked out once, with its list"
     for params, said in (
         ({"kind": "dataset", "name": "<b>"}, "no version was made from dataset &lt;b&gt;"),
         ({"kind": "package", "name": "numpy"}, "choose one of dataset, run, commit"),
