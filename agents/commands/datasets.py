@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +58,10 @@ def create(
             "--model", help="With --sql add the view joined, this model's rows; with --data say they are its."
         ),
     ] = "",
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Add a view of another dataset: NAME, NAME@3 or view=NAME@3; repeatable."),
+    ] = None,
     key: Annotated[list[str] | None, typer.Option("--key", help="Column that tells rows apart; repeatable.")] = None,
     check: Annotated[
         list[str] | None, typer.Option("--check", help="Condition that must hold, as 'count(*) > 1000'; repeatable.")
@@ -78,13 +83,15 @@ def create(
         raise ConfigurationError(
             "rows come from a query or from a file", where="driftline datasets create", remedy="give --sql or --data"
         )
-    if data is not None and as_of:
-        raise ConfigurationError("--as-of goes with --sql", where="driftline datasets create", remedy="leave it out")
+    if data is not None and (as_of or source):
+        raise ConfigurationError(
+            "--as-of and --from go with --sql", where="driftline datasets create", remedy="leave them out"
+        )
     by = _allowed("producer")
     if data is not None:
         chosen = _of_file(data, model, aggregate=aggregate)
     else:
-        chosen = _of_query(sql, as_of, model, aggregate=aggregate)
+        chosen = _of_query(sql, as_of, model, source or (), aggregate=aggregate)
     settings, sessions, artifacts = _places()
     wish = Wish(name, acting_name(by, ""), tuple(key or ()), tuple(check or ()), description)
     manifest = make(sessions, artifacts, chosen, wish, SubjectKeys.of(settings))
@@ -104,7 +111,7 @@ def show(reference: Reference, *, as_json: Json = False) -> None:
     """What a dataset is made of and what its columns are like."""
     import msgspec
 
-    from agents.datasets.build import rows_of
+    from agents.datasets.rows import rows_of
     from agents.subjects.keys import SubjectKeys
     from agents.subjects.rows import Losses
 
@@ -130,6 +137,8 @@ def show(reference: Reference, *, as_json: Json = False) -> None:
     )
     for problem in manifest.problems:
         say(f"note: {problem}")
+    for parent in manifest.parents:
+        say(f"{parent.rows} rows of {parent.dataset} as {parent.view}")
     say(f"{len(manifest.files)} files of the archive")
 
 
@@ -140,8 +149,8 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """What differs between two datasets: schema, rows, how far columns moved, files."""
-    from agents.datasets.build import rows_of
     from agents.datasets.diff import difference
+    from agents.datasets.rows import rows_of
     from agents.subjects.keys import SubjectKeys
 
     settings, _, artifacts = _places()
@@ -187,7 +196,7 @@ def write(
     import pyarrow.csv
     import pyarrow.parquet
 
-    from agents.datasets.build import rows_of
+    from agents.datasets.rows import rows_of
     from agents.subjects.keys import SubjectKeys
     from agents.subjects.rows import Losses
     from schemas.errors import ConfigurationError
@@ -239,9 +248,10 @@ def _manifest(reference: str) -> Manifest:
         return load(artifacts, find(session, reference).manifest)
 
 
-def _of_query(sql: str, as_of: str, model: str, *, aggregate: bool) -> Chosen:
+def _of_query(sql: str, as_of: str, model: str, references: Sequence[str], *, aggregate: bool) -> Chosen:
     from agents.commands.lines import moment
     from agents.datasets.build import choose
+    from agents.datasets.parents import sources
     from agents.registry.service import Registry
     from agents.subjects.keys import SubjectKeys
 
@@ -250,7 +260,16 @@ def _of_query(sql: str, as_of: str, model: str, *, aggregate: bool) -> Chosen:
         spec = Registry(sessions, artifacts).specification(session, model) if model else None
         until = moment(as_of) if as_of else None
         keys = SubjectKeys.of(settings)
-        return choose(session, settings.archive, sql, as_of_ms=until, spec=spec, keys=keys, aggregate=aggregate)
+        return choose(
+            session,
+            settings.archive,
+            sql,
+            as_of_ms=until,
+            spec=spec,
+            keys=keys,
+            aggregate=aggregate,
+            sources=sources(session, artifacts, references, keys),
+        )
 
 
 def _of_file(path: Path, model: str, *, aggregate: bool) -> Chosen:

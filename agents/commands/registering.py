@@ -76,8 +76,8 @@ def given_table(settings: Settings, data: Path | None, dataset: str, *, folders:
     from agents.artifacts import ArtifactStore
     from agents.database.engine import session_factory
     from agents.database.migrate import migrated
-    from agents.datasets.build import rows_of
     from agents.datasets.catalog import find
+    from agents.datasets.rows import rows_of
     from agents.retraining.members import Given
     from agents.subjects.keys import SubjectKeys
     from schemas.errors import ConfigurationError

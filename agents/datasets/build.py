@@ -20,20 +20,22 @@ from agents.archiving.reading import only_reads
 from agents.archiving.tables import ArchiveFileRow
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
-from agents.datasets.catalog import load, newest
+from agents.datasets.catalog import find, load, newest
 from agents.datasets.manifest import (
     KIND,
     MANIFEST_KIND,
     Column,
     Manifest,
+    Parent,
     SourceFile,
     check_name,
 )
-from agents.datasets.private import SUBJECT, discreet, of_people, opened, packed, readable
+from agents.datasets.parents import Source, reached
+from agents.datasets.private import SUBJECT, discreet, of_people, packed, readable
+from agents.datasets.rows import rows_of
 from agents.datasets.statistics import described, moved, oddities
-from agents.datasets.tables import DatasetRow
+from agents.datasets.tables import DatasetParentRow, DatasetRow
 from agents.subjects.keys import SubjectKeys
-from agents.subjects.rows import Losses
 from agents.subjects.sending import rules_of
 from schemas.codec import encode, iso, utc
 from schemas.errors import ConfigurationError, ConflictError
@@ -50,6 +52,7 @@ class Chosen(NamedTuple):
     model: str | None = None
     visible: frozenset[str] | None = None
     """Of people's rows: the columns that are not encrypted."""
+    parents: Sequence[Parent] = ()
 
 
 class Wish(NamedTuple):
@@ -80,8 +83,9 @@ def choose(
     spec: Specification | None = None,
     keys: SubjectKeys | None = None,
     aggregate: bool = False,
+    sources: Sequence[Source] = (),
 ) -> Chosen:
-    """Run a query over the archive as it stood at a moment of event time.
+    """Run a query over the archive as it stood at a moment of event time, and over other datasets.
 
     Parameters
     ----------
@@ -100,6 +104,9 @@ def choose(
         column ``_subject``, under whose keys it is kept.
     aggregate : bool
         What the query gives is about nobody: it does not say whose it is, and is kept as it is.
+    sources : sequence of Source
+        Datasets (`agents.datasets.parents.sources`) that are at hand as views. Where one holds people's rows, the same
+        is asked of the query as of ``joined``.
 
     Raises
     ------
@@ -122,7 +129,7 @@ def choose(
         if as_of_ms is not None:
             for topic in ARCHIVED:
                 _cut(connection, topic, as_of_ms)
-        for name, table in tables.items():
+        for name, table in (*tables.items(), *((one.parent.view, one.rows) for one in sources)):
             connection.register(name, table)
         table = _answer(connection, query)
     except duckdb.Error as error:
@@ -138,16 +145,30 @@ def choose(
             "the columns of the answer do not have names of their own", where="--sql", remedy="name each with AS"
         )
     files = _files(session, query, joined=spec is not None, as_of_ms=as_of_ms)
-    chosen = Chosen(table, files, query, as_of_ms, spec.name if spec is not None else None)
-    if spec is None or keys is None or not private or aggregate:
+    moment = reached(sources, None if as_of_ms is None else utc(as_of_ms), alone=not files)
+    chosen = Chosen(
+        table,
+        files,
+        query,
+        None if moment is None else round(moment.timestamp() * 1000),
+        spec.name if spec is not None else None,
+        parents=[one.parent for one in sources],
+    )
+    open_columns = [one.visible for one in sources if one.visible is not None]
+    if spec is not None and private:
+        open_columns.append(_visible(spec))
+    if keys is None or not open_columns or aggregate:
         return chosen
     if SUBJECT not in table.column_names:
+        whose = [spec.name] if spec is not None and private else []
+        whose += [one.parent.dataset for one in sources if one.visible is not None]
         raise ConfigurationError(
-            f"the rows of {spec.name} are people's, and the answer does not say whose",
+            f"the rows of {', '.join(whose)} are people's, and the answer does not say whose",
             where="--sql",
             remedy=f"add {SUBJECT} to what is selected; with --aggregate where no row is about one person",
         )
-    return chosen._replace(table=readable(table, keys), visible=_visible(spec))
+    # What is open in one and sealed in another stays sealed.
+    return chosen._replace(table=readable(table, keys), visible=frozenset.intersection(*open_columns))
 
 
 def given(
@@ -254,39 +275,23 @@ def create(
             drift=drift,
             made_with={"pyarrow": pa.__version__},
             sealed=UNSET if visible is None else [name for name in table.column_names if name not in visible],
+            parents=list(chosen.parents),
         )
-        session.add(
-            DatasetRow(
-                name=name,
-                version=manifest.version,
-                manifest=artifacts.put(encode(manifest), MANIFEST_KIND),
-                data=data,
-                rows=manifest.rows,
-                description=wish.description,
-                actor=wish.actor,
-                created_at=datetime.now(UTC),
-            )
+        row = DatasetRow(
+            name=name,
+            version=manifest.version,
+            manifest=artifacts.put(encode(manifest), MANIFEST_KIND),
+            data=data,
+            rows=manifest.rows,
+            description=wish.description,
+            actor=wish.actor,
+            created_at=datetime.now(UTC),
         )
+        session.add(row)
+        session.flush()
+        parents = {find(session, one.dataset).id for one in chosen.parents}
+        session.add_all(DatasetParentRow(child=row.id, parent=id) for id in sorted(parents))
     return manifest
-
-
-def rows_of(
-    artifacts: ArtifactStore, data: str, keys: SubjectKeys | None = None, losses: Losses | None = None
-) -> pa.Table:
-    """The rows of a dataset by their hash, without those of whoever was erased since.
-
-    Parameters
-    ----------
-    losses : Losses, optional
-        Is told how many those are.
-
-    Raises
-    ------
-    ArtifactError
-    StateError
-        People's rows were altered, or there are no keys to read them with.
-    """
-    return opened(pq.read_table(io.BytesIO(artifacts.get(data))), keys, losses)
 
 
 # ------------------------------------------------------------------------------------------------------ inside

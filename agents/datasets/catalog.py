@@ -37,6 +37,12 @@ def find(session: Session, reference: str) -> DatasetRow:
     return row
 
 
+def holding(session: Session, data: str) -> list[DatasetRow]:
+    """Datasets whose rows have a SHA-256 that begins so, by name and version."""
+    rows = select(DatasetRow).where(DatasetRow.data >= data, DatasetRow.data < data + "g")
+    return list(session.scalars(rows.order_by(DatasetRow.name, DatasetRow.version)))
+
+
 def listed(session: Session, name: str | None = None) -> list[DatasetRow]:
     """Datasets by name and version; the newest version of each, or all of one."""
     query = select(DatasetRow).order_by(DatasetRow.name, DatasetRow.version)

@@ -22,7 +22,8 @@ def difference(a: Manifest, b: Manifest, rows_a: pa.Table, rows_b: pa.Table) -> 
         ``equal``; ``schema`` (``added``, ``removed``, ``changed``: old and new type); ``rows`` (``a``, ``b``,
         ``added``, ``removed``, with a key that both share ``changed`` and ``key``); ``columns`` by name: ``nulls``,
         ``distinct``, ``mean`` of each, and how far `b` is from `a` (`agents.datasets.manifest.Moved`); ``files``
-        (``added``, ``removed``: paths; ``shared``: how many); ``query`` and ``as_of`` of each where they differ.
+        (``added``, ``removed``: paths; ``shared``: how many); ``query``, ``as_of`` and ``parents`` of each
+        where they differ.
     """
     types_a = {name: column.type for name, column in a.columns.items()}
     types_b = {name: column.type for name, column in b.columns.items()}
@@ -37,6 +38,7 @@ def difference(a: Manifest, b: Manifest, rows_a: pa.Table, rows_b: pa.Table) -> 
             entry |= msgspec.to_builtins(drift[name])
         columns[name] = entry
     files_a, files_b = ({file.sha256: file.path for file in found.files} for found in (a, b))
+    parents = [sorted({one.dataset for one in found.parents}) for found in (a, b)]
     return {
         "a": f"{a.name}@{a.version}",
         "b": f"{b.name}@{b.version}",
@@ -59,6 +61,7 @@ def difference(a: Manifest, b: Manifest, rows_a: pa.Table, rows_b: pa.Table) -> 
         },
         **({"query": [a.query, b.query]} if a.query != b.query else {}),
         **({"as_of": [a.as_of, b.as_of]} if a.as_of != b.as_of else {}),
+        **({"parents": parents} if parents[0] != parents[1] else {}),
     }
 
 

@@ -27,6 +27,15 @@ class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class Parent(msgspec.Struct, frozen=True, kw_only=True):
+    """A dataset (``NAME@3``) that the query could read as `view`: the SHA-256 of its rows, and how many were left."""
+
+    dataset: str
+    view: str
+    data: str
+    rows: int
+
+
 class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A column and what its values are like.
 
@@ -91,6 +100,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         The version before it, and `drift` from that.
     sealed : list of str, optional
         Of people's rows: columns that are encrypted under the keys of those people.
+    parents : list of Parent
+        Datasets that it was made from.
     """
 
     name: str
@@ -109,6 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     drift: dict[str, Moved] = {}
     made_with: dict[str, Any] = {}
     sealed: list[str] | msgspec.UnsetType = msgspec.UNSET
+    parents: list[Parent] = []
 
 
 def check_name(name: str) -> str:

@@ -126,7 +126,7 @@ def _numbers(old: NDArray[np.float64], new: NDArray[np.float64], column: Column)
     before, after = (_binned(v, edges) if len(edges) > 1 else _around(v, edges[0]) for v in (old, new))
     distance = psi(after, before)
     test = stats.ks_2samp(old, new, method="asymp")
-    p = float(test.pvalue)
+    p = float(test.pvalue) if min(len(old), len(new)) > 1 else 1.0  # single values say nothing
     return Moved(
         psi=distance,
         jensen_shannon=jensen_shannon(after, before),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from agents.database.base import Base, BigId, UtcDateTime
@@ -27,3 +27,12 @@ class DatasetRow(Base):
     description: Mapped[str] = mapped_column(Text, default="")
     actor: Mapped[str] = mapped_column(String(256))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class DatasetParentRow(Base):
+    """A dataset that went into another one, as that one's manifest says: to be found from the parent."""
+
+    __tablename__ = "dataset_parents"
+
+    child: Mapped[int] = mapped_column(ForeignKey("datasets.id"), primary_key=True, autoincrement=False)
+    parent: Mapped[int] = mapped_column(ForeignKey("datasets.id"), primary_key=True, autoincrement=False, index=True)

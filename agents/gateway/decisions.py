@@ -27,7 +27,7 @@ from agents.registry.search import Search, Seen, find_versions
 from agents.registry.service import Registry
 from agents.registry.views import ModelInfo, VersionInfo
 from agents.registry.watched import is_watched
-from schemas.errors import NotFoundError, TransitionError
+from schemas.errors import ConfigurationError, NotFoundError, TransitionError
 from schemas.specification import Specification
 
 
@@ -188,26 +188,46 @@ class RegistryDecisions:
             More than one begins so.
         """
         with self.readers() as session:
-            name = self._dataset(session, value) if kind == "dataset" else None
-            try:
-                thing = impact.named_so(session, kind, name or value)
-                found = impact.uses_of(session, thing, only_live=False)
-            except NotFoundError:
-                if name is None:
-                    raise
-                thing, found = impact.Named(("dataset",), (name,)), []
+            thing = self._thing(session, kind, value)
+            found = impact.uses_of(session, thing, only_live=False)
             versions = [one for model in sorted({use.model for use in found}) for one in lineage.made(session, model)]
-            known = lineage.datasets_in(versions) | ({name} if name is not None else set())
+            known = lineage.datasets_in(versions) | {one for one in (*thing.names, *thing.derived) if "@" in one}
             made_of = dataset_lineage.known(session, self._registry.artifacts, known)
         return lineage.around([*versions, *made_of], thing.id)
 
+    def _thing(self, session: Session, kind: str, value: str) -> impact.Named:
+        """What is asked about; a dataset with those that were derived from it. Raises as `lineage_of`."""
+        if kind != "dataset":
+            return impact.named_so(session, kind, value)
+        name = self._dataset(session, value)
+        try:
+            thing = impact.named_so(session, kind, name or value)
+        except NotFoundError:
+            if name is None:
+                raise
+            thing = impact.Named(("dataset",), (name,))
+        derived = dataset_lineage.derived(session, [one for one in thing.names if "@" in one])
+        return thing._replace(derived=tuple(derived))
+
     @staticmethod
     def _dataset(session: Session, value: str) -> str | None:
-        """``NAME@3`` of a dataset of this registry; None: it is none, a hash perhaps."""
+        """``NAME@3`` of a dataset of this registry, by its name or the hash of its rows; None: it is none.
+
+        Raises
+        ------
+        ConfigurationError
+            Several hold rows with that hash.
+        """
         try:
             row = catalog.find(session, value)
         except NotFoundError:
-            return None
+            rows = catalog.holding(session, value) if len(value) >= impact.LEAST_PREFIX else []
+            if not rows or impact.knows(session, "dataset", value):
+                return None
+            if len(rows) > 1:
+                names = ", ".join(f"{one.name}@{one.version}" for one in rows[:5])
+                raise ConfigurationError(f"{value} may be {names}", where="--dataset", remedy="name one") from None
+            row = rows[0]
         return f"{row.name}@{row.version}"
 
     def uses(self, kind: str, value: str, *, only_live: bool) -> list[Use]:
@@ -223,7 +243,14 @@ class RegistryDecisions:
         with self.readers() as session:
             if kind == "package":
                 return impact.package_uses(session, value, lru_cache(self._registry.packages), only_live=only_live)
-            return impact.uses(session, kind, value, only_live=only_live)
+            return self._uses(session, kind, value, only_live=only_live)
+
+    def _uses(self, session: Session, kind: str, value: str, *, only_live: bool) -> list[Use]:
+        thing = self._thing(session, kind, value)
+        found = impact.uses_of(session, thing, only_live=only_live)
+        if not found and not impact.uses_of(session, thing, only_live=False):
+            raise NotFoundError(f"no version was made from {kind} {value}", where="lineage")
+        return found
 
     def approve(
         self,
@@ -311,7 +338,7 @@ class RegistryDecisions:
         made: list[Flag] = []
         with self._registry.sessions.begin() as session:
             acting_for(session, by)
-            for use in impact.uses(session, kind, sha, only_live=False):
+            for use in self._uses(session, kind, sha, only_live=False):
                 change = Change.of(session, use.model, self._registry.now())
                 if not any((f.version, f.source) == (use.version,) * 2 for f in flags.in_force(session, [use.model])):
                     made += flags.flag(change, use.version, actor, reason)

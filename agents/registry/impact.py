@@ -68,24 +68,15 @@ def named(environment: Mapping[str, object]) -> dict[str, str]:
     return {_name(name): value for name, value in environment.items() if name != "lock" and isinstance(value, str)}
 
 
-def uses(session: Session, kind: str, sha: str, *, only_live: bool) -> list[Use]:
-    """Versions that the thing of a kind went into whose hash begins with `sha`, directly, by model and version.
-
-    Raises
-    ------
-    NotFoundError
-        No version was made from it.
-    ConfigurationError
-        It is too short, or more than one begins so.
-    """
-    return uses_of(session, named_so(session, kind, sha), only_live=only_live)
-
-
 class Named(NamedTuple):
-    """What versions were made from: one thing, and of a commit its dirty state."""
+    """What versions were made from: one thing, and of a commit its dirty state.
+
+    `derived`: what itself was made from it, and went into versions in its stead.
+    """
 
     kinds: tuple[str, ...]
     names: tuple[str, ...]
+    derived: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -99,8 +90,10 @@ def named_so(session: Session, kind: str, sha: str) -> Named:
 
     Raises
     ------
-    NotFoundError, ConfigurationError
-        As `uses`.
+    NotFoundError
+        No version was made from it.
+    ConfigurationError
+        It is too short, or more than one begins so.
     """
     kinds = ("dataset", "rows") if kind == "dataset" else (kind,)
     if len(sha) < LEAST_PREFIX and "@" not in sha:
@@ -116,10 +109,16 @@ def named_so(session: Session, kind: str, sha: str) -> Named:
     return Named(tuple(sorted({one for one, _ in found})), tuple(sorted({name for _, name in found})))
 
 
+def knows(session: Session, kind: str, sha: str) -> bool:
+    """Whether a version was made from a thing of a kind whose name begins so."""
+    wanted = and_(InputRow.kind == kind, InputRow.sha >= sha, InputRow.sha < sha + _LAST)
+    return bool(_distinct(session, wanted))
+
+
 def uses_of(session: Session, thing: Named, *, only_live: bool) -> list[Use]:
-    """Versions that a thing went into, directly, by model and version."""
-    wanted = and_(InputRow.kind.in_(thing.kinds), InputRow.sha.in_(thing.names))
-    return _uses(session, wanted, only_live=only_live)
+    """Versions that a thing or what was derived from it went into, by model and version."""
+    wanted = and_(InputRow.kind.in_(thing.kinds), InputRow.sha.in_([*thing.names, *thing.derived]))
+    return _uses(session, wanted, only_live=only_live, derived=frozenset(thing.derived))
 
 
 def package_uses(session: Session, wanted: str, packages: Packages, *, only_live: bool) -> list[Use]:
@@ -178,7 +177,9 @@ def _unindexed(session: Session, name: str, packages: Packages, fits: Callable[[
     return found
 
 
-def _uses(session: Session, wanted: ColumnElement[bool], *, only_live: bool) -> list[Use]:
+def _uses(
+    session: Session, wanted: ColumnElement[bool], *, only_live: bool, derived: frozenset[str] = frozenset()
+) -> list[Use]:
     """Uses; of packages `through` is the environment."""
     statement: Select[str, int, int | None, str, str, str, str] = (
         select(
@@ -197,7 +198,11 @@ def _uses(session: Session, wanted: ColumnElement[bool], *, only_live: bool) -> 
             version=row.version,
             live=row.champion == row.version,
             stage=row.stage,
-            through=row.sha if row.kind == PACKAGES else row.relation,
+            through=row.sha
+            if row.kind == PACKAGES
+            else f"{row.relation} {row.sha}"
+            if row.sha in derived
+            else row.relation,
         )
         for row in session.execute(statement)
     ]

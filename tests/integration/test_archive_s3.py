@@ -21,7 +21,8 @@ from agents.artifacts import ArtifactStore
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
-from agents.datasets.build import Wish, choose, create, rows_of
+from agents.datasets.build import Wish, choose, create
+from agents.datasets.rows import rows_of
 from schemas.errors import ConfigurationError, FencedError, StateError
 from schemas.topics import CATALOGUE, GROUND_TRUTH
 from streams.kafka import failpoints

@@ -5,9 +5,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from sqlalchemy import select
 
+from agents.access.logic import local_principal
+from agents.datasets.build import Chosen, Wish, create
+from agents.datasets.catalog import find
+from agents.datasets.parents import sources
 from agents.gateway.decisions import RegistryDecisions
 from agents.registry import lineage
 from agents.registry.drawing import svg
@@ -157,6 +162,63 @@ def test_what_cannot_be_meant(history: RegistryDecisions) -> None:
     ):
         with pytest.raises(error, match=said):
             history.uses(kind, value, only_live=True)
+
+
+@pytest.fixture
+def derived(world: RegistryWorld) -> RegistryDecisions:
+    """A model trained on a dataset that was derived from one that was derived from two."""
+    rows = iter(range(100))
+
+    def dataset(name: str, *parents: str) -> None:
+        with world.readers() as session:
+            views = [one.parent for one in sources(session, world.store, parents)]
+        table = pa.table({"x": [next(rows)]})
+        query = f"SELECT * FROM {', '.join(one.view for one in views)}" if views else None
+        create(world.sessions, world.store, Chosen(table, [], query, parents=views), Wish(name, "ann"))
+
+    dataset("trips")
+    dataset("weather")
+    dataset("trips")  # a second version, of which nothing came
+    dataset("both", "trips@1", "weather@1")
+    dataset("clean", "both", "w=weather")
+    world.model("m")
+    promoted(world, "m", None, data=JANUARY, rows="a1" * 32, lock=OLD, more={"dataset": "clean@1"})
+    promoted(world, "m", 1, data=SEASONS, rows="b2" * 32, lock=OLD)
+    return RegistryDecisions(world.registry, world.readers)
+
+
+def test_lineage_goes_through_datasets(derived: RegistryDecisions, world: RegistryWorld) -> None:
+    found = derived.lineage_of("dataset", "trips@1")
+    assert {name for name, depth in found.depth.items() if depth > 0} == {
+        "dataset:both@1",
+        "dataset:clean@1",
+        "version:m/1",
+        "version:m/2",
+    }
+    assert ("dataset:both@1", "dataset:clean@1", "derived from") in {
+        (e.source, e.target, e.relation) for e in found.edges
+    }
+    before = derived.lineage("m", 1)
+    assert {"dataset:trips@1", "dataset:weather@1"} <= {name for name, depth in before.depth.items() if depth < 0}
+    assert "dataset:trips@2" not in before.depth
+    assert [(use.version, use.through) for use in derived.uses("dataset", "weather", only_live=False)] == [
+        (1, "trained on clean@1")
+    ]
+    assert derived.uses("dataset", "trips@1", only_live=True) == [], "the champion was trained on another"
+    with pytest.raises(NotFoundError, match="no version"):
+        derived.uses("dataset", "trips@2", only_live=False)
+    assert set(derived.lineage_of("dataset", "trips@2").depth.values()) == {-1, 0}
+    with world.readers() as session:
+        data = find(session, "trips@1").data
+    assert derived.lineage_of("dataset", data[:12]).of.id == "dataset:trips@1", "by the hash of its rows"
+    ET.fromstring(svg(found))
+
+
+def test_what_a_dataset_spoils_is_flagged(derived: RegistryDecisions) -> None:
+    made = derived.flag_made_from(
+        "dataset", "trips@1", by=local_principal("ann"), actor="ann", reason="a unit is wrong"
+    )
+    assert {(one.model, one.version) for one in made} == {("m", 1), ("m", 2)}
 
 
 def test_the_picture_is_well_formed_whatever_models_are_called() -> None:

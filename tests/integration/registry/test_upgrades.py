@@ -31,7 +31,7 @@ from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import HEAD, MIGRATIONS, revision, upgrade
 from agents.database.schema import metadata
 from agents.registry.audit import verify_audit
-from agents.registry.impact import package_uses, uses
+from agents.registry.impact import named_so, package_uses, uses_of
 from agents.registry.logic import GENESIS, chained
 from agents.registry.search import Search, find_models
 from agents.registry.tables import ApprovalRow, VersionRow
@@ -178,7 +178,8 @@ def says_what_it_said(session: Any) -> None:
     """What is looked for by index was put there by the migration."""
     (found,), _ = find_models(session, Search(owner="ann1", tags={"city": "nyc"}))
     assert (found.model, found.champion) == ("m1", 1)
-    assert [(use.model, use.live) for use in uses(session, "dataset", DATASET, only_live=False)] == [
+    made_from = named_so(session, "dataset", DATASET)
+    assert [(use.model, use.live) for use in uses_of(session, made_from, only_live=False)] == [
         ("m1", True),
         ("m2", False),
     ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -18,10 +19,12 @@ from typer.testing import CliRunner
 from agents.artifacts import ArtifactStore
 from agents.database.engine import make_engine, session_factory
 from agents.datasets import lineage
-from agents.datasets.build import Chosen, Wish, choose, create, rows_of
+from agents.datasets.build import Chosen, Wish, choose, create
 from agents.datasets.catalog import find, listed, load
 from agents.datasets.diff import difference
-from agents.datasets.manifest import Manifest
+from agents.datasets.manifest import Column, Manifest, Moved
+from agents.datasets.parents import sources
+from agents.datasets.rows import rows_of
 from agents.datasets.statistics import described, moved, oddities
 from schemas.errors import ArtifactError, ConfigurationError, ConflictError, NotFoundError
 from tests.support.databases import prepare
@@ -235,6 +238,20 @@ def test_what_moved_and_what_did_not() -> None:
     assert found["kind"].ks is found["kind"].wasserstein is found["shifted"].chi2 is None
 
 
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4),
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4),
+)
+@settings(deadline=None, max_examples=60)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_kept_of_a_move_can_be_read(a: list[float], b: list[float]) -> None:
+    old, new = (pa.table({"x": pa.array(values, pa.float64())}) for values in (a, b))
+    found = moved(old, new, described(old))
+    assert msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Moved]) == found
+    columns = described(old)
+    assert msgspec.json.decode(msgspec.json.encode(columns), type=dict[str, Column]) == columns
+
+
 @pytest.mark.parametrize(
     ("old", "new", "moves"),
     [
@@ -311,14 +328,20 @@ def test_a_version_names_the_dataset_it_was_trained_on(tmp_path: Path, monkeypat
     def register(*arguments: str) -> int:
         return CliRunner().invoke(app, ["register", str(project), *arguments]).exit_code
 
-    assert register("--dataset", "trips") == 0
+    clean = ("create", "clean", "--sql", "SELECT * FROM t", "--from", "t=trips@1", "--json")
+    code, said = run(home, monkeypatch, *clean)
+    assert (code, json.loads(said)["parents"][0]["dataset"]) == (0, "trips@1")
+    assert "rows of trips@1 as t" in run(home, monkeypatch, "show", "clean")[1]
+    assert run(home, monkeypatch, "create", "clean", "--data", str(tmp_path / "t.csv"), "--from", "trips")[0] != 0
+    assert register("--dataset", "clean") == 0
     engine = make_engine(load_settings(home=home).database)
     with session_factory(engine, read_only=True)() as session:
         version = Questions().version(session, "toy", 1)
     engine.dispose()
-    assert version.dataset["dataset"] == "trips@1"
+    assert version.dataset["dataset"] == "clean@1"
     found = json.loads(CliRunner().invoke(app, ["lineage", "--dataset", "trips@1", "--json"]).stdout)
-    assert [(use["model"], use["version"]) for use in found["versions"]] == [("toy", 1)]
+    made = [(use["model"], use["version"], use["through"]) for use in found["versions"]]
+    assert made == [("toy", 1, "trained on clean@1")]
     graph = json.loads(CliRunner().invoke(app, ["lineage", "toy", "1", "--json"]).stdout)
     assert ("dataset:trips@1", "dataset trips@1") in [(node["id"], node["label"]) for node in graph["nodes"]]
     assert ("file", "dataset:trips@1") in [(e["source"].partition(":")[0], e["target"]) for e in graph["edges"]]
@@ -362,3 +385,67 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "n has" not in run(home, monkeypatch, "show", "counted")[1]
     for wrong in (("create", "x"), ("create", "x", "--data", "none.txt"), ("show", "y"), ("write", "trips", "out.xml")):
         assert run(home, monkeypatch, *wrong)[0] != 0
+
+
+# ------------------------------------------------------------------------------------------------------- deriving
+
+
+def derived(archive: Archive, artifacts: ArtifactStore, name: str, query: str, *parents: str, **more: Any) -> Manifest:
+    with archive.sessions() as session:
+        found = choose(session, archive.url, query, sources=sources(session, artifacts, parents), **more)
+    return create(archive.sessions, artifacts, found, Wish(name, "ada"))
+
+
+def test_a_dataset_of_datasets(archive: Archive, artifacts: ArtifactStore) -> None:
+    made(archive, artifacts, {"id": ["a", "b"], "x": [1, 2]}, name="left-side")
+    made(archive, artifacts, {"id": ["b", "c"], "x": [20, 30]}, name="right")
+    pair = derived(
+        archive, artifacts, "pair", "SELECT l.x + r.x AS x FROM left_side l JOIN r USING (id)", "left-side", "r=right@1"
+    )
+    assert rows_of(artifacts, pair.data).to_pydict() == {"x": [22]}
+    assert [(one.dataset, one.view, one.rows) for one in pair.parents] == [
+        ("left-side@1", "left_side", 2),
+        ("right@1", "r", 2),
+    ]
+    made(archive, artifacts, {"id": ["b"], "x": [200]}, name="right")
+    derived(archive, artifacts, "last", "SELECT * FROM pair", "pair")
+    with archive.sessions() as session:
+        assert load(artifacts, find(session, "pair").manifest) == pair
+        assert lineage.derived(session, ["right@1"]) == ["last@1", "pair@1"]
+        assert lineage.derived(session, ["right@2"]) == lineage.derived(session, ["last@1"]) == []
+        vertices = {one.node.id: one.inputs for one in lineage.known(session, artifacts, ["last@1"])}
+    assert set(vertices) == {"dataset:last@1", "dataset:pair@1", "dataset:left-side@1", "dataset:right@1"}
+    assert ("dataset", "right@1", "dataset right@1", "derived from") in vertices["dataset:pair@1"]
+
+
+def test_a_dataset_keeps_what_moment_it_knows(archive: Archive, artifacts: ArtifactStore) -> None:
+    archive.write([predicted(archive, "a", 1000), predicted(archive, "b", 2000)])
+    create(
+        archive.sessions,
+        artifacts,
+        chosen(archive, "SELECT prediction_id FROM predictions", as_of_ms=1500),
+        Wish("p", "a"),
+    )
+    assert derived(archive, artifacts, "q", "SELECT 1 AS one FROM p", "p").as_of == "1970-01-01T00:00:01.500000Z"
+    beside = "SELECT p.prediction_id FROM p JOIN predictions USING (prediction_id)"
+    assert derived(archive, artifacts, "r", beside, "p").as_of is None, "the archive was read as it is now"
+    assert derived(archive, artifacts, "r", f"{beside} UNION ALL {beside}", "p", as_of_ms=1500).as_of is not None
+    with pytest.raises(ConfigurationError, match="which is later"):
+        derived(archive, artifacts, "r", beside, "p", as_of_ms=1400)
+
+
+@pytest.mark.parametrize(
+    ("references", "words"),
+    [
+        (["d", "d@1"], "called 'd'"),
+        (["joined=d"], "called 'joined'"),
+        (["Ground_Truth=d"], "called 'Ground_Truth'"),
+        (["a b=d"], "called 'a b'"),
+    ],
+)
+def test_views_have_names_of_their_own(
+    archive: Archive, artifacts: ArtifactStore, references: list[str], words: str
+) -> None:
+    made(archive, artifacts, {"x": [1]})
+    with archive.sessions() as session, pytest.raises(ConfigurationError, match=words):
+        sources(session, artifacts, references)

@@ -174,7 +174,9 @@ def test_whoever_is_erased_during_a_training_stops_it(settings: Settings) -> Non
 
 def test_datasets_hold_people_sealed_and_lose_whoever_is_erased(settings: Settings) -> None:
     from agents.database.migrate import upgrade
-    from agents.datasets.build import Chosen, Wish, choose, create, load, newest, rows_of
+    from agents.datasets.build import Chosen, Wish, choose, create, load, newest
+    from agents.datasets.parents import sources
+    from agents.datasets.rows import rows_of
 
     engine = make_engine(settings.database)
     upgrade(engine)
@@ -206,6 +208,17 @@ def test_datasets_hold_people_sealed_and_lose_whoever_is_erased(settings: Settin
     with pytest.raises(ConflictError, match="these very rows"):
         create(sessions, artifacts, made, Wish("few", "ann"), keys)
 
+    def from_it(sql: str) -> Chosen:
+        with sessions() as session:
+            views = sources(session, artifacts, ["few@1"], keys)
+            return choose(session, settings.archive, sql, keys=keys, sources=views)
+
+    with pytest.raises(ConfigurationError, match="few@1 are people's"):
+        from_it("SELECT who, x FROM few")
+    fewer = create(sessions, artifacts, from_it("SELECT _subject, id, who, x FROM few"), Wish("fewer", "ann"), keys)
+    assert (fewer.sealed, fewer.rows) == (["who", "x"], manifest.rows), "what is sealed stays so"
+    assert holding(settings.home, b"citizen-7") == []
+
     theirs = made.table["who"].to_pylist().count("citizen-7")
     assert theirs > 0
     gone(settings, "citizen-7")
@@ -213,6 +226,7 @@ def test_datasets_hold_people_sealed_and_lose_whoever_is_erased(settings: Settin
     left = rows_of(artifacts, manifest.data, keys, losses)
     assert (losses.erased, left.num_rows) == (theirs, made.table.num_rows - theirs)
     assert "citizen-7" not in left["who"].to_pylist()
+    assert rows_of(artifacts, fewer.data, keys).num_rows == left.num_rows, "nor is it in what was derived"
     again = create(sessions, artifacts, chosen(made.query or ""), Wish("few", "ann"), keys)
     assert (again.version, again.rows) == (2, left.num_rows)
     assert {"x", "region", "y"} <= set(again.drift)
