@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one embedded broker a session, a prefix of its own for every test."""
+"""Fixtures shared by all tests: one embedded broker for them all, a prefix of its own for every test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Containers like to forbid bytecode. The processes of the suite and the dozens of agents and commands that it starts
 # would compile the same modules again and again: a third of a worker's start. (Before anything large is imported.)
@@ -20,6 +21,7 @@ import pytest
 
 from streams.kafka.config import KafkaConfig
 from streams.kafka.embedded import EmbeddedKafka
+from tests.support.shared_broker import BrokerOwner, shared_broker
 
 # Read when the libraries load, so before any test module is imported. Their threads wait by spinning: beside another
 # process of the suite, models of a few hundred rows took ten times as long to fit.
@@ -43,16 +45,37 @@ def logging_as_it_was() -> Iterator[None]:
             root.removeHandler(handler)
 
 
+OWNER = pytest.StashKey[BrokerOwner]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist where the broker is that it shares with the others."""
+    if OWNER not in node.config.stash:
+        # Where xdist itself takes the folders of its workers from.
+        node.config.stash[OWNER] = BrokerOwner(node.config._tmp_path_factory.mktemp("broker"))
+    node.workerinput["broker_home"] = str(node.config.stash[OWNER].home)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the broker after the last worker."""
+    if OWNER in config.stash:
+        config.stash[OWNER].stop()
+
+
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    """The session's broker (started by the first test that asks for it; ends with the session)."""
-    home: Path = tmp_path_factory.mktemp("broker")
-    with EmbeddedKafka(home) as embedded:
+def broker(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[EmbeddedKafka]:
+    """The broker of all tests (started by the first test that asks for it; ends with the session)."""
+    home = getattr(request.config, "workerinput", {}).get("broker_home")
+    if home is not None:
+        yield shared_broker(Path(home))
+        return
+    with EmbeddedKafka(tmp_path_factory.mktemp("broker")) as embedded:
         yield embedded
 
 
 @pytest.fixture
 def kafka(broker: EmbeddedKafka, request: pytest.FixtureRequest) -> KafkaConfig:
-    """The session's broker under a prefix that no other test uses. Create topics with `ensure_topics(kafka, n)`."""
+    """The broker under a prefix that no other test uses. Create topics with `ensure_topics(kafka, n)`."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
     return KafkaConfig(broker.start(), prefix=f"{name}-{uuid.uuid4().hex[:6]}.")

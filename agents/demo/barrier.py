@@ -41,7 +41,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("notifying", (ALERTS,)),
     ("archiving", (PREDICTIONS, GROUND_TRUTH, QUALITY_METRICS, DRIFT_METRICS, ALERTS)),
 )
-POLL_S = 0.015
+POLL_S, LONGEST_POLL_S = 0.015, 0.2
 
 
 class BarrierError(DriftlineError):
@@ -135,7 +135,8 @@ class Barrier:
     def until(
         self, done: Callable[[], bool], who: str, clock_ms: int, patient: Callable[[], bool] = lambda: False
     ) -> None:
-        deadline = time.monotonic() + self._timeout_s
+        began = time.monotonic()
+        deadline = began + self._timeout_s
         while not done():
             self._watcher.poll(clock_ms)
             self._on_wait()
@@ -146,4 +147,5 @@ class Barrier:
                     f"{who} did not come to rest within {self._timeout_s:.0f} s; lag {self.lags}",
                     remedy="look into the logs folder of the demo's home for the agent that is behind",
                 )
-            time.sleep(POLL_S)
+            # Asking takes the processor from those who are waited for: what takes long is asked seldom.
+            time.sleep(min(max(POLL_S, (time.monotonic() - began) / 5), LONGEST_POLL_S))

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from scipy import special
 
 from streams.calibration import cusum_limit
+from streams.drift.river import river_drift
 from streams.drift.sequential import KEPT_HISTORY, MOST_HISTORY
 
 RIVER: Final = ("page-hinkley", "ddm", "hddm")
@@ -66,9 +67,7 @@ class Bank:
             self.update(value)
 
     def _new(self) -> dict[str, Any]:
-        from river import drift
-
-        river: Any = drift
+        river = river_drift()
         factor = max(2 * -float(special.ndtri(self._p)) - 3, _DDM_LEAST)
         made: dict[str, Any] = {
             "page-hinkley": river.PageHinkley(WARM_PANES, _DELTA, cusum_limit(self._p, _DELTA), mode="up"),

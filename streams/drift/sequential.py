@@ -6,6 +6,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from streams.drift.river import river_drift
+
 MOST_HISTORY: Final = 512
 KEPT_HISTORY: Final = 256
 
@@ -83,10 +85,8 @@ class AdaptiveWindow:
     """
 
     def __init__(self, delta: float, history: list[float] | None = None) -> None:
-        from river.drift import ADWIN
-
         self._delta = delta
-        self._make: Any = ADWIN
+        self._make: Any = river_drift().ADWIN
         self.history: list[float] = []
         self._detector = self._new()
         for value in history or ():

@@ -87,7 +87,7 @@ def test_a_rebalance_in_the_middle_of_a_restore(kafka: KafkaConfig) -> None:
         with running(processor(kafka, second, "second")) as others:
             # The second has asked to join; the first is held up in its callback, and the group waits for it.
             eventually(lambda: len(shares(kafka, "copying")) == 2, timeout=40)
-            time.sleep(2)  # two heartbeats: their answers tell the first one's client
+            time.sleep(5)  # many heartbeats: their answers tell the first one's client, on a busy machine too
             assert not second.restored
             assert first.releases == []
             first.go.set()

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from agents.artifacts import ArtifactStore
 from agents.config import load_settings
@@ -113,6 +111,10 @@ def test_the_papers_of_a_version(tmp_path: Path) -> None:
 
 def schema_problem(bill: dict[str, Any]) -> object:
     """What CycloneDX's own JSON schema, as cyclonedx-python-lib carries it, says of a document; None: nothing."""
+    # Its checks of formats compile forty grammars when they load: in every process that collects the tests.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     return JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill))
 
 
