@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -12,6 +13,8 @@ from agents.monitoring.journal import journal_output
 from agents.monitoring.key_check import KeyCheck
 from agents.monitoring.lanes import Lanes
 from agents.monitoring.registry_view import BatchView, RegistryView
+from agents.subjects.opening import Opened
+from schemas.errors import DatabaseUnavailableError
 from schemas.events import PartitionWatermark, WatermarkUpdate
 from schemas.topics import JOINED_DELTAS, PREDICTIONS
 from streams.join.batch import JoinOutcome, Slice, VersionsMovedError
@@ -22,6 +25,7 @@ from streams.kafka.records import Output, Record, dead_letter
 from streams.packed import CONTENT_TYPE, encode_delta
 
 GROUP: Final = "monitoring-join"
+_log = logging.getLogger("driftline.monitoring")
 _PACKED: Final = ("content-type", CONTENT_TYPE)
 _WORTH_A_LANE: Final = 2_000
 """Records of a batch below which handing partitions to other threads takes longer than joining them."""
@@ -63,6 +67,8 @@ class JoinHandler:
         self._duplicates = DuplicateCheck()
         self._kept: dict[int, Kept] = {}
         self._touched: dict[int, dict[str, int]] = {}
+        self._opened: dict[int, list[Opened]] = {}
+        self._erasures = -1
 
     # ------------------------------------------------------------------------------------------ assignment
 
@@ -113,13 +119,16 @@ class JoinHandler:
 
     def process(self, records: Sequence[Record], positions: Positions, now_ms: int) -> Sequence[Output]:
         """Join a batch; see `BatchHandler`."""
+        if self._registry.private:
+            self._redact()
         found: dict[int, dict[str, Sequence[Record]]] = {}
         for (topic, number), of_partition in by_partition(records).items():
             found.setdefault(number, {})[topic] = of_partition
         originals: dict[int, dict[int, Record]] = {}
+        told: dict[int, list[Opened]] = {}
         opened = self._registry.private
         if opened:
-            self._open(found, originals)
+            self._open(found, originals, told)
         while True:
             try:
                 work, outcomes = self._join(found, positions, now_ms, alone=len(records) < _WORTH_A_LANE)
@@ -128,10 +137,11 @@ class JoinHandler:
                 # The first model that names a subject has come with this batch.
                 opened = True
                 self.aborted()
-                self._open(found, originals)
+                self._open(found, originals, told)
             except VersionsMovedError:
                 # A version has got a number meanwhile: the whole batch sees it, as a rebuild will.
                 self.aborted()
+        self._opened = told
         outputs: list[Output] = []
         journal: list[Output] = []
         watermarks: list[PartitionWatermark] = []
@@ -165,21 +175,46 @@ class JoinHandler:
         calls = [partial(kept.join.process, batch, view) for _, kept, batch, view in work]
         return work, self._lanes.run(calls, alone=alone)
 
-    def _open(self, found: dict[int, dict[str, Sequence[Record]]], originals: dict[int, dict[int, Record]]) -> None:
-        """Open what is sealed in a batch's predictions; `originals` by partition and offset, as they came."""
+    def _open(
+        self,
+        found: dict[int, dict[str, Sequence[Record]]],
+        originals: dict[int, dict[int, Record]],
+        told: dict[int, list[Opened]],
+    ) -> None:
+        """Open what is sealed in a batch's predictions.
+
+        `originals`: by partition and offset, as they came; `told`: whose they are, by partition.
+        """
         for partition, by_topic in found.items():
             if PREDICTIONS in by_topic:
-                came = originals.setdefault(partition, {})
-                by_topic[PREDICTIONS] = self._registry.opened(by_topic[PREDICTIONS], came)
+                came, of_partition = originals.setdefault(partition, {}), told.setdefault(partition, [])
+                by_topic[PREDICTIONS] = self._registry.opened(by_topic[PREDICTIONS], came, of_partition)
+
+    def _redact(self) -> None:
+        """Let state forget what it knows through the keys of people who were erased."""
+        try:
+            erasures = self._registry.erasures()
+            if erasures != self._erasures:
+                self._states.forget(self._kept, erasures)
+                self._erasures = erasures
+            for partition, kept in self._kept.items():
+                if kept.erasures != erasures:
+                    told = kept.redact(erasures, self._registry.gone, self._registry.for_batch()())
+                    if told:
+                        _log.info("partition %d: %d predictions of people who were erased laid bare", partition, told)
+        except DatabaseUnavailableError as error:
+            _log.warning("whether people were erased is not known now: %s", error)
 
     def _outputs(self, batch: Slice, outcome: JoinOutcome, originals: Mapping[int, Record]) -> Iterator[Output]:
         for target, value in outcome.records:
             yield Output(JOINED_DELTAS, value, None, [_PACKED], target)
         for letter in outcome.dead_letters:
             refused = letter.record
-            if refused.topic == PREDICTIONS:
-                refused = originals.get(refused.offset, refused)
-            yield dead_letter(refused, letter.reason, letter.message, GROUP)
+            withheld = False
+            if refused.topic == PREDICTIONS and self._registry.private:
+                came = originals.get(refused.offset)
+                refused, withheld = (came, False) if came is not None else self._registry.hidden(refused)
+            yield dead_letter(refused, letter.reason, letter.message, GROUP, withheld=withheld)
         for arrived in batch.records.values():
             record = self._keys.misplaced(arrived)
             if record is not None:
@@ -198,13 +233,20 @@ class JoinHandler:
         """The batch counts: apply it, then write each partition's checkpoint."""
         del offsets  # every partition's slice says the same, and also where nothing moved
         touched, self._touched = self._touched, {}
+        opened, self._opened = self._opened, {}
         self._duplicates.committed()
         self._keys.committed()
-        self._lanes.run([partial(_keep, self._kept[partition], ends) for partition, ends in touched.items()])
+        keep_ms = self._registry.needed_retention_ms if self._registry.private else None
+        self._lanes.run(
+            [
+                partial(_keep, self._kept[at], ends, None if keep_ms is None else (opened.get(at, []), keep_ms))
+                for at, ends in touched.items()
+            ]
+        )
 
     def aborted(self) -> None:
         """The batch does not count."""
-        self._touched = {}
+        self._touched, self._opened = {}, {}
         self._duplicates.aborted()
         self._keys.aborted()
         for kept in self._kept.values():
@@ -217,10 +259,10 @@ class JoinHandler:
         self._lanes.close()
 
 
-def _keep(kept: Kept, ends: Mapping[str, int]) -> None:
+def _keep(kept: Kept, ends: Mapping[str, int], opened: tuple[Sequence[Opened], int] | None) -> None:
     changes = kept.join.changes()
     kept.join.commit()
-    kept.checkpoint(changes, ends)
+    kept.checkpoint(changes, ends, opened)
 
 
 def _let_go(kept: Kept) -> None:

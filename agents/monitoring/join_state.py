@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,13 @@ import msgspec
 
 from agents.monitoring import journal
 from agents.monitoring.journal import FetchedSpan, Span
+from agents.monitoring.people import ERASURES, People
 from agents.monitoring.registry_view import RegistryView
+from agents.subjects.opening import Opened
 from schemas.errors import StateError
 from schemas.events import JournalRecord
 from schemas.topics import MONITORING_JOURNAL, PREDICTIONS
-from streams.join.batch import JoinLimits, Slice
+from streams.join.batch import JoinLimits, PlanView, Slice
 from streams.join.partition import JoinPartition
 from streams.kafka.config import KafkaConfig
 from streams.kafka.fetcher import usable
@@ -48,10 +50,49 @@ class Kept:
     join: JoinPartition
     store: PartitionStore
 
-    def checkpoint(self, changes: tuple[dict[bytes, bytes], list[bytes]], offsets: Mapping[str, int]) -> None:
-        """Write what a commit changed, with the offsets it is as of, in one piece."""
+    def __post_init__(self) -> None:
+        self.people = People(self.join, self.store)
+        self.erasures = int(self.store.meta(ERASURES) or b"-1")
+
+    def checkpoint(
+        self,
+        changes: tuple[dict[bytes, bytes], list[bytes]],
+        offsets: Mapping[str, int],
+        opened: tuple[Sequence[Opened], int] | None = None,
+    ) -> None:
+        """Write what a commit changed, with the offsets it is as of, in one piece.
+
+        `opened`: what was opened of people's predictions, and for how long that matters; None: there are no people.
+        """
         puts, deletes = changes
-        self.store.write(puts, deletes, _as_of(self.join, offsets))
+        aside: tuple[dict[bytes, bytes], list[bytes]] = ({}, [])
+        if opened is not None:
+            aside = self.people.notes(*opened), self.people.outdated(len(opened[0]))
+        self.store.write(puts, deletes, _as_of(self.join, offsets), aside)
+
+    def redact(self, erasures: int, gone: Callable[[Iterable[bytes]], set[bytes]], view: PlanView) -> int:
+        """Forget what only keys can tell that are gone; between batches. Returns of how many predictions.
+
+        Parameters
+        ----------
+        erasures : int
+            As `RegistryView.erasures`: what the folder knows of then.
+        gone : callable
+            Those of some keys that are.
+        view : PlanView
+
+        Raises
+        ------
+        DatabaseUnavailableError
+            Nothing is forgotten; it is tried again.
+        """
+        bare, notes = self.people.bared(gone(self.people.keys()))
+        puts, deletes = self.join.redact(bare, view) if bare else ({}, [])
+        self.store.write(puts, deletes, {ERASURES: str(erasures).encode()}, ({}, notes))
+        if notes:
+            self.store.scrub()
+        self.erasures = erasures
+        return len(bare)
 
 
 class JoinStates:
@@ -179,6 +220,20 @@ class JoinStates:
             raise
         return Kept(join, store)
 
+    def forget(self, held: Iterable[int], erasures: int) -> None:
+        """Delete folders of partitions that went to other workers and know people who were erased since."""
+        names = {str(partition) for partition in held}
+        for path in self._home.iterdir() if self._home.exists() else ():
+            if path.name in names or not path.is_dir():
+                continue
+            store = PartitionStore(path)
+            if store.meta(ERASURES) != str(erasures).encode():
+                store.destroy()
+                _log.info(
+                    "partition %s: another worker has it, and somebody was erased: its folder is deleted", path.name
+                )
+            store.close()
+
     def _from_folder(
         self, partition: int, store: PartitionStore, newest: tuple[int, JournalRecord] | None, share: int
     ) -> tuple[JoinPartition | None, bool]:
@@ -197,6 +252,9 @@ class JoinStates:
             _log.warning(
                 "partition %d: the state folder is of other topics or another release, it is thrown away", partition
             )
+            return None, True
+        if self._registry.private and store.meta(ERASURES) is None:
+            _log.warning("partition %d: the state folder does not say whom it knows, it is thrown away", partition)
             return None, True
         at = msgspec.json.decode(offsets, type=dict[str, int])
         ends = {topic: end for topic, (_, end) in newest[1].slices.items()} if newest is not None else {}
@@ -236,6 +294,7 @@ class JoinStates:
         at, last = newest
         partition = join.partition
         expected = sequence
+        people = People(join, store)
         span = FetchedSpan if usable() else Span
         with ExitStack() as stack:
             spans = {
@@ -258,12 +317,15 @@ class JoinStates:
                 starts = {topic: start for topic, (start, _) in entry.slices.items()}
                 ends = {topic: end for topic, (_, end) in entry.slices.items()}
                 taken = {topic: spans[topic].until(end) for topic, end in ends.items()}
-                taken[PREDICTIONS] = self._registry.opened(taken[PREDICTIONS], {})
+                opened: list[Opened] = []
+                taken[PREDICTIONS] = self._registry.opened(taken[PREDICTIONS], {}, opened)
                 batch = Slice(taken, starts, ends, entry.idle, entry.now_ms)
                 join.replay(batch, self._registry.as_of(entry.registry_epoch), entry, record.offset)
                 changes = join.replayed()
-                if changes is not None:
-                    store.write(*changes, _as_of(join, ends) if checkpoints else None)
+                notes = people.notes(opened, self._registry.needed_retention_ms)
+                if changes is not None or notes:
+                    meta = _as_of(join, ends) if checkpoints and changes is not None else None
+                    store.write(*(changes or ({}, [])), meta, (notes, ()))
         if expected != last.sequence + 1:
             raise StateError(
                 f"journal record {expected} of partition {partition} is missing, the newest is {last.sequence}",

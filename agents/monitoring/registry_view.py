@@ -7,7 +7,7 @@ import threading
 import time
 from bisect import bisect_right, insort
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any, Final
@@ -15,7 +15,9 @@ from typing import Any, Final
 from agents.access.signatures import CommandSigner
 from agents.artifacts import ArtifactStore
 from agents.subjects.keys import SubjectKeys
-from agents.subjects.opening import opened_records
+from agents.subjects.opening import Opened, opened_records
+from agents.subjects.sealing import Rule
+from agents.subjects.sending import refused
 from schemas.codec import cloudevent_headers, decode, derived_id, encode, utc
 from schemas.errors import BrokerError, StateError
 from schemas.events import ModelState, ObserveVersion, VersionState
@@ -155,6 +157,7 @@ class RegistryView:
         self._kafka = kafka
         self._keys = keys
         self._private = False
+        self._rules: dict[str, tuple[int, Rule | None]] = {}
         self._signer = signer
         self._artifacts = artifacts
         self._timeout_s = timeout_s
@@ -209,9 +212,17 @@ class RegistryView:
                     spec = self._specification(version.specification)
                     insort(self._horizons, (version.registered_epoch, spec.revision_horizon_ms))
                     self._private = self._private or spec.data.subject is not None
+                    self._rule(state.model, version.version, spec)
                     self._needed_ms = max(self._needed_ms, spec.max_label_delay_ms + spec.revision_horizon_ms)
             self._epoch = max(self._epoch, state.epoch)
         self._longest = list(accumulate((horizon for _, horizon in self._horizons), max))
+
+    def _rule(self, model: str, version: int, spec: Specification) -> None:
+        """The newest version says what is personal."""
+        rule = Rule.of(spec)
+        known = self._rules.get(model)
+        if (rule is not None or known is not None) and (known is None or version > known[0]):
+            self._rules[model] = (version, rule)
 
     def _name(self, model: str, version: VersionState) -> None:
         if version.external is None:
@@ -244,14 +255,39 @@ class RegistryView:
         """Whether a specification names a subject, and what is sealed can be opened."""
         return self._private and self._keys is not None
 
-    def opened(self, records: Sequence[Record], originals: dict[int, Record]) -> Sequence[Record]:
+    def opened(
+        self, records: Sequence[Record], originals: dict[int, Record], told: list[Opened] | None = None
+    ) -> Sequence[Record]:
         """Predictions of one partition with what is sealed in them opened; see `agents.subjects.opening`.
 
         Raises
         ------
         DatabaseUnavailableError
         """
-        return opened_records(self._keys, records, originals) if self._private and self._keys else records
+        return opened_records(self._keys, records, originals, told) if self._private and self._keys else records
+
+    def hidden(self, record: Record) -> tuple[Record, bool]:
+        """A prediction that was refused as it may be passed on, and whether its bytes have to be withheld.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+        """
+        if self._keys is None or not self._private:
+            return record, False
+        return refused(
+            record, {model: rule for model, (_, rule) in self._rules.items() if rule}, self._models, self._keys
+        )
+
+    def erasures(self) -> int:
+        """As `SubjectKeys.erasures`, where `private` holds. Raises `DatabaseUnavailableError`."""
+        assert self._keys is not None
+        return self._keys.erasures()
+
+    def gone(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of some keys whose subjects were erased, where `private` holds. Raises `DatabaseUnavailableError`."""
+        assert self._keys is not None
+        return {id for id, key in self._keys.of_ids(keys).items() if key is None}
 
     @property
     def needed_retention_ms(self) -> int:

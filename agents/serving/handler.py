@@ -143,6 +143,12 @@ class ServingHandler:
                 outputs.append(dead_letter(record, error.reason, error.what, GROUP, withheld=withheld))
         return asked
 
+    def _withheld(self, one: Asked) -> bool:
+        """Whether a request of no model that is known may be a person's that nobody could erase."""
+        if self._privacy is None or one.request.model in self._table:
+            return False
+        return self._privacy.withheld(self._table, one.record)
+
     def _unknown(self, asked: Sequence[Asked]) -> bool:
         """Ask the registry's topic again before a model counts as unknown; whether anything changed."""
         missing = {one.request.model for one in asked if one.request.model not in self._table}
@@ -157,7 +163,7 @@ class ServingHandler:
             if isinstance(chosen, tuple):
                 groups.setdefault(chosen, []).append(at)
             else:
-                answers[at] = one.letter(*_split(chosen))
+                answers[at] = one.letter(*_split(chosen), withheld=self._withheld(one))
         events: list[Output] = []
         for key, places in groups.items():
             served = self._loaded(key)

@@ -43,10 +43,10 @@ class Asked:
     def private(self) -> bool:
         return self.rule is not None
 
-    def letter(self, reason: str, message: str) -> Output:
-        """The dead letter of the request, as private as it came or more."""
+    def letter(self, reason: str, message: str, *, withheld: bool = False) -> Output:
+        """The dead letter of the request, as private as it came or more; of no model that is known also `withheld`."""
         if self.rule is None:
-            return dead_letter(self.record, reason, message, GROUP)
+            return dead_letter(self.record, reason, message, GROUP, withheld=withheld)
         if self.key is None:
             hidden = without_personal(self.request, self.rule)
         else:

@@ -137,6 +137,17 @@ class SubjectKeys:
                 found |= known
             return found
 
+    def erasures(self) -> int:
+        """A number that another one follows where somebody was erased; as it was up to a second ago.
+
+        Raises
+        ------
+        DatabaseUnavailableError
+        """
+        with self._lock:
+            self._look()
+            return self._erasures
+
     # ------------------------------------------------------------------------------------------- inside
 
     def _opened(self) -> tuple[Sessions, Sessions, Master]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,13 +16,40 @@ from schemas.topics import PREDICTIONS
 from streams.kafka.records import Record
 
 
-def opened_records(keys: SubjectKeys, records: Sequence[Record], originals: dict[int, Record]) -> Sequence[Record]:
+class Opened(NamedTuple):
+    """A prediction that was opened.
+
+    Parameters
+    ----------
+    key : bytes
+        Id of its subject's key.
+    prediction_id : str
+    event_time_ms : int
+    visible : tuple of str
+        Names of features and segments that were never encrypted.
+    sealed, plain : bytes
+        The record as it came, and opened.
+    """
+
+    key: bytes
+    prediction_id: str
+    event_time_ms: int
+    visible: tuple[str, ...]
+    sealed: bytes
+    plain: bytes
+
+
+def opened_records(
+    keys: SubjectKeys, records: Sequence[Record], originals: dict[int, Record], told: list[Opened] | None = None
+) -> Sequence[Record]:
     """Records of one partition of `predictions`, opened where that is possible.
 
     Parameters
     ----------
     originals : dict of int to Record
         Is given those that were opened, as they came, by offset: what is passed on has to be them.
+    told : list of Opened, optional
+        Is told whose they are.
 
     Notes
     -----
@@ -48,7 +76,20 @@ def opened_records(keys: SubjectKeys, records: Sequence[Record], originals: dict
         if plain is not None:
             record, whole = listed[number], msgspec.structs.replace(prediction, features=plain[0], segment=plain[1])
             originals[record.offset] = record
-            listed[number] = record._replace(value=encode(whole))
+            plain_value = encode(whole)
+            listed[number] = record._replace(value=plain_value)
+            if told is not None:
+                visible = tuple({*prediction.features, *(prediction.segment or ())} - {SEALED})
+                told.append(
+                    Opened(
+                        key.id,
+                        prediction.prediction_id,
+                        prediction.event_time_ms,
+                        visible,
+                        record.value or b"",
+                        plain_value,
+                    )
+                )
     return listed
 
 

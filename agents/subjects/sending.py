@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -165,14 +165,53 @@ class ArchiveSealer:
         rule = self._rules.get(prediction.model)
         if rule is None:
             return record
-        name = rule.subject(prediction.features)
-        if name is None:
-            visible = {name: value for name, value in prediction.features.items() if name in rule.open}
-            segment = {name: value for name, value in (prediction.segment or {}).items() if name in rule.open}
-            hidden = msgspec.structs.replace(prediction, features=visible, segment=segment or None)
-        else:
-            hidden = sealed_prediction(prediction, rule, self._keys.of_subjects([name])[name], PREDICTIONS)
-        return record._replace(value=encode(hidden))
+        return record._replace(value=encode(hidden(prediction, rule, self._keys)))
+
+
+def hidden(prediction: Prediction, rule: Rule, keys: SubjectKeys) -> Prediction:
+    """A prediction sealed; without what is personal in it where it does not say whose it is.
+
+    Raises
+    ------
+    DatabaseUnavailableError
+    """
+    name = rule.subject(prediction.features)
+    if name is not None:
+        return sealed_prediction(prediction, rule, keys.of_subjects([name])[name], PREDICTIONS)
+    visible = {name: value for name, value in prediction.features.items() if name in rule.open}
+    segment = {name: value for name, value in (prediction.segment or {}).items() if name in rule.open}
+    return msgspec.structs.replace(prediction, features=visible, segment=segment or None)
+
+
+def refused(
+    record: Record, rules: Mapping[str, Rule], models: Container[str], keys: SubjectKeys
+) -> tuple[Record, bool]:
+    """A prediction that cannot be used, as it may be passed on, and whether its bytes have to be withheld.
+
+    Parameters
+    ----------
+    rules : mapping of str to Rule
+        Of the models that name a subject.
+    models : container of str
+        All that are registered.
+
+    Raises
+    ------
+    DatabaseUnavailableError
+    """
+    if record.value is None:
+        return record, False
+    try:
+        prediction = decode_prediction(record.value)
+    except DecodeError:
+        named = named_models(record.value)
+        return record, not named or any(name not in models or name in rules for name in named)
+    rule = rules.get(prediction.model)
+    if rule is None:
+        return record, prediction.model not in models
+    if SEALED in prediction.features:
+        return record, False
+    return record._replace(value=encode(hidden(prediction, rule, keys))), False
 
 
 def rules_of(session: Session) -> dict[str, Rule]:

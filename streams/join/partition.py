@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -20,6 +20,7 @@ from streams.join.deltas import Deltas
 from streams.join.entries import TOMBSTONE_REVISION, Entry
 from streams.join.generations import Generation, Generations
 from streams.join.intake import check_future, decode_label
+from streams.join.redaction import Bare, without
 from streams.join.watermarks import NO_WATERMARK, combined
 from streams.kafka.records import Record
 from streams.panes import PanePlan
@@ -447,6 +448,38 @@ class JoinPartition:
         encode = _entry_encoder.encode
         puts = {key.encode(): encode(entry) for key, entry in self._overlay().entries.items() if entry is not None}
         return puts, [key.encode() for key, entry in self._overlay().entries.items() if entry is None]
+
+    def knows(self, prediction_id: str) -> bool:
+        """Whether there is an entry; between batches."""
+        return prediction_id in self._entries
+
+    def payload_of(self, value: bytes) -> bytes:
+        """What an entry remembers of a prediction's bytes."""
+        return self._payload(value)
+
+    def redact(
+        self, bare: Mapping[str, Mapping[bytes, Bare]], view: PlanView
+    ) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """Forget of predictions what is known only through keys that are gone; between batches.
+
+        Parameters
+        ----------
+        bare : mapping of str to mapping of bytes to Bare
+            By prediction_id, then by hash of the payload.
+        view : PlanView
+
+        Returns
+        -------
+        As `changes`, to be written with the offsets that were written last.
+        """
+        del view
+        puts = {}
+        for key, hashes in bare.items():
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries[key] = without(entry, hashes)
+                puts[key.encode()] = _entry_encoder.encode(self._entries[key])
+        return puts, []
 
     def replayed(self) -> tuple[dict[bytes, bytes], list[bytes]] | None:
         """What replayed batches changed since the last call; None: `rewritten` gives everything at the end."""

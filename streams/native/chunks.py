@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from schemas.errors import StateError
 from streams.join.batch import ChunkStore
-from streams.native.entries import SIZE
+from streams.native.entries import ID, PAYLOAD, SEGMENTS, SIZE
 from streams.native.library import READ, library
 
 LOG: Final = b"l"
@@ -51,6 +51,26 @@ def records_of(chunk: bytes) -> Iterator[bytes]:
         yield chunk[start : start + SIZE] + notes.get(record, b"")
 
 
+Bared = Mapping[bytes, Mapping[bytes, tuple[bytes, int]]]
+"""By id, then by hash of the payload: the hash to be there instead, and the number of the segments that stay."""
+
+
+def laid_bare(chunk: bytes, bare: Bared) -> bytes:
+    """The chunk with what its records, out of date or not, say of some predictions overwritten."""
+    found = None
+    for start in range(_RECORDS, _RECORDS + int.from_bytes(chunk[:2], "little") * SIZE, SIZE):
+        hashes = bare.get(chunk[start : start + ID])
+        if hashes is None:
+            continue
+        payload = slice(start + PAYLOAD.start, start + PAYLOAD.stop)
+        swap = hashes.get(chunk[payload])
+        if swap is not None:
+            found = bytearray(chunk) if found is None else found
+            found[payload] = swap[0]
+            found[start + SEGMENTS.start : start + SEGMENTS.stop] = swap[1].to_bytes(4, "little")
+    return chunk if found is None else bytes(found)
+
+
 class Chunks:
     """Chunks that were written and are still to be handed out, and where the others are.
 
@@ -70,6 +90,7 @@ class Chunks:
         self._kept: dict[bytes, bytes] = {}
         self._puts: dict[bytes, bytes] = {}
         self._deletes: list[bytes] = []
+        self._open: dict[bytes, Bared] = {}
         self.error: Exception | None = None
         self.callback = READ(self._read)
 
@@ -99,8 +120,27 @@ class Chunks:
         while at < len(out):
             position = int.from_bytes(out[at : at + 8], "little")
             end = at + _CHUNK_HEAD + int.from_bytes(out[at + 8 : at + _CHUNK_HEAD], "little")
-            self._puts[key_of(position)] = out[at + _CHUNK_HEAD : end]
+            self._write(key_of(position), out[at + _CHUNK_HEAD : end])
             at = end
+
+    def _write(self, key: bytes, chunk: bytes) -> None:
+        bare = self._open.get(key)
+        if bare is not None:
+            # The native core has the newest chunk as it was, until it is full.
+            chunk = laid_bare(chunk, bare)
+            if int.from_bytes(chunk[:2], "little") == self._size:
+                del self._open[key]
+        self._puts[key] = chunk
+
+    def lay_bare(self, tail: int, head: int, bare: Bared) -> None:
+        """Overwrite what all records between two positions say of some predictions. Cost: the log is read."""
+        for key, chunk in self.all(tail, head):
+            found = laid_bare(chunk, bare)
+            if found is not chunk:
+                self._puts[key] = found
+                if int.from_bytes(chunk[:2], "little") < self._size:
+                    known = self._open.get(key, {})
+                    self._open[key] = {id: {**known.get(id, {}), **bare.get(id, {})} for id in {*known, *bare}}
 
     def take(self) -> tuple[dict[bytes, bytes], list[bytes]]:
         """What was written and deleted since the last call."""

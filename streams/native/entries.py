@@ -16,6 +16,10 @@ from streams.panes import Compact, PanePlan
 
 _LAYOUT: Final = struct.Struct("<16s8sqdQqqqIIIHHBBBBIII")
 SIZE: Final = _LAYOUT.size
+ID: Final = 16
+"""Bytes of the id's hash, first of all."""
+PAYLOAD: Final = slice(16, 24)
+SEGMENTS: Final = slice(80, 84)
 _PENDING, _LABELLED, _EXPIRED, _WAITING = 1, 2, 3, 5
 _NOTE: Final = struct.Struct("<qqiI")
 _NO_KEY: Final = -1

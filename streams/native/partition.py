@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
 import msgspec
@@ -23,6 +23,7 @@ from streams.join.batch import ChunkStore, JoinLimits, Overlay, PlanView, Slice
 from streams.join.deltas import Deltas
 from streams.join.entries import Entry
 from streams.join.partition import JoinPartition
+from streams.join.redaction import Bare, without
 from streams.kafka.fetcher import FetchedRecords
 from streams.kafka.records import Record, RecordHeaders, columns_of, keys_of, offsets_of
 from streams.native.chunks import LOG, Chunks, Shape, position_of, records_of
@@ -437,11 +438,59 @@ class NativeJoinPartition(JoinPartition):
         self._collect()
         return self._take(self._sequence + 1)
 
+    def knows(self, prediction_id: str) -> bool:
+        """Whether there is an entry; between batches."""
+        name = prediction_id.encode()
+        held = prediction_id in self._entries
+        return held or self._checked(self._library.dl_get(self._handle, name, len(name)), "a look-up") > 0
+
+    def redact(
+        self, bare: Mapping[str, Mapping[bytes, Bare]], view: PlanView
+    ) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """As the reference; records of the log that are out of date are overwritten, too."""
+        overlay = self._begin(Slice({}, {}, {}, self._idle, 0), None)
+        self._view = view
+        self._resolve(view)
+        self._library.dl_begin(self._handle, overlay.began.number, self._watermark_ms, True)
+        swaps: dict[bytes, dict[bytes, tuple[bytes, int]]] = {}
+        for key, hashes in bare.items():
+            before = self._entry(key, overlay)
+            if before is not None:
+                after = without(before, hashes)
+                swaps[self._id(key)] = self._swaps(before, after)
+                self._put(key, before, after, overlay)
+        self._hand_back(overlay)
+        self._collect()
+        for key, entry in overlay.entries.items():
+            if entry is None:
+                self._entries.pop(key, None)
+            else:
+                self._entries[key] = entry
+        self._deadlines.commit()
+        self._batch, self._collected = None, False
+        tail, head, _ = self._log()
+        self._chunks.lay_bare(tail, head, swaps)
+        return self._take(None)
+
+    def _swaps(self, before: Entry, after: Entry) -> dict[bytes, tuple[bytes, int]]:
+        pairs = zip(before.predictions, after.predictions, strict=True)
+        found = {}
+        for old, new in pairs:
+            if old is not new:
+                found[old.payload] = (new.payload, max(self._intern(new.compact.segments), 0))
+        return found
+
+    def _id(self, key: str) -> bytes:
+        name = key.encode()
+        out = np.zeros(2, np.uint64)
+        self._library.dl_id(name, len(name), out.ctypes.data)
+        return out.tobytes()
+
     def replayed(self) -> tuple[dict[bytes, bytes], list[bytes]]:
         """What replayed batches changed since the last call."""
         return self._take(self._sequence)
 
-    def _take(self, sequence: int) -> tuple[dict[bytes, bytes], list[bytes]]:
+    def _take(self, sequence: int | None) -> tuple[dict[bytes, bytes], list[bytes]]:
         puts, deletes = self._chunks.take()
         puts |= self._odd_puts
         deletes += self._odd_deletes
@@ -449,7 +498,11 @@ class NativeJoinPartition(JoinPartition):
         self._refresh_symbols()
         symbols = self._symbols_since(*self._kept_symbols)
         if symbols is not None:
-            puts[SYMBOLS + sequence.to_bytes(8, "big")] = symbols
+            key = SYMBOLS + (self._sequence if sequence is None else sequence).to_bytes(8, "big")
+            if sequence is None:
+                # Between batches: behind those of the last, which stay.
+                key += sum(self._kept_symbols).to_bytes(8, "big")
+            puts[key] = symbols
             self._keep_symbols()
         return puts, deletes
 
@@ -531,10 +584,7 @@ class NativeJoinPartition(JoinPartition):
         self._refresh_symbols()
         found: dict[bytes, Entry] = {}
         for key, entry in self._entries.items():
-            name = key.encode()
-            out = np.zeros(2, np.uint64)
-            self._library.dl_id(name, len(name), out.ctypes.data)
-            found[out.tobytes()] = entry
+            found[self._id(key)] = entry
         at, head, _ = self._log()
         while at < head:
             at = self._checked(self._library.dl_export(self._handle, at), "the log")

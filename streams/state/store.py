@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _unlogged = WriteOptions()
 setattr(_unlogged, "disable_wal", True)  # noqa: B010
 _DATA = b"d"
 _META = b"m"
+_ASIDE = b"p"
 _MIB = 1024 * 1024
 _READAHEAD = 2 * _MIB
 _cache = Cache(16 * _MIB)
@@ -56,6 +58,7 @@ class PartitionStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._scrubbing: threading.Thread | None = None
         path.mkdir(parents=True, exist_ok=True)
         try:
             self._db: Rdict | None = Rdict(str(path), _options(), access_type=AccessType.read_write())
@@ -71,8 +74,11 @@ class PartitionStore:
         puts: Mapping[bytes, bytes],
         deletes: Iterable[bytes] = (),
         meta: Mapping[str, bytes] | None = None,
+        aside: tuple[Mapping[bytes, bytes], Iterable[bytes]] = ({}, ()),
     ) -> None:
         """Apply deletes, puts and metadata atomically; a key in both is put.
+
+        `aside`: puts and deletes of data that stand apart from the others (`aside_from`).
 
         Raises
         ------
@@ -84,6 +90,10 @@ class PartitionStore:
             batch.delete(_DATA + key)
         for key, value in puts.items():
             batch.put(_DATA + key, value)
+        for key in aside[1]:
+            batch.delete(_ASIDE + key)
+        for key, value in aside[0].items():
+            batch.put(_ASIDE + key, value)
         for name, value in (meta or {}).items():
             batch.put(_META + name.encode(), value)
         try:
@@ -113,6 +123,22 @@ class PartitionStore:
                 return
             yield key[1:], value
 
+    def aside_from(self, key: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Data that stand apart, from a key on, in key order."""
+        for found, value in self._open().items(from_key=_ASIDE + key):
+            if not isinstance(found, bytes) or not found.startswith(_ASIDE):
+                return
+            yield found[1:], value
+
+    def scrub(self) -> None:
+        """Let what was overwritten or deleted leave the files, too: soon, in a thread; `close` waits for it."""
+        database = self._open()
+        database.flush()
+        if self._scrubbing is not None:
+            self._scrubbing.join()
+        self._scrubbing = threading.Thread(target=database.compact_range, args=(None, None), name="scrub")
+        self._scrubbing.start()
+
     def meta(self, name: str) -> bytes | None:
         """Metadata `name`."""
         value: bytes | None = self._open().get(_META + name.encode())
@@ -135,6 +161,7 @@ class PartitionStore:
 
     def close(self) -> None:
         """Close; harmless when closed. What cannot be written any more is rebuilt from the log."""
+        self._wait()
         if self._db is not None:
             try:
                 self._db.flush()
@@ -145,10 +172,16 @@ class PartitionStore:
 
     def destroy(self) -> None:
         """Close and delete the folder."""
+        self._wait()
         if self._db is not None:
             self._db.close()
             self._db = None
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _wait(self) -> None:
+        scrubbing, self._scrubbing = self._scrubbing, None
+        if scrubbing is not None:
+            scrubbing.join()
 
     def _open(self) -> Rdict:
         if self._db is None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +23,37 @@ from agents.database.outbox import OutboxRelay
 from agents.monitoring import agent as monitoring
 from agents.monitoring import journal
 from agents.retraining.register import register_project
-from agents.runtime import is_ready
+from agents.runtime import clear_ready, is_ready
 from agents.serving import agent as serving
 from agents.serving import model
 from agents.subjects.erasure import erase
 from agents.subjects.keys import SubjectKeys
-from agents.subjects.opening import opened_records
-from agents.subjects.sealing import MARK
+from agents.subjects.opening import Opened, opened_records
+from agents.subjects.sealing import MARK, SEALED, Rule, key_id, sealed_request
 from agents.subjects.sending import Sealer
-from schemas.codec import decode_prediction, encode
-from schemas.events import GroundTruth, InferenceRequest
-from schemas.topics import CATALOGUE, GROUND_TRUTH, INFERENCE_REQUESTS, PREDICTIONS, dead_letter_topic
+from schemas.codec import decode, decode_prediction, encode
+from schemas.events import DeltaBatch, GroundTruth, InferenceRequest, QualityMetric
+from schemas.topics import (
+    CATALOGUE,
+    GROUND_TRUTH,
+    INFERENCE_REQUESTS,
+    JOINED_DELTAS,
+    PREDICTIONS,
+    QUALITY_METRICS,
+    dead_letter_topic,
+)
+from streams.join.batch import JoinLimits
 from streams.kafka.admin import ensure_topics
 from streams.kafka.config import KafkaConfig
 from streams.kafka.producer import EventProducer
 from streams.kafka.reader import read_all
 from streams.kafka.records import Record
+from streams.native.choice import join_class
+from streams.packed import decode_delta
+from streams.state.store import PartitionStore
 from tests.support.agents import running
+from tests.support.fleet import shares
+from tests.support.joins import Contributions, contributions
 from tests.support.wait import eventually
 from tests.unit.agents.retraining.projects import SPEC, write_project
 from tests.unit.agents.retraining.tables import START_MS, toy_table
@@ -169,3 +186,125 @@ def asked(settings: Settings) -> dict[bool, int]:
     connection.close()
     engine.dispose()
     return dict(found)
+
+
+def test_workers_that_run_forget_too(
+    settings: Settings, kafka: KafkaConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "driftline.monitoring")
+    register(settings, kafka, tmp_path)
+    second = settings.model_copy(update={"slot": "1"})
+    failures: list[BaseException] = []
+
+    def other(_: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
+        serving.run(second, kafka, stop)
+
+    with running(settings, kafka, failures, serving.run, other, monitoring.run), EventProducer(kafka) as producer:
+        eventually(
+            lambda: failures or (is_ready(settings, "monitoring") and shares(kafka, "serving") == [1, 1]), timeout=60
+        )
+        send(settings, kafka)
+        ask(producer, 0, WHO)  # plain, and of both workers: each has the key at hand
+        eventually(lambda: failures or joined(kafka) == ASKED + 2, timeout=60)
+        before = [ids(kafka, f"ask-0-{partition}") for partition in (0, 1)]
+        known = SubjectKeys.of(settings)
+        answers = read_all(kafka, PREDICTIONS, timeout_s=20)
+        told: list[Opened] = []
+        opened_records(known, answers, {}, told)
+        old = known.of_subjects([WHO])[WHO]
+        assert [set(found) for found in before] == [{old.id}, {old.id}]
+        late = [asked_of(1, partition, WHO) for partition in (0, 1)]
+        rule = Rule("who", frozenset())
+        late = [sealed_request(request, rule, old, INFERENCE_REQUESTS) for request in late]
+        sessions = session_factory(make_engine(settings.database))
+        erase(sessions, known.master, ArtifactStore.of(settings), WHO, local_principal("ann"))
+        eventually(lambda: failures or caplog.text.count("laid bare") == 2, timeout=20)
+        rounds = iter(range(2, 100))
+
+        def somebody_new() -> bool:
+            ask(producer, n := next(rounds), WHO)
+            eventually(lambda: failures or all(ids(kafka, f"ask-{n}-{p}") for p in (0, 1)), timeout=20)
+            return all(ids(kafka, f"ask-{n}-{p}")[0] != old.id for p in (0, 1))
+
+        eventually(somebody_new, timeout=20)
+        newest = max(
+            int(record.key.split(b"-")[1]) for record in everything(kafka)[PREDICTIONS] if b"ask" in record.key
+        )
+        assert len({ids(kafka, f"ask-{newest}-{p}")[0] for p in (0, 1)}) == 1, "both have the same new key"
+        for partition, request in enumerate(late):
+            key = request.request_id.encode()
+            producer.send(INFERENCE_REQUESTS, encode(request), key, None, partition)
+        eventually(lambda: failures or reasons(kafka).count(b"erased") == 2, timeout=20)
+    assert caplog.text.count("laid bare") == 2, "once in each partition"
+
+    state = settings.state_dir / "monitoring-join-0"
+    gone = [one for one in told if one.key == old.id]
+    assert len(gone) == ASKED // PEOPLE + 2
+    before_rebuild = counted(kafka), windows(kafka)
+    totals = [newest_totals(kafka, partition) for partition in (0, 1)]
+    digests = [digest(settings, state / str(partition), gone) for partition in (0, 1)]
+    shutil.rmtree(state)
+    caplog.clear()
+    clear_ready(settings, "monitoring")
+    with running(settings, kafka, failures, monitoring.run):
+        eventually(lambda: failures or is_ready(settings, "monitoring"), timeout=60)
+    assert caplog.text.count("rebuilt from") == 2
+    assert [digest(settings, state / str(partition), gone) for partition in (0, 1)] == digests
+    assert [newest_totals(kafka, partition) for partition in (0, 1)] == totals
+    assert counted(kafka) == before_rebuild[0], "nothing is counted again"
+    assert windows(kafka).items() >= before_rebuild[1].items()
+
+
+def counted(kafka: KafkaConfig) -> Contributions:
+    """What all deltas add up to."""
+    records = [decode_delta(record.value or b"") for record in read_all(kafka, JOINED_DELTAS, timeout_s=20)]
+    return contributions(delta for record in records if isinstance(record, DeltaBatch) for delta in record.deltas)
+
+
+def windows(kafka: KafkaConfig) -> dict[str, int]:
+    """How much was counted in each window, by the newest that was said of it."""
+    found = [decode(record.value or b"", QualityMetric) for record in read_all(kafka, QUALITY_METRICS, timeout_s=20)]
+    return {f"{one.version} {one.segment} {one.window} {one.window_start}": one.n for one in found}
+
+
+def asked_of(n: int, partition: int, who: str) -> InferenceRequest:
+    features: dict[str, Any] = {"who": who, "x": X, "region": "north", "noise": 0.25}
+    at_ms = START_MS + 6 * 86_400_000 + 500
+    return InferenceRequest(request_id=f"ask-{n}-{partition}", model="toy", event_time_ms=at_ms, features=features)
+
+
+def ask(producer: EventProducer, n: int, who: str) -> None:
+    """One plain request in each partition."""
+    for partition in (0, 1):
+        request = asked_of(n, partition, who)
+        producer.send(INFERENCE_REQUESTS, encode(request), request.request_id.encode(), None, partition)
+    producer.flush(10)
+
+
+def ids(kafka: KafkaConfig, prediction_id: str) -> list[bytes | None]:
+    """Ids of the keys that answers to a request are sealed under."""
+    found = [record for record in read_all(kafka, PREDICTIONS, timeout_s=20) if record.key == prediction_id.encode()]
+    return [key_id(decode_prediction(record.value or b"").features[SEALED]) for record in found]
+
+
+def reasons(kafka: KafkaConfig) -> list[bytes | None]:
+    return [dict(record.headers or ()).get("__dlq.errors.reason") for record in read_all(kafka, LETTERS, timeout_s=20)]
+
+
+def newest_totals(kafka: KafkaConfig, partition: int) -> dict[str, int]:
+    return journal.newest(kafka)[partition][1].totals
+
+
+def digest(settings: Settings, folder: Path, gone: list[Opened]) -> str:
+    """Of a partition's state; no file of it knows the hash of what was said of somebody who is gone."""
+    store = PartitionStore(folder)
+    meta = store.meta("join")
+    assert meta is not None
+    joins = join_class(settings.join_core)
+    join = joins.from_checkpoint(int(folder.name), JoinLimits(settings.grace_ms), meta, store.items(), store)
+    found = join.digest()
+    hashes = {join.payload_of(one.plain) for one in gone}
+    store.close()
+    data = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert not [hash for hash in hashes if hash in data]
+    return found

@@ -54,7 +54,7 @@ class ColdJoinPartition(NativeJoinPartition):
         """Its own folder is enough."""
         super().attach(self.folder)
 
-    def _take(self, sequence: int) -> tuple[dict[bytes, bytes], list[bytes]]:
+    def _take(self, sequence: int | None) -> tuple[dict[bytes, bytes], list[bytes]]:
         changes = super()._take(sequence)
         self.folder.apply(changes)
         return changes

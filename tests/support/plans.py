@@ -20,6 +20,7 @@ def specification(
     budget: str = "1/30d",
     cost: str = "{}",
     segment_features: tuple[str, ...] = (),
+    segments: tuple[str, ...] = ("origin",),
 ) -> Specification:
     """A specification with one numeric and one categorical feature and segments by the latter."""
     return parse(
@@ -33,7 +34,7 @@ event_time = "at"
 label = "y"
 max_label_delay = "{delay}"
 revision_horizon = "{horizon}"
-segments = ["origin"]
+segments = [{", ".join(f'"{name}"' for name in segments)}]
 [features]
 distance = "numeric"
 origin = "categorical"

@@ -71,7 +71,7 @@ class _Kept:
 
     def close(self) -> None: ...
 
-    def checkpoint(self, changes: object, offsets: Mapping[str, int]) -> None:
+    def checkpoint(self, changes: object, offsets: Mapping[str, int], opened: object) -> None:
         self.of.written.append((self.partition, offsets))
 
 

@@ -185,3 +185,7 @@ def test_bytes_that_cannot_be_read_may_be_somebodys(world: World) -> None:
         (letter,) = world.answers(value)
         assert (b"Ann" in whole(letter)) is kept
         assert reason(letter) == b"malformed-json"
+    # One of a model that nobody knows can be read, but nobody can say what of it is personal.
+    (letter,) = world.answers(encode(asked("unknown")))
+    assert reason(letter) == b"unknown-model"
+    assert not any(secret in whole(letter) for secret in SECRETS)

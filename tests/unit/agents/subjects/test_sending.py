@@ -12,7 +12,7 @@ from agents.subjects.keys import SubjectKeys
 from agents.subjects.master import Master
 from agents.subjects.opening import opened_records
 from agents.subjects.sealing import SEALED, Rule
-from agents.subjects.sending import ArchiveSealer, Sealer
+from agents.subjects.sending import ArchiveSealer, Sealer, refused
 from schemas.codec import decode_prediction, encode
 from schemas.errors import DecodeError
 from schemas.events import InferenceRequest, Prediction
@@ -123,3 +123,32 @@ def test_unchecked_bytes_that_can_be_read_are_sealed(world: RegistryWorld) -> No
     sealer = Sealer({"m": Rule("who", frozenset())}, keys_of(world), {"n"})
     plain = made("m", who="Ann")
     assert sealer.unchecked(PREDICTIONS, plain) == sealer.value(PREDICTIONS, plain) != plain
+
+
+@pytest.mark.parametrize(
+    ("data", "withheld"),
+    [
+        (b'{"model": "n", "who": "Ann"', False),
+        (b'{"model": "m", "who": "Ann"', True),
+        (b'{"model": "n", "x": {"model": "m", "who": "Ann"}', True),
+        (b'{"model": "unknown", "who": "Ann"', True),
+        (b"Ann", True),
+        (made("n", who="Ann"), False),
+        (made("unknown", who="Ann"), True),
+    ],
+)
+def test_what_a_refused_prediction_passes_on(world: RegistryWorld, data: bytes, withheld: bool) -> None:
+    came = record(PREDICTIONS, data)
+    assert refused(came, {"m": Rule("who", frozenset())}, {"m", "n"}, keys_of(world)) == (came, withheld)
+
+
+def test_a_refused_prediction_that_was_plain_is_sealed(world: RegistryWorld) -> None:
+    keys, rules = keys_of(world), {"m": Rule("who", frozenset())}
+    plain = record(PREDICTIONS, made("m", who="Ann", x=1.5))
+    found, withheld = refused(plain, rules, {"m"}, keys)
+    assert (withheld, b"Ann" in (found.value or b"")) == (False, False)
+    assert refused(found, rules, {"m"}, keys) == (found, False)
+    (opened,) = opened_records(keys, [found], {})
+    assert opened.value == plain.value
+    bare, _ = refused(record(PREDICTIONS, made("m", x=1.5)), rules, {"m"}, keys)
+    assert decode_prediction(bare.value or b"").features == {}
