@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
+import msgspec
 import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from agents.access.logic import local_principal
 from agents.database.engine import make_engine, session_factory
 from agents.gateway.decisions import RegistryDecisions
 from agents.registry import approvals
+from agents.registry.agreement import compare_tables
+from agents.registry.audit import verify_audit
 from agents.registry.batch import Outcome, What, confirmed, listed
 from agents.registry.reviews import review, reviews
 from agents.registry.search import Search
 from agents.registry.tables import ApprovalRequestRow, ApprovalRow, ReviewRow
+from agents.registry.views import VersionInfo
 from schemas.errors import ConflictError, NotFoundError, SpecificationError, TransitionError
 from schemas.events import ApprovalLapsed, ApprovalRequested, ModelPromoted, RollbackReviewed, VersionArchived
 from schemas.specification import parse
@@ -169,6 +174,43 @@ def test_many_are_approved_by_pattern_and_one_that_is_refused_keeps_no_other(wor
     promoted = [event for event in world.events() if isinstance(event, ModelPromoted)]
     assert [(event.model, event.principal) for event in promoted] == [("bus-1", "local:root")]
     assert decide(decisions, "approve", match="ship-*") == []
+
+
+def test_what_was_half_done_when_it_was_refused_is_undone(
+    world: RegistryWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decision among many that fails after it has written leaves nothing, and the others stand."""
+    for n in range(3):
+        waiting(world, f"bus-{n}")
+    approved = world.registry.approve
+
+    def late(session: Session, model: str, *given: object, **more: object) -> VersionInfo:
+        done = approved(session, model, *given, **more)  # type: ignore[arg-type]
+        if model == "bus-1":
+            raise ConflictError("somebody was faster", where=model)
+        return done
+
+    monkeypatch.setattr(world.registry, "approve", late)
+    found = decide(RegistryDecisions(world.registry, world.readers), "approve")
+    assert [(o.stage, o.problem) for o in found] == [
+        ("promoted", None), (None, "somebody was faster"), ("promoted", None),
+    ]  # fmt: skip
+    assert [stage(world, f"bus-{n}") for n in range(3)] == ["promoted", "approval-requested", "promoted"]
+    epochs = [event.epoch for event in world.events()]
+    assert epochs == list(range(1, len(epochs) + 1))
+    with world.readers() as session:
+        assert compare_tables(session, verify_audit(session)).problem is None
+
+
+def test_many_are_approved_as_the_bytes_that_were_listed(world: RegistryWorld) -> None:
+    for n in range(2):
+        waiting(world, f"bus-{n}")
+    decisions = RegistryDecisions(world.registry, world.readers)
+    first, second = decisions.chosen("approve", Search())
+    seen = [msgspec.structs.replace(first, artifact=second.artifact), second]
+    done = decisions.decide_all("approve", seen, by=ROOT, actor="bea", reason="", allowed=lambda _: True)
+    assert [o.stage for o in done] == [None, "promoted"]
+    assert f"holds artifact {first.artifact}, approved was {second.artifact}" in (done[0].problem or "")
 
 
 def test_more_than_one_transaction_of_approvals(world: RegistryWorld, monkeypatch: pytest.MonkeyPatch) -> None:
