@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from agents.registry import approvals, flags
+from agents.registry.agreement import compare_tables
 from agents.registry.audit import verify_audit
 from agents.registry.change import Change
 from agents.registry.search import Search, find_models
@@ -236,7 +237,7 @@ class Histories(RuleBasedStateMachine):
                     version: (stage, version == then.champion, version in then.flagged)
                     for version, stage in then.stages.items()
                 }
-            assert verify_audit(session).problem is None
+            assert compare_tables(session, verify_audit(session)).problem is None
         epochs = [event.epoch for event in self.world.events()]
         assert epochs == list(range(1, len(epochs) + 1))
         self.world.close()

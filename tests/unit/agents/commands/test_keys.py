@@ -121,6 +121,22 @@ def test_a_fleet_is_approved_by_pattern_and_a_roll_back_reviewed(world: Registry
     assert told("versions", "bus-1", key=bea)["versions"][1]["stage"] == "archived"
 
 
+def test_types_are_agreed_to_on_the_command_line(world: RegistryWorld) -> None:
+    for name in ("bus-1", "bus-2"):
+        world.model(name, allowed=("own_models.Own",))
+        world.candidate(name, allowed=("own_models.Own",))
+    assert "own_models.Own" in run("show", "bus-1", "1").stdout
+    assert "types to agree to" in run("approve", "--all", "--dry-run").stdout
+    assert [o["new_types"] for o in told("approve", "--all", "--dry-run")["would"]] == [["own_models.Own"]] * 2
+    refused_so = run("approve", "bus-1", "1", "--allow-type", "own_models.Other")
+    assert refused_so.exit_code == 1
+    assert "--allow-type own_models.Own" in refused_so.stderr
+    assert told("approve", "bus-1", "1", "--allow-type", "own_models.Own")["stage"] == "promoted"
+    assert told("approve", "--all", "--allow-type", "own_models.Own")["approved"] == 1
+    assert "agreed to own_models.Own" in run("show", "bus-1", "1").stdout
+    assert "the audit holds" in run("audit", "verify", "--unpublished").stdout
+
+
 def test_a_fleet_is_searched_tagged_and_rolled_back_as_confirmed(world: RegistryWorld) -> None:
     for name in ("bus-1", "bus-2", "tram-1"):
         world.model(name)

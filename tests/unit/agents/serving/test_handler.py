@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from agents.serving.handler import ServingHandler
@@ -195,6 +196,16 @@ def test_a_swap_takes_effect_with_its_batch_and_names_its_offset(world: World) -
     assert (swap.from_version, swap.to_version, swap.epoch) == (1, 2, 3)
     assert swap.offsets == {INFERENCE_REQUESTS: {"0": 3}}
     assert answered(outputs) == [("r4", 2)]
+
+
+def test_a_version_with_types_that_nobody_agreed_to_is_loaded_for_nobody(world: World) -> None:
+    """Neither to be ready nor for a request that names it, until it is champion."""
+    world.say(1, 1, version(1), msgspec.structs.replace(version(2, "approval-requested"), withheld=True))
+    outputs = world.batch(ask(1), ask(2, version=2))
+    assert (answered(outputs), dead(outputs)) == ([("r1", 1)], ["unknown-version"])
+    assert set(world.models) == {1}
+    world.say(2, 2, version(1, "superseded"), version(2))
+    assert answered(world.batch(ask(3))) == [("r3", 2)]
 
 
 def test_an_aborted_batch_takes_its_swap_along(world: World) -> None:
