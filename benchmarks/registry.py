@@ -81,6 +81,11 @@ def _name(rng: random.Random, filling: fill.Filling) -> str:
     return fill.name_of(rng.randrange(filling.models))
 
 
+def _some(rng: random.Random, filling: fill.Filling, there_are: int) -> int:
+    """One of things that versions take turns with; few versions have not used all."""
+    return rng.randrange(min(there_are, filling.versions))
+
+
 def _digits(rng: random.Random, filling: fill.Filling) -> str:
     """A pattern that up to a thousand models match."""
     return f"bus-{rng.randrange(max(1, filling.models // 1_000)):02}*"
@@ -111,8 +116,8 @@ QUESTIONS: Final[dict[str, Question]] = {
         Search(tags={"line": str(rng.randrange(max(1, f.models // 100)))}, limit=PAGE, as_of=f.moment())
     ),
     "lineage": lambda r, rng, f: r.lineage(_name(rng, f)),
-    "live by dataset": lambda r, rng, f: r.uses("dataset", fill.dataset(rng.randrange(fill.DATASETS)), only_live=True),
-    "live by commit": lambda r, rng, f: r.uses("commit", fill.commit(rng.randrange(fill.COMMITS))[:10], only_live=True),
+    "live by dataset": lambda r, rng, f: r.uses("dataset", fill.dataset(_some(rng, f, fill.DATASETS)), only_live=True),
+    "live by commit": lambda r, rng, f: r.uses("commit", fill.commit(_some(rng, f, fill.COMMITS))[:10], only_live=True),
     "live by package": lambda r, rng, f: r.uses("package", f"package-7=={rng.randrange(fill.LOCKS)}.7", only_live=True),
 }
 """What is asked; every question has to be answered within `ASKED_MS`."""

@@ -125,7 +125,8 @@ def _numbers(old: NDArray[np.float64], new: NDArray[np.float64], column: Column)
     edges = np.array(column.edges)
     before, after = (_binned(v, edges) if len(edges) > 1 else _around(v, edges[0]) for v in (old, new))
     distance = psi(after, before)
-    test = stats.ks_2samp(old, new, method="asymp")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        test = stats.ks_2samp(old, new, method="asymp")
     p = float(test.pvalue) if min(len(old), len(new)) > 1 else 1.0  # single values say nothing
     return Moved(
         psi=distance,
