@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -29,6 +30,9 @@ _log = logging.getLogger("driftline.monitoring")
 _PACKED: Final = ("content-type", CONTENT_TYPE)
 _WORTH_A_LANE: Final = 2_000
 """Records of a batch below which handing partitions to other threads takes longer than joining them."""
+_LONG_S: Final = 0.2
+_REST: Final = 20
+"""Where forgetting people takes long, it takes one part in so many of the time."""
 
 
 class _Work(NamedTuple):
@@ -69,6 +73,7 @@ class JoinHandler:
         self._touched: dict[int, dict[str, int]] = {}
         self._opened: dict[int, list[Opened]] = {}
         self._erasures = -1
+        self._rest_until = float("-inf")
 
     # ------------------------------------------------------------------------------------------ assignment
 
@@ -191,7 +196,13 @@ class JoinHandler:
                 by_topic[PREDICTIONS] = self._registry.opened(by_topic[PREDICTIONS], came, of_partition)
 
     def _redact(self) -> None:
-        """Let state forget what it knows through the keys of people who were erased."""
+        """Let state forget what it knows through the keys of people who were erased.
+
+        Where there are many, looking for them takes long: then it is done less often.
+        """
+        began = time.monotonic()
+        if began < self._rest_until:
+            return
         try:
             erasures = self._registry.erasures()
             if erasures != self._erasures:
@@ -204,6 +215,9 @@ class JoinHandler:
                         _log.info("partition %d: %d predictions of people who were erased laid bare", partition, told)
         except DatabaseUnavailableError as error:
             _log.warning("whether people were erased is not known now: %s", error)
+        spent_s = time.monotonic() - began
+        if spent_s > _LONG_S:
+            self._rest_until = began + _REST * spent_s
 
     def _outputs(self, batch: Slice, outcome: JoinOutcome, originals: Mapping[int, Record]) -> Iterator[Output]:
         for target, value in outcome.records:
