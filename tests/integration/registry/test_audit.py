@@ -77,6 +77,25 @@ def test_an_edit_of_any_column_of_any_row_is_found(filled: RegistryWorld, column
     assert problem(filled) is None
 
 
+def test_a_row_that_was_edited_with_its_own_hash_is_found(filled: RegistryWorld) -> None:
+    """Its hash is right then: the row after it, or the ledger, does not follow."""
+    last = len(filled.events())
+    for epoch in range(1, last + 1):
+        with filled.sessions.begin() as session:
+            row = session.get_one(AuditRow, epoch)
+            before = (row.actor, row.hash)
+            row.actor = "mallory"
+            row.hash = row_hash(row)
+        said = f"row {epoch + 1} does not follow row {epoch}" if epoch < last else "the newest rows are missing"
+        assert said in (problem(filled) or "")
+        if epoch < last:
+            assert verify_export(lines(filled)).problem == said
+        with filled.sessions.begin() as session:
+            row = session.get_one(AuditRow, epoch)
+            row.actor, row.hash = before
+    assert problem(filled) is None
+
+
 @pytest.mark.parametrize("epoch", [1, 5, -1])
 def test_a_removed_row_is_found(filled: RegistryWorld, epoch: int) -> None:
     gone = epoch if epoch > 0 else len(filled.events())
