@@ -35,7 +35,7 @@ from streams.windows import Frame
 PlanOf = Callable[[str, int], PanePlan | None]
 AggregateEvent = QualityMetric | DriftMetric | Observation | PaneClosed
 
-SNAPSHOT_VERSION: Final = 7
+SNAPSHOT_VERSION: Final = 8
 NOTHING: Final = -1
 MOST_KEPT: Final = 64
 """With more live versions than this, detectors are built for each closing instead of kept."""

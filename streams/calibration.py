@@ -129,6 +129,8 @@ class Allowance:
     """Of each check of a feature's shape (`streams.drift.shapes`)."""
     volume: float
     delay: float
+    segment_delay: float
+    """Of all segments together."""
     cusum: float
     sequential: float
     """Of each of River's detectors."""
@@ -172,7 +174,8 @@ class Allowance:
             unusable=share(USABLE_SHARE, (len(plan.features) + cells) * timed),
             shape=share(SHAPE_SHARE, SHAPES * (len(plan.features) + cells) * timed),
             volume=share(VOLUME_SHARE, 1),
-            delay=share(DELAY_SHARE, 2),
+            delay=share(DELAY_SHARE / (2 if spec.data.segments else 1), 2),
+            segment_delay=share(DELAY_SHARE / 2, 2),
             cusum=share(CUSUM_SHARE, len(summed(plan.task, spec.metrics.primary))),
             sequential=share(SEQUENTIAL_SHARE, 1 + len(spec.alarms.sequential)),
             estimated=share(ESTIMATE_SHARE, len(spec.judged) * timed),

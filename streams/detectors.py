@@ -24,7 +24,7 @@ from streams.drift.by_segment import CellTable, SegmentTable
 from streams.drift.calendar import Calendar, Likeness
 from streams.drift.change import change_p
 from streams.drift.checks import Check, lead
-from streams.drift.delays import DELAYS, STABLE_PANES, delay_bound, delay_severity
+from streams.drift.delays import DELAYS, STABLE_PANES, UsualDelay, delay_bound, delay_severity
 from streams.drift.scatter import drift_key
 from streams.drift.sequential import AdaptiveWindow, PageState, page_test
 from streams.drift.shapes import Shapes, Usual
@@ -105,6 +105,7 @@ class DetectorState(msgspec.Struct, array_like=True):
     stable: StablePanes = msgspec.field(default_factory=StablePanes)
     estimate: EstimateState | None = None
     coverages: dict[str, tuple[int, int]] = {}
+    segment_delays: dict[str, tuple[UsualDelay, UsualDelay]] = {}
 
 
 class _Sheet:
@@ -237,6 +238,7 @@ class Detectors:
         """Start of the first window that was judged."""
         self.delays: list[tuple[float, float]] = []
         """Median and ninth decile of the label delay in the first stable panes, in seconds."""
+        self.segment_delays: dict[str, tuple[UsualDelay, UsualDelay]] = {}
         self.minimum_labelled = plan.spec.alarms.minimum_labelled
         self.coverage: list[float] = []
         self.coverages: dict[str, tuple[int, int]] = {}
@@ -489,6 +491,54 @@ class Detectors:
             )
         if len(self.delays) < STABLE_PANES and not any(key.kind == "label-delay" for key in self.watches.open):
             self.delays = [*self.delays, (now[0], now[1])]
+
+    def busy(self, labels: Mapping[str, tuple[int, int]]) -> list[str]:
+        """Segments of the reference with enough labels in a pane; `labels` as of `covered`."""
+        known, least = self.plan.reference.segments, self.minimum_labelled
+        return [segment for segment, (_, labelled) in labels.items() if segment in known and labelled >= least]
+
+    def delayed(self, pane: Window, totals: Mapping[str, Counts], now_ms: int) -> Iterator[Observation]:
+        """Once per closed pane: label delays of segments, each against its own first stable panes.
+
+        Parameters
+        ----------
+        totals : mapping of str to array of int
+            Counters of the pane in the segments that are `busy`.
+
+        Notes
+        -----
+        Where labels come late everywhere, that is said once.
+        """
+        longest, pane_s = self.plan.max_label_delay_ms // 1000, self.plan.pane_ms / 1000
+        p = max(self.allowance.segment_delay / max(len(self.plan.reference.segments), 1), cal.LEAST_P)
+        late = {key.segment for key in self.watches.open if key.kind == "label-delay"}
+        for segment, total in sorted(totals.items()):
+            view = View(self.plan, total)
+            found = label_delays(view.many("delay"), view.one("delay_total"), longest)
+            if not found or not self.enough_labels(total, segment):
+                continue
+            known = self.segment_delays.get(segment, (UsualDelay(), UsualDelay()))
+            now = tuple(found[name] for name in DELAYS)
+            for name, usual, value in zip(DELAYS, known, now, strict=True):
+                key = Key("label-delay", name, segment, "pane")
+                bound_at = partial(usual.bound, pane_s)
+                bound = bound_at(p)
+                if bound is None or ("" in late and key not in self.watches.open):
+                    continue
+                yield from self._judge(
+                    key,
+                    pane,
+                    value,
+                    bound,
+                    n=view.one("labelled"),
+                    severity=delay_severity(bound, value),
+                    evidence={"statistic": name, "p": p, "panes": usual.panes},
+                    now_ms=now_ms,
+                    at=bound_at,
+                )
+            opened = any(key.kind == "label-delay" and key.segment == segment for key in self.watches.open)
+            if "" not in late and not opened:
+                self.segment_delays[segment] = (known[0].with_pane(now[0]), known[1].with_pane(now[1]))
 
     def volume(self, pane: Window, versions: Versions, now_ms: int) -> Iterator[Observation]:
         """Once per pane that passed, with traffic or without: fewer predictions than the model's own usual.
@@ -992,6 +1042,7 @@ class Detectors:
             jump=self.jump,
             since_ms=self.since_ms,
             delays=list(self.delays),
+            segment_delays=dict(sorted(self.segment_delays.items())),
             jumps=dict(sorted(self.jumps.items())),
             stable=StablePanes(list(self.stable.panes), self.stable.refined),
             estimate=self.estimates.snapshot(),
@@ -1010,6 +1061,7 @@ class Detectors:
         detectors.jump = state.jump
         detectors.since_ms = state.since_ms
         detectors.delays = list(state.delays)
+        detectors.segment_delays = dict(state.segment_delays)
         detectors.jumps = dict(state.jumps)
         detectors.stable = state.stable
         if state.stable.refined:

@@ -354,6 +354,8 @@ class Series:
                     labels = {key: (of.predicted, of.labelled) for key, of in held.items()}
                     out.observations += detectors.covered(pane, labels, boundary)
                     out.observations += detectors.pane(pane, counts, boundary)
+                    totals = {key: self._sum(key, pane)[0] for key in detectors.busy(labels)}
+                    out.observations += detectors.delayed(pane, totals, boundary)
                 usable = detectors.enough_labels(counts)
                 parts = self._parts(detectors, pane) if usable else {}
                 parts = {key: of for key, of in parts.items() if detectors.enough_labels(of, key)}

@@ -79,6 +79,8 @@ _MEASURES = {
     "coverage": "label coverage",
     "label-delay": "the label delay",
     "label_delay": "the label delay",
+    "label_delay_p50_s": "the median label delay",
+    "label_delay_p90_s": "the ninth decile of the label delay",
     "calibration_error": "the calibration error",
 }
 
@@ -221,8 +223,8 @@ def title(kind: str, model: str, version: int, lead: Crossing) -> str:
         return f"{model} v{version}: new segment {lead.subject}"
     if lead.value is None:
         return f"{model} v{version}: {_KINDS.get(kind, kind)}: {what(lead)}"
-    reference = f" (reference {number(lead.reference)})" if lead.reference is not None else ""
-    return f"{model} v{version}: {what(lead)} {_verb(lead)} {number(lead.value)}{reference}"
+    reference = f" (reference {amount(lead, lead.reference)})" if lead.reference is not None else ""
+    return f"{model} v{version}: {what(lead)} {_verb(lead)} {amount(lead, lead.value)}{reference}"
 
 
 def explanation(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, variance
 from typing import Final
 
+import msgspec
 from scipy import special
 
 from schemas.events import Severity
@@ -23,6 +24,29 @@ LEAST_FACTOR: Final = 1.5
 LEAST_PANES: Final = 0.01
 """Delays that grew by less, in panes, are no news."""
 DELAYS: Final = ("label_delay_p50_s", "label_delay_p90_s")
+
+
+class UsualDelay(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of a quantile in so many panes: mean of its logarithms, and sum of squares about that.
+
+    As much as `delay_bound` needs of the panes themselves: there may be one for each of fifty segments.
+    """
+
+    panes: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def with_pane(self, seconds: float) -> UsualDelay:
+        """With a pane more, while not all stable panes are known (Welford)."""
+        if self.panes >= STABLE_PANES:
+            return self
+        value, panes = math.log1p(seconds), self.panes + 1
+        mean = self.mean + (value - self.mean) / panes
+        return UsualDelay(panes, mean, self.squares + (value - self.mean) * (value - mean))
+
+    def bound(self, pane_s: float, p: float) -> Bound | None:
+        """As `delay_bound`."""
+        return None if self.panes < KNOWN_PANES else _bound(self.panes, self.mean, self.squares, pane_s, p)
 
 
 def delay_bound(known: Sequence[float], pane_s: float, p: float) -> Bound | None:
@@ -45,8 +69,11 @@ def delay_bound(known: Sequence[float], pane_s: float, p: float) -> Bound | None
     if k < KNOWN_PANES:
         return None
     logs = [math.log1p(value) for value in known]
-    centre = fmean(logs)
-    spread = math.sqrt((PRIOR_PANES * PRIOR_SPREAD**2 + (k - 1) * variance(logs)) / (PRIOR_PANES + k - 1))
+    return _bound(k, fmean(logs), (k - 1) * variance(logs), pane_s, p)
+
+
+def _bound(k: int, centre: float, squares: float, pane_s: float, p: float) -> Bound:
+    spread = math.sqrt((PRIOR_PANES * PRIOR_SPREAD**2 + squares) / (PRIOR_PANES + k - 1))
     freedom = PRIOR_PANES + k - 1
     usual = math.expm1(centre)
     quantile = -float(special.stdtrit(freedom, p))

@@ -90,6 +90,13 @@ def _unlabelled(plan: PanePlan, counts: Counts) -> None:
     counts[plan.slots["labelled"]] //= 5
 
 
+def _late(plan: PanePlan, counts: Counts) -> None:
+    where, labelled = plan.slots["delay"], int(counts[plan.slots["labelled"].start])
+    counts[where] = 0
+    counts[where.start + delay_bin(9 * HOUR_S)] = labelled
+    counts[plan.slots["delay_total"]] = labelled * 9 * HOUR_S
+
+
 def _new_category(plan: PanePlan, counts: Counts) -> None:
     bins = plan.features["origin"].bins
     moved = counts[bins] // 5
@@ -221,6 +228,7 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
     "coverage": Trouble("coverage", "coverage", "pane", counts=_unlabelled),
     "segment-coverage": Trouble("coverage", "coverage", "pane", World(rows=600), cells=_unlabelled),
     "label-delay": Trouble("label-delay", "label_delay_p50_s", "pane", hours=9.0),
+    "segment-label-delay": Trouble("label-delay", "label_delay_p50_s", "pane", World(rows=260), cells=_late),
     "collapse": Trouble("data-quality", "volume", "pane", World(rows=30), since=24),
     "silence": Trouble("data-quality", "volume", "pane", silent=True),
 }

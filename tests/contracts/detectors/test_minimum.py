@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -13,13 +14,14 @@ from schemas.codec import segment_of, utc
 from schemas.events import Observation, QualityMetric
 from streams import calibration as cal
 from streams.detectors import COVERAGE_PANES, Detectors
+from streams.drift.delays import UsualDelay
 from streams.metrics.compute import compute
 from streams.metrics.delay import delay_bin
 from streams.packed import unpack_counters
 from streams.panes import PanePlan
 from streams.windows import Window
 from tests.support.replay import DAY
-from tests.support.simulate import Day, World, learn, record_of, watching
+from tests.support.simulate import Day, World, day_of, learn, record_of, watching
 
 Counts = NDArray[np.int64]
 Totals = Mapping[str, Counts]
@@ -66,6 +68,8 @@ def detectors_of(plan: PanePlan) -> Detectors:
     knows.coverage = [0.9] * COVERAGE_PANES
     knows.coverages = {EWR: (90_000, COVERAGE_PANES)}
     knows.delays = [(3600.0, 3600.0)] * 14
+    usual = UsualDelay(14, math.log1p(3600.0))
+    knows.segment_delays = {EWR: (usual, usual)}
     return knows
 
 
@@ -108,6 +112,9 @@ LOOKS: dict[str, Look] = {
     "label delay and sums of panes": lambda knows, n, totals: knows.pane(WINDOW._replace(name="pane"), totals[""], DAY),
     "coverage": _unlabelled,
     "coverage in segments": lambda knows, n, totals: knows.covered(WINDOW, {"": (9_000, 9_000), EWR: (n, 0)}, DAY),
+    "label delay in segments": lambda knows, n, totals: knows.delayed(
+        WINDOW._replace(name="pane"), {key: totals[key] for key in knows.busy({EWR: (n, n), "origin=SFO": (n, n)})}, DAY
+    ),
     "new segment": lambda knows, n, totals: knows.segment("origin=SFO", WINDOW, n, DAY),
 }
 
@@ -127,6 +134,30 @@ def test_missing_values_of_too_few_predictions_say_nothing(learnt: PanePlan) -> 
         totals, knows = totals_of(learnt, rows), detectors_of(learnt)
         found = [*knows.traffic(WINDOW, totals[""], DAY), *knows.cells(WINDOW, totals, DAY)]
         assert bool([o for o in found if o.subject == "feature:distance"]) == said
+
+
+def test_too_few_close_nothing_either(learnt: PanePlan) -> None:
+    """What is open in a segment stays open however good its last few predictions look."""
+    knows, totals = detectors_of(learnt), totals_of(learnt, rows_of(600))
+    assert list(knows.segments("prediction", WINDOW, totals, DAY))
+    day = dict(totals_of(learnt, {name: column[:400] for name, column in day_of(World(), rng_of(3)).items()}))
+    assert day[EWR][learnt.slots["predicted"]].sum() > cal.MINIMUM_TRAFFIC
+    few = {
+        EWR: totals_of(learnt, {name: column[:60] for name, column in only(day_of(World(), rng_of(3))).items()})[EWR]
+    }
+    for _ in range(4):
+        assert list(knows.segments("prediction", WINDOW, few, DAY)) == []
+    closed = [o for _ in range(2) for o in knows.segments("prediction", WINDOW, day, DAY)]
+    assert [o.status for o in closed] == ["closed"]
+
+
+def rng_of(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def only(rows: Day, origin: str = "EWR") -> Day:
+    """The rows of one segment."""
+    return {name: column[rows["origin"] == origin] for name, column in rows.items()}
 
 
 @pytest.mark.parametrize(("positive", "said"), [(cal.MINIMUM_CLASS - 1, False), (cal.MINIMUM_CLASS, True)])

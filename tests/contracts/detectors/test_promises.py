@@ -94,6 +94,21 @@ def test_what_is_thin_in_a_segment_is_its_own(
     assert not _judged(1_000, THIN * whole - 0.01, 1.0, "", knows)
 
 
+def test_labels_that_stay_away_never_become_usual() -> None:
+    """Sixty panes of a tenth of the labels, overall and in a segment: they are as thin as on the first day."""
+    knows, segment = _knowing(of_segment=USUAL), "origin=EWR"
+    counts = np.zeros(_plan().size, np.int64)
+    counts[_plan().slots["predicted"]], counts[_plan().slots["labelled"]] = 1_000, 100
+    for day in range(60):
+        pane = Window("pane", day * DAY, (day + 1) * DAY)
+        for _ in knows.pane(pane, counts, pane.end_ms):
+            pass
+        for _ in knows.covered(pane, {"": (10_000, 9_000), segment: (1_000, 100)}, pane.end_ms):
+            pass
+    assert (knows.usual_coverage(), knows.usual_coverage(segment)) == (USUAL, USUAL)
+    assert {key.segment for key in knows.watches.open if key.kind == "coverage"} == {"", segment}
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(100, 2_000), st.floats(0.01, 1.0))
 def test_labels_that_are_thin_are_no_drift_of_labels(n: int, coverage: float) -> None:

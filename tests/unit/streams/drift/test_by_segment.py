@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from streams.drift.subjects import subjects
 from streams.panes import PanePlan
 from tests.support.replay import DAY, watermark
 from tests.support.simulate import ORIGINS, Day, World, day_of, learn, record_of, watching
+from tests.support.troubles import CALM, TROUBLES, record_with
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,18 @@ def test_a_segment_without_traffic_is_not_judged(learnt: PanePlan) -> None:
         "origin=EWR": 0.0, "origin=JFK": float(where.stop - where.start), "origin=LGA": 0.0,
     }  # fmt: skip
     assert SegmentTable(learnt, None).segments == []
+
+
+def test_labels_that_come_late_everywhere_are_told_once(learnt: PanePlan) -> None:
+    trouble = replace(TROUBLES["label-delay"], world=CALM)
+    rng = np.random.default_rng(4)
+    aggregate = AggregatePartition(1, lambda model, version: learnt)
+    told: list[Observation] = []
+    for day in range(20):
+        record = record_with(learnt, trouble, day, rng)
+        assert record is not None
+        aggregate.merge(record)
+        told += [o for o in aggregate.merge(watermark((day + 1) * DAY)) if isinstance(o, Observation)]
+    late = [o for o in told if o.kind == "label-delay"]
+    assert {o.subject for o in late} == {"label_delay_p50_s", "label_delay_p90_s"}
+    assert [o for o in late if o.segment is not None] == []

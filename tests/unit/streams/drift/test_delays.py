@@ -7,7 +7,7 @@ import pytest
 
 from schemas.events import Observation
 from streams.detectors import Detectors
-from streams.drift.delays import KNOWN_PANES, STABLE_PANES, delay_bound, delay_severity
+from streams.drift.delays import KNOWN_PANES, STABLE_PANES, UsualDelay, delay_bound, delay_severity
 from streams.metrics.delay import delay_bin
 from streams.panes import PanePlan
 from streams.windows import PANE, Window
@@ -75,3 +75,17 @@ def test_labels_that_take_longer_are_an_observation_until_they_do_not() -> None:
     ]
     assert {o.severity for o in found if o.status == "opened"} == {"critical"}
     assert len(detectors.delays) == STABLE_PANES
+
+
+def test_what_is_kept_of_a_segment_is_all_that_a_bound_needs() -> None:
+    rng = np.random.default_rng(7)
+    known: list[float] = []
+    kept = UsualDelay()
+    for seconds in (HOUR_S * np.exp(rng.normal(0.0, 0.4, STABLE_PANES))).tolist():
+        whole, bound = delay_bound(known, 86_400, 1e-3), kept.bound(86_400, 1e-3)
+        assert (whole is None) == (bound is None)
+        if whole is not None and bound is not None:
+            assert bound[:3] == pytest.approx(whole[:3])
+        known, kept = [*known, seconds], kept.with_pane(seconds)
+    assert kept.panes == STABLE_PANES
+    assert kept.with_pane(1e9) == kept
