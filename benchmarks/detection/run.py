@@ -36,9 +36,7 @@ JUDGED = ("abrupt", "gradual")
 """Kinds whose delays are in the ratios."""
 KINDS = (*GENERATED, *REAL, "fleet")
 COSTLY_PART = 4
-"""Slow contenders get a quarter of the streams,"""
-COSTLY_STEPS = 5
-"""and fewer steps of the bisection."""
+"""Slow contenders get a quarter of the streams, except of the kinds that are judged and calibrated on."""
 
 
 def contenders() -> list[Contender]:
@@ -94,7 +92,8 @@ def run(
         key = (kind if first == 0 else make.__module__, first)
         if key not in made:
             made[key] = [make(first + seed, rows) for seed in range(seeds)]
-        return made[key][: max(seeds // COSTLY_PART, 1)] if contender.costly else made[key]
+        few = contender.costly and kind not in (*JUDGED, "stationary")
+        return made[key][: max(seeds // COSTLY_PART, 1)] if few else made[key]
 
     result: list[dict[str, Any]] = []
     scores: dict[tuple[str, str, str], Score] = {}
@@ -114,8 +113,7 @@ def run(
             try:
                 if twin not in settings:
                     like = kind if kind in TWINS else "stationary"
-                    tried = min(steps, COSTLY_STEPS) if contender.costly else steps
-                    settings[twin] = calibrate(contender, streams_of(like, contender, TWIN_SEED), rate, tried)
+                    settings[twin] = calibrate(contender, streams_of(like, contender, TWIN_SEED), rate, steps)
                     at = settings[twin]
                     note(
                         f"detection: {contender.name} like {like}: {contender.knob} {at.setting:.4g}, "

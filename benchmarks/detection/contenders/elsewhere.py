@@ -116,7 +116,7 @@ class AlibiDetect(_Elsewhere):
     name = "alibi_detect"
     knob = "ert, panes"
     default = 30.0
-    shy = 100.0
+    shy = 300.0
     eager = 3.0
     distribution = "alibi-detect"
     program = "detect_alibi.py"
