@@ -55,6 +55,8 @@ SERVED_MS: Final = 1_000.0
 PEOPLE: Final = 50
 PAGE: Final = 100
 WARM_UP: Final = 3
+STAGES: Final = ("registered", "approval-requested", "rejected", "superseded", "promoted")
+"""Asked for as of a moment: from those that no version or one stays in to those of most."""
 
 Note = Callable[[str], None]
 Question = Callable[[RegistryDecisions, random.Random, fill.Filling], object]
@@ -114,6 +116,19 @@ QUESTIONS: Final[dict[str, Question]] = {
     ),
     "search by tag as of": lambda r, rng, f: r.find_models(
         Search(tags={"line": str(rng.randrange(max(1, f.models // 100)))}, limit=PAGE, as_of=f.moment())
+    ),
+    "search by alias as of": lambda r, rng, f: r.find_models(Search(alias="champion", limit=PAGE, as_of=f.moment())),
+    "search by a rare alias as of": lambda r, rng, f: r.find_models(
+        Search(alias="challenger", limit=PAGE, as_of=f.moment())
+    ),
+    "search versions as of": lambda r, rng, f: r.find_versions(
+        Search(limit=PAGE, after=_name(rng, f), as_of=f.moment())
+    ),
+    "search versions by alias as of": lambda r, rng, f: r.find_versions(
+        Search(alias="champion", limit=PAGE, as_of=f.moment())
+    ),
+    "search versions by stage as of": lambda r, rng, f: r.find_versions(
+        Search(stage=rng.choice(STAGES), limit=PAGE, as_of=f.moment())
     ),
     "lineage": lambda r, rng, f: r.lineage(_name(rng, f)),
     "live by dataset": lambda r, rng, f: r.uses("dataset", fill.dataset(_some(rng, f, fill.DATASETS)), only_live=True),

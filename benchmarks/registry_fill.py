@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from agents.artifacts import ArtifactStore
 from agents.registry.impact import PACKAGES, named
 from agents.registry.lineage import inputs
-from agents.registry.logic import GENESIS, chained
+from agents.registry.logic import GENESIS, chained, spans
 from agents.registry.tables import (
     ApprovalRequestRow,
     AuditRow,
@@ -29,6 +29,7 @@ from agents.registry.tables import (
     ModelRow,
     PackageRow,
     SpecificationRow,
+    StandingRow,
     TagRow,
     VersionRow,
 )
@@ -55,7 +56,7 @@ WAITING_OF = 100
 """Every so many-th model has a version that waits for approval."""
 PARENTS = (SpecificationRow, EnvironmentRow, ModelRow)
 CHILDREN = (PackageRow, VersionRow, TagRow)
-FREE = (AuditRow, InputRow, ApprovalRequestRow)
+FREE = (AuditRow, InputRow, ApprovalRequestRow, StandingRow)
 """Rows that refer to none of the others: they need not wait for the end."""
 _AT_ONCE = 10_000
 
@@ -145,6 +146,7 @@ class Filling:
         self._reigning: dict[int, dict[str, Any]] = {}
         self._touched: dict[int, int] = {}
         self._made = 0
+        self._events: dict[int, list[Any]] = {}
 
     def write(self, session: Session, store: ArtifactStore) -> None:
         """Write everything into an empty registry."""
@@ -168,6 +170,8 @@ class Filling:
             self._flush(session, FREE, _AT_ONCE)
         # A model's row holds how all of that ended; children follow their parents.
         for number in range(self.models):
+            for span in spans(self._events.pop(number)):
+                self._add(StandingRow, model=name_of(number), **span._asdict())
             self._add(
                 ModelRow,
                 name=name_of(number),
@@ -283,6 +287,7 @@ class Filling:
         before, self.head = self.head, chained(self.head, {**said, "recorded_at": iso(self.now)})
         self._add(AuditRow, **said, recorded_at=self.now, previous_hash=before, hash=self.head)
         self._touched[number] = self.epoch
+        self._events.setdefault(number, []).append(event)
 
     def _add(self, row_of: Any, /, **values: Any) -> None:
         self._rows.setdefault(row_of.__table__, []).append(values)

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from agents.database.engine import make_engine
 from schemas.errors import RegistryError
 
-HEAD = "0014"
+HEAD = "0015"
 """Newest revision: what this program needs (a test holds it equal to the scripts)."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

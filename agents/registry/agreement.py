@@ -16,7 +16,9 @@ from sqlalchemy import and_, exists, select
 from sqlalchemy.orm import Session
 
 from agents.registry.audit import PAGE, AuditVerdict
-from agents.registry.search import histories
+from agents.registry.logic import Span, spans, standing
+from agents.registry.search import told_of
+from agents.registry.standing import spans_of
 from agents.registry.tables import AuditRow, LedgerRow, ModelRow, VersionRow
 from schemas.codec import iso
 
@@ -91,7 +93,7 @@ def _unheard(session: Session) -> Iterator[str]:
 
 
 def _states(session: Session, verdict: AuditVerdict) -> Iterator[str]:
-    """Models whose aliases or stages are not what their events add up to."""
+    """Models whose aliases or stages, now or at any time, are not what their events add up to."""
     names = list(session.scalars(select(ModelRow.name).order_by(ModelRow.name)))
     for start in range(0, len(names), MODELS_AT_ONCE):
         chunk = names[start : start + MODELS_AT_ONCE]
@@ -102,16 +104,22 @@ def _states(session: Session, verdict: AuditVerdict) -> Iterator[str]:
             .outerjoin(VersionRow, VersionRow.model == ModelRow.name)
             .where(ModelRow.name.in_(chunk))
         ).all()
-        told = histories(session, chunk, verdict.rows)
+        told: dict[str, list[Span]] = {name: [] for name in chunk}
+        told |= {name: spans(events) for name, events in told_of(session, chunk, verdict.rows)}
+        kept = spans_of(session, chunk, verdict.rows)
         latest = session.scalar(select(LedgerRow.epoch).where(LedgerRow.id == 1)) or 0
         stages: dict[str, dict[int, str]] = {name: {} for name in chunk}
         for row in rows:
             if row.version is not None:
                 stages[row.name][row.version] = row.stage
+        for name in chunk:
+            if kept[name] != told[name]:
+                one = min(set(kept[name]) ^ set(told[name]), key=lambda span: span.since)
+                yield f"{name}: search says another history than the audit, of version {one.version} ({one.standing})"
         for name, epoch, champion, challenger in sorted({tuple(row[:4]) for row in rows}, key=itemgetter(0)):
             if verdict.rows < epoch <= latest:
                 continue  # decided on since the chain was walked
-            history = told[name]
+            history = standing((span.standing, span.version) for span in told[name] if span.until is None)
             if (champion, challenger) != (history.champion, history.challenger):
                 yield (
                     f"{name}: champion {champion} and challenger {challenger} in the registry, "

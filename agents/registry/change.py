@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from agents.database.outbox import enqueue
-from agents.registry import flags
+from agents.registry import flags, standing
 from agents.registry.consent import allowance, champions_types
 from agents.registry.ledger import AGENT, Ledger
 from agents.registry.logic import beyond, check_step, trimmed
@@ -212,7 +212,12 @@ class Change:
         return decision
 
     def emit(self, kind: type[E], actor: str, at: datetime | None, **fields: object) -> None:
-        """Number, audit and queue an event; `at` is event time where there is one, else the system's clock."""
+        """Number, audit and queue an event; `at` is event time where there is one, else the system's clock.
+
+        Notes
+        -----
+        The rows of the model and of the versions that the event names stand already as it says.
+        """
         epoch, version = self.ledger.next_epoch, fields.get("version")
         more: dict[str, Any] = {**self.ledger.who(), **fields}
         event = kind(
@@ -225,6 +230,9 @@ class Change:
         )
         self.ledger.append(event, version if isinstance(version, int) else None)
         self.row.epoch = epoch
+        touched = {number for number in (version, fields.get("previous")) if isinstance(number, int)}
+        if touched:
+            standing.follow(self.session, self.row, touched, epoch)
         self.session.flush()
 
     def publish_state(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import tee
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -115,8 +117,62 @@ class History(NamedTuple):
     """Stage by version."""
 
 
+class Span(NamedTuple):
+    """What a version was (a stage, ``champion`` or ``challenger``) from one epoch to another; None: it is."""
+
+    standing: str
+    version: int
+    since: int
+    until: int | None
+
+
 def replay(events: Iterable[AnyRegistryEvent]) -> History:
     """The state after `events` of one model, given in order."""
+    history = History(None, None, {})
+    for history in walk(events):  # noqa: B007 - the last one
+        pass
+    return history
+
+
+def spans(events: Iterable[AnyRegistryEvent]) -> list[Span]:
+    """What the versions of one model were, and when, by its events in order."""
+    closed: list[Span] = []
+    present: dict[str | int, Span] = {}  # by alias, and by version where it is a stage
+    heard, watched = tee(events)
+    for event, history in zip(heard, walk(watched), strict=True):
+        numbers = (getattr(event, "version", None), getattr(event, "previous", None))
+        touched = {number for number in numbers if number is not None and number in history.stages}
+        now: dict[str | int, tuple[str, int | None]] = {number: (history.stages[number], number) for number in touched}
+        now |= {"champion": ("champion", history.champion), "challenger": ("challenger", history.challenger)}
+        for key, (standing, version) in now.items():
+            before = present.get(key)
+            if before is not None and before[:2] != (standing, version):
+                closed.append(present.pop(key)._replace(until=event.epoch))
+            if version is not None:
+                present.setdefault(key, Span(standing, version, event.epoch, None))
+    return sorted([*closed, *present.values()], key=itemgetter(0, 1, 2))
+
+
+def standings(champion: int | None, challenger: int | None, stages: Mapping[int, str]) -> set[tuple[str, int]]:
+    """What versions are, as (standing, version)."""
+    aliases = {("champion", champion), ("challenger", challenger)}
+    return {(name, number) for name, number in aliases if number is not None} | {(s, v) for v, s in stages.items()}
+
+
+def standing(spans: Iterable[tuple[str, int]]) -> History:
+    """The other way round: aliases and stages of what versions are."""
+    found = dict[str, int]()
+    stages: dict[int, str] = {}
+    for name, version in spans:
+        if name in {"champion", "challenger"}:
+            found[name] = version
+        else:
+            stages[version] = name
+    return History(found.get("champion"), found.get("challenger"), stages)
+
+
+def walk(events: Iterable[AnyRegistryEvent]) -> Iterator[History]:
+    """The state after each of `events` of one model, given in order; its stages are one dictionary that changes."""
     champion: int | None = None
     challenger: int | None = None
     stages: dict[int, str] = {}
@@ -162,7 +218,7 @@ def replay(events: Iterable[AnyRegistryEvent]) -> History:
                 stages[previous] = "rolled-back"
                 stages[version] = "promoted"
                 champion = version
-    return History(champion, challenger, stages)
+        yield History(champion, challenger, stages)
 
 
 MOST_FREE_NUMBER = 999_999

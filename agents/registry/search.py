@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -10,12 +10,14 @@ from operator import itemgetter
 from typing import Final, Literal, cast
 
 import msgspec
-from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from agents.registry.flags import by_version, in_force
 from agents.registry.logic import History, replay
-from agents.registry.tables import AuditRow, ModelRow, TagRow, VersionRow
+from agents.registry.standing import in_force as standing_in_force
+from agents.registry.standing import standing_at
+from agents.registry.tables import AuditRow, ModelRow, StandingRow, TagRow, VersionRow
 from agents.registry.views import OWNER, TEAM, ModelInfo, VersionInfo, model_info, version_info
 from schemas.codec import decode
 from schemas.errors import ConfigurationError
@@ -83,9 +85,16 @@ def find_models(session: Session, search: Search, seen: Seen = lambda names: nam
         Which of some models may be told.
     """
     epoch = None if search.as_of is None else epoch_at(session, search.as_of)
-    conditions = [*_named(session, ModelRow.name, search.match), *_tagged(ModelRow.name, search.wanted, None, epoch)]
+    stood = "" if epoch is None else search.alias
+    # From who stood so to the models, over its index: few models have one, or a page is soon full.
+    by = StandingRow.model if stood else ModelRow.name
+    conditions = [*_named(session, by, search.match), *_tagged(by, search.wanted, None, epoch)]
+    chosen = select(ModelRow)
     if search.as_of is not None:
         conditions.append(ModelRow.registered_at <= search.as_of)
+        if stood and epoch is not None:
+            conditions += [StandingRow.standing == stood, standing_in_force(epoch)]
+            chosen = chosen.join(StandingRow, StandingRow.model == ModelRow.name)
     elif search.alias:
         conditions.append({"champion": ModelRow.champion, "challenger": ModelRow.challenger}[search.alias].is_not(None))
     found: list[ModelInfo] = []
@@ -93,7 +102,7 @@ def find_models(session: Session, search: Search, seen: Seen = lambda names: nam
     if "[" in search.match:
         step = max(step, 1_000)  # most of what the database finds may not fit
     while True:
-        page = select(ModelRow).where(*conditions, ModelRow.name > after).order_by(ModelRow.name).limit(step)
+        page = chosen.where(*conditions, by > after).order_by(by).limit(step)
         rows = session.scalars(page).all()
         if not rows:
             return found, ""
@@ -121,12 +130,20 @@ def find_versions(
         Name of the model to go on after where there are more, else empty.
     """
     epoch = None if search.as_of is None else epoch_at(session, search.as_of)
-    conditions = [*_named(session, VersionRow.model, search.match)]
-    conditions += _tagged(VersionRow.model, {k: v for k, v in search.wanted.items() if k in {OWNER, TEAM}}, None, epoch)
-    conditions += _tagged(VersionRow.model, search.tags, VersionRow.version, epoch)
+    stood = "" if epoch is None else search.stage or search.alias
+    # From who stood so to the versions, over its index: few versions do, or a page is soon full.
+    by, number = (StandingRow.model, StandingRow.version) if stood else (VersionRow.model, VersionRow.version)
+    conditions = [*_named(session, by, search.match)]
+    conditions += _tagged(by, {k: v for k, v in search.wanted.items() if k in {OWNER, TEAM}}, None, epoch)
+    conditions += _tagged(by, search.tags, number, epoch)
     if model:
-        conditions.append(VersionRow.model == model)
-    if epoch is not None:
+        conditions.append(by == model)
+    chosen = select(VersionRow)
+    if stood and epoch is not None:
+        conditions += [StandingRow.standing == stood, standing_in_force(epoch)]
+        mine = and_(StandingRow.model == VersionRow.model, StandingRow.version == VersionRow.version)
+        chosen = chosen.join(StandingRow, mine)
+    elif epoch is not None:
         conditions.append(VersionRow.registered_epoch <= epoch)
     elif search.stage:
         conditions.append(VersionRow.stage == search.stage)
@@ -140,21 +157,13 @@ def find_versions(
     found: list[VersionInfo] = []
     after, step = search.after, min(CHUNK, search.limit + 1) if search.limit else CHUNK
     while True:
-        page = (
-            select(VersionRow.model)
-            .where(*conditions, VersionRow.model > after)
-            .group_by(VersionRow.model)
-            .order_by(VersionRow.model)
-            .limit(step)
-        )
+        page = select(by).where(*conditions, by > after).group_by(by).order_by(by).limit(step)
         names = session.scalars(page).all()
         fitting = [name for name in names if fnmatchcase(name, search.match)]
         shown = set(seen(fitting)) if fitting else set()
         wanted = [name for name in fitting if name in shown]
         rows = session.scalars(
-            select(VersionRow)
-            .where(*conditions, VersionRow.model.in_(wanted))
-            .order_by(VersionRow.model, VersionRow.version)
+            chosen.where(*conditions, by.in_(wanted)).order_by(VersionRow.model, VersionRow.version)
         ).all()
         now, then = _standing(session, wanted, epoch)
         tags = tags_of(session, wanted, epoch, versions=True)
@@ -188,15 +197,20 @@ def histories(session: Session, models: Sequence[str], epoch: int | None = None)
     Events are replayed as they come, a few rows at a time: thousands of rows kept together make Python look through
     everything that the process holds, which took longer than the question itself.
     """
-    found = dict.fromkeys(models, replay(()))
+    return dict.fromkeys(models, replay(())) | {name: replay(told) for name, told in told_of(session, models, epoch)}
+
+
+def told_of(
+    session: Session, models: Sequence[str], epoch: int | None = None
+) -> Iterator[tuple[str, Iterator[AnyRegistryEvent]]]:
+    """Events of some models in order, until an epoch (inclusive); models without any are left out."""
     for start in range(0, len(models), CHUNK):
         statement = select(AuditRow.model, AuditRow.event).where(AuditRow.model.in_(models[start : start + CHUNK]))
         if epoch is not None:
             statement = statement.where(AuditRow.epoch <= epoch)
         rows = session.execute(statement.order_by(AuditRow.model, AuditRow.epoch)).yield_per(FEW)
         for name, told in groupby(rows, key=itemgetter(0)):
-            found[name] = replay(_event(text) for _, text in told)
-    return found
+            yield name, (_event(text) for _, text in told)
 
 
 def _event(text: str) -> AnyRegistryEvent:
@@ -229,7 +243,7 @@ def _infos(session: Session, rows: Sequence[ModelRow], search: Search, epoch: in
     counts: dict[str, int] = {}
     then: Mapping[str, History] = {}
     if epoch is not None:
-        then = histories(session, names, epoch)
+        then = standing_at(session, names, epoch)
         counts = {name: len(history.stages) for name, history in then.items()}
     else:
         for start in range(0, len(names), CHUNK):
@@ -253,7 +267,7 @@ def _standing(
 ) -> tuple[dict[str, tuple[int | None, int | None]], dict[str, History]]:
     """Champion and challenger by model, and what is behind it where it is asked as of an epoch."""
     if epoch is not None:
-        then = histories(session, models, epoch)
+        then = standing_at(session, models, epoch)
         return {name: (history.champion, history.challenger) for name, history in then.items()}, then
     rows = session.execute(
         select(ModelRow.name, ModelRow.champion, ModelRow.challenger).where(ModelRow.name.in_(models))

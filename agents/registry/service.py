@@ -290,10 +290,12 @@ class Registry(Questions):
         mine = (ApprovalRow.model == model, ApprovalRow.version == version)
         given = session.scalar(select(func.count()).select_from(ApprovalRow).where(*mine)) or 0
         told: Mapping[str, Any] = {**allowance(found), **({"consented": new} if new else {})}
-        change.emit(VersionApproved, actor, None, version=version, comment=comment, **told)
-        if given >= (request.approvers or spec.approval.approvers):
+        enough = given >= (request.approvers or spec.approval.approvers)
+        if enough:
             change.close_request(request)
             change.step(found, "approved")
+        change.emit(VersionApproved, actor, None, version=version, comment=comment, **told)
+        if enough:
             change.promote(found, actor, None, probation=spec.probation_ms > 0)
         change.publish_state()
         return version_info(found, champion=change.row.champion == version)

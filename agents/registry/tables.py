@@ -135,6 +135,22 @@ class TagRow(Base):
     until: Mapped[int | None] = mapped_column(BigInteger, default=None)
 
 
+class StandingRow(Base):
+    """What a version was, from one event to another: a stage, ``champion`` or ``challenger``; `until` None: it is.
+
+    What the audit's events add up to, to be found by index; `agents.registry.agreement` holds it against them.
+    """
+
+    __tablename__ = "registry_standings"
+    __table_args__ = (Index("ix_registry_standings_model", "model", "since", "until"), {"sqlite_with_rowid": False})
+
+    standing: Mapped[str] = mapped_column(String(32), primary_key=True)
+    model: Mapped[str] = mapped_column(MODEL, primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    since: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    until: Mapped[int | None] = mapped_column(BigInteger, default=None)
+
+
 class InputRow(Base):
     """A thing that went into a version: what `agents.registry.lineage` reads from its record, to be found by hash."""
 

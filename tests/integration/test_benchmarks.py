@@ -10,6 +10,8 @@ import pytest
 from agents.artifacts import ArtifactStore
 from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
+from agents.registry.agreement import compare_tables
+from agents.registry.audit import verify_audit
 from agents.registry.questions import Questions
 from agents.registry.search import histories
 from benchmarks import latency, models, pending, recovery, registry, workers
@@ -76,6 +78,7 @@ def test_a_registry_made_in_bulk_is_what_its_events_say(tmp_path: Path) -> None:
     with session_factory(engine).begin() as session:
         Filling(120, 500).write(session, ArtifactStore(str(tmp_path / "artifacts")))
     with session_factory(engine, read_only=True)() as session:
+        assert compare_tables(session, verify_audit(session)).problem is None
         told = histories(session, Questions().model_names(session))
         for name, history in told.items():
             info = Questions().model(session, name)

@@ -17,7 +17,7 @@ from agents.registry import approvals, flags
 from agents.registry.agreement import compare_tables
 from agents.registry.audit import verify_audit
 from agents.registry.change import Change
-from agents.registry.search import Search, find_models
+from agents.registry.search import Search, find_models, find_versions
 from schemas.errors import ConflictError, TransitionError
 from tests.support.databases import EmbeddedPostgres, prepare
 from tests.support.registries import RegistryWorld
@@ -232,6 +232,11 @@ class Histories(RuleBasedStateMachine):
                 for alias in ("champion", "challenger"):
                     found, _ = find_models(session, Search(as_of=then.at, alias=alias, tags=dict(then.tags)))
                     assert len(found) == (getattr(then, alias) is not None)
+                    those, _ = find_versions(session, Search(as_of=then.at, alias=alias, match="*"))
+                    assert [v.version for v in those] == [n for n in (getattr(then, alias),) if n is not None]
+                for stage in sorted({*self.stages.values(), *then.stages.values(), "approved"}):
+                    those, _ = find_versions(session, Search(as_of=then.at, stage=stage))
+                    assert {v.version: v.stage for v in those} == {n: s for n, s in then.stages.items() if s == stage}
                 versions = self.world.registry.versions(session, "m", then.at)
                 assert {v.version: (v.stage, v.champion, bool(v.flags)) for v in versions} == {
                     version: (stage, version == then.champion, version in then.flagged)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -30,13 +30,16 @@ from agents.database.base import Base
 from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import HEAD, MIGRATIONS, revision, upgrade
 from agents.database.schema import metadata
+from agents.registry import approvals, watched
+from agents.registry.agreement import compare_tables
 from agents.registry.audit import verify_audit
 from agents.registry.impact import named_so, package_uses, uses_of
 from agents.registry.logic import GENESIS, chained
 from agents.registry.search import Search, find_models
-from agents.registry.tables import ApprovalRow, VersionRow
+from agents.registry.tables import ApprovalRow, StandingRow, VersionRow
 from schemas.codec import iso
-from tests.support.registries import spec_text
+from schemas.events import ObserveVersion
+from tests.support.registries import RegistryWorld, spec_text
 
 ROWS = (1, 2)
 DATASET, LOCK = "ab" * 32, "cd" * 32
@@ -172,6 +175,55 @@ def test_every_revision_arrives_with_its_rows(start: str, database_url: str) -> 
         if start < "0009":  # from then on rows are the program's own
             says_what_it_said(session)
     engine.dispose()
+
+
+def test_what_versions_were_is_read_from_the_audit(world: RegistryWorld) -> None:
+    """Rows that the program wrote with every event, and those that the migration makes of the events, are the same."""
+    world.model("auto")
+    for passed in (True, False, True, True):
+        world.candidate("auto", passed=passed)
+    world.model("asks", mode="manual", approvers=2)
+    for _ in range(3):
+        world.candidate("asks", mode="manual", approvers=2, expires="1h")
+    with world.sessions.begin() as session:
+        world.registry.rollback(session, "auto", actor="bea", reason="worse")
+        for person in ("bea", "cyd"):
+            world.registry.approve(session, "asks", 3, person)
+        world.registry.reject(session, "asks", 2, "bea", "no")
+        world.registry.approve(session, "asks", 1, "bea")
+        watched.register(world.registry, session, spec_text("seen"), "ann")
+        seen = {"command_id": "rc2", "model": "seen", "actor": "monitoring", "external": "rc2", "at": world.now}
+        watched.observe(world.registry, session, ObserveVersion(**seen))  # type: ignore[arg-type]
+        world.now += timedelta(hours=2)
+        assert approvals.lapse_due(world.registry, session) == [("asks", 1)]
+        approvals.archive(world.registry, session, "asks", 1, actor="bea", reason="old")
+
+    def rows() -> list[Any]:
+        with world.engine.connect() as connection:
+            return sorted(connection.execute(select(StandingRow.__table__)).all(), key=lambda row: row[:4])
+
+    written = rows()
+    assert {row.standing for row in written} >= {
+        "champion",
+        "challenger",
+        "approved",
+        "observed",
+        "expired",
+        "archived",
+    }
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with world.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0014")
+    upgrade(world.engine)
+    assert rows() == written
+    with world.sessions.begin() as session:
+        assert compare_tables(session, verify_audit(session)).problem is None
+        gone = session.scalars(select(StandingRow).where(StandingRow.standing == "challenger")).first()
+        session.delete(gone)
+        session.flush()
+        assert "asks: search says another history" in str(compare_tables(session, verify_audit(session)).problem)
 
 
 def says_what_it_said(session: Any) -> None:
