@@ -156,6 +156,8 @@ def find_versions(
         )
     found: list[VersionInfo] = []
     after, step = search.after, min(CHUNK, search.limit + 1) if search.limit else CHUNK
+    if search.limit and not (search.stage or search.alias or search.tags):
+        step = max(1, step // 4)  # most models have several versions: wide rows that no page would show
     while True:
         page = select(by).where(*conditions, by > after).group_by(by).order_by(by).limit(step)
         names = session.scalars(page).all()

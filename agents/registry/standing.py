@@ -17,7 +17,7 @@ CHUNK = 200
 
 # Written once: with every event, to write them would take longer than to execute them.
 _TABLE: Any = StandingRow.__table__
-_VERSIONS = bindparam("versions", expanding=True)
+_VERSIONS: Any = bindparam("versions", expanding=True)
 _STAND = union_all(
     select(VersionRow.version, VersionRow.stage, literal_column("NULL")).where(
         VersionRow.model == bindparam("model"), VersionRow.version.in_(_VERSIONS)

@@ -83,6 +83,7 @@ class VersionRow(Base):
         UniqueConstraint("model", "version"),
         Index("ix_registry_versions_external", "model", "external"),
         Index("ix_registry_versions_stage", "stage", "model", "version"),
+        Index("ix_registry_versions_registered", "model", "registered_epoch"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)

@@ -56,6 +56,8 @@ def upgrade() -> None:
     if rows:
         connection.execute(table.insert(), rows)
     op.create_index("ix_registry_standings_model", "registry_standings", ["model", "since", "until"])
+    # Which models had a version at a moment, without a look at rows that are wide.
+    op.create_index("ix_registry_versions_registered", "registry_versions", ["model", "registered_epoch"])
 
 
 Row = tuple[str, str, int, int, int | None]
@@ -105,4 +107,5 @@ def _of_model(model: str, events: Iterable[Any]) -> Iterator[Row]:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_registry_versions_registered", "registry_versions")
     op.drop_table("registry_standings")
