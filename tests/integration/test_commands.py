@@ -231,9 +231,10 @@ def test_produce_waits_for_the_answers(installation: KafkaConfig, tmp_path: Path
 
 
 def test_predict_gives_up_in_time_and_says_where_to_look(installation: KafkaConfig) -> None:
-    code, _, err = run("predict", "m", "--features", "{}", "--timeout", "1")
+    # Long enough for the request to be acknowledged on a busy machine: that is the other way to give up.
+    code, _, err = run("predict", "m", "--features", "{}", "--timeout", "5")
     assert code == 3
-    assert "no answer within 1 s" in err
+    assert "no answer within 5 s" in err
     assert "driftline status" in err
 
 

@@ -233,10 +233,12 @@ def test_the_audit_is_compared_with_the_topic(
 ) -> None:
     agent.model()
     agent.candidate()
+    with agent.sessions.begin() as session:
+        agent.registry.tag(session, "m", None, {"city": "nyc"}, [], "ann")
     eventually(lambda: len(events(kafka)) == len(agent.events()), timeout=30)
     code, said = audit(kafka, tmp_path, monkeypatch, "verify", "--published")
     assert (code, f"{len(agent.events())} published events say the same" in said) == (0, True)
-    # Somebody who may write the database takes the last decision back, and the head with it.
+    # Somebody who may write the database takes the last change back, and the head with it; no table tells.
     with agent.sessions.begin() as session:
         last = session.get_one(AuditRow, len(agent.events()))
         session.execute(update(LedgerRow).values(epoch=last.epoch - 1, head=last.previous_hash))

@@ -125,6 +125,7 @@ def counted(plan: PanePlan, rows: Rows) -> NDArray[np.int64]:
     confusion = plan.slots["confusion"].start + rows.label * side + (rows.score >= 0.5)
     np.add.at(out, (day, confusion), 1)
     out[:, plan.slots["predicted"]] = ROWS
+    out[:, plan.slots["labelled"]] = ROWS
     return out
 
 
