@@ -86,7 +86,8 @@ def run(
     def streams_of(kind: str, contender: Remembered, first: int = 0) -> Sequence[Stream]:
         """The same objects for everybody: what was computed of a stream once is known."""
         if kind in REAL:
-            made.setdefault((kind, 0), [REAL[kind]()])
+            if (kind, 0) not in made:
+                made[kind, 0] = [REAL[kind]()]
             return made[kind, 0]
         make = GENERATED[kind] if first == 0 else TWINS[kind]
         key = (kind if first == 0 else make.__module__, first)

@@ -70,15 +70,10 @@ def _example(name: str) -> Any:
 
 def _by_day(table: Any, scores: Floats) -> list[Rows]:
     day = table["scheduled_departure"].dt.floor("D").to_numpy()
-    return [
-        _rows(
-            scores[day == at],
-            table["late"].to_numpy()[day == at].astype(np.int64),
-            table["temp"].to_numpy(dtype=np.float64)[day == at],
-            table["origin"].to_numpy(dtype=object)[day == at],
-        )
-        for at in np.unique(day)
-    ]
+    late, temp = table["late"].to_numpy().astype(np.int64), table["temp"].to_numpy(dtype=np.float64)
+    origin = table["origin"].to_numpy(dtype=object)
+    among = ((day == at).nonzero()[0] for at in np.unique(day))
+    return [_rows(scores[rows], late[rows], temp[rows], origin[rows]) for rows in among]
 
 
 def _rows(score: Floats, label: NDArray[np.int64], number: Floats, kind: NDArray[np.object_]) -> Rows:
