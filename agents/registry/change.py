@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 
 from agents.database.outbox import enqueue
 from agents.registry import flags, standing
+from agents.registry.agreement import record_hash
 from agents.registry.consent import allowance, champions_types
+from agents.registry.impact import Packages, index_version
 from agents.registry.ledger import AGENT, Ledger
 from agents.registry.logic import beyond, check_step, trimmed
 from agents.registry.tables import ApprovalRequestRow, ApprovalRow, ModelRow, VersionRow
@@ -129,6 +131,14 @@ class Change:
     def version(self, version: int) -> VersionRow:
         """A version of the model. Raises `NotFoundError`."""
         return find_version(self.session, self.row.name, version)
+
+    def add(self, version: VersionRow, packages: Packages) -> str:
+        """Store a new version and index what it was made from; returns the hash of its record."""
+        self.session.add(version)
+        self.session.flush()
+        index_version(self.session, version, packages)
+        self.session.refresh(version)  # what is hashed is what was stored
+        return record_hash(version)
 
     def step(self, version: VersionRow, to: str, **changes: object) -> None:
         """Compare-and-set of a version's stage, with the columns that change beside it.

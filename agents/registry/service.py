@@ -17,10 +17,8 @@ from sqlalchemy.orm import Session
 from agents.artifacts import ArtifactStore
 from agents.database.engine import Sessions
 from agents.registry import flags
-from agents.registry.agreement import record_hash
 from agents.registry.change import Change, begin_model, refuse_answer, refuse_other_task, refuse_watched
 from agents.registry.consent import allowance, new_types, refuse_unnamed
-from agents.registry.impact import index_version
 from agents.registry.ledger import Ledger
 from agents.registry.logic import check_step
 from agents.registry.questions import Questions
@@ -173,11 +171,7 @@ class Registry(Questions):
             previous=None,
             allowed_types=sorted(set(spec.model.allowed_types)),
         )
-        session.add(version)
-        session.flush()
-        index_version(session, version, self.packages)
-        session.refresh(version)  # what is hashed is what was stored
-        told = {"artifact": artifact, "parent": parent, "record": record_hash(version)}
+        told = {"artifact": artifact, "parent": parent, "record": change.add(version, self.packages)}
         change.emit(VersionRegistered, actor, at, version=version.version, **told)
         flags.inherit(change, version)
         change.publish_state()

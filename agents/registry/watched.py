@@ -13,10 +13,8 @@ from datetime import UTC, datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from agents.registry.agreement import record_hash
 from agents.registry.change import Change, begin_model, find_model, refuse_other_task
 from agents.registry.flags import champion_changed
-from agents.registry.impact import index_version
 from agents.registry.ledger import Ledger
 from agents.registry.logic import number_for
 from agents.registry.service import Registry
@@ -290,10 +288,7 @@ def _add(  # noqa: PLR0917 - all of one version
         previous=row.champion,
         external=external,
     )
-    session.add(version)
-    session.flush()
-    index_version(session, version, registry.packages)
-    session.refresh(version)  # what is hashed is what was stored
+    record = change.add(version, registry.packages)
     parent, row.champion = row.champion, number
     change.emit(
         VersionObserved,
@@ -304,7 +299,7 @@ def _add(  # noqa: PLR0917 - all of one version
         parent=parent,
         reference=sha,
         reason=reason,
-        record=record_hash(version),
+        record=record,
     )
     champion_changed(change)
     return number
