@@ -26,13 +26,14 @@ def erase(
 
     The audit keeps the proof under a pseudonym, and the versions are named that learnt from the person's rows.
     """
-    from agents.commands.admin import admin
+    from agents.access.acting import acting
     from agents.config import load_settings
     from agents.subjects.erasure import Eraser
 
     subject = sys.stdin.readline().rstrip("\n") if subject == "-" else subject
-    _, by = admin()
-    found = Eraser.of(load_settings())(subject, by, dry_run=dry_run)
+    settings = load_settings()
+    by = acting(settings, "admin", "*")
+    found = Eraser.of(settings)(subject, by, dry_run=dry_run)
     if as_json:
         document(found)
         return

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from agents.monitoring.outputs import event_output
+from agents.monitoring.outputs import AGAIN_MS, event_output
 from schemas.codec import derived_id, utc
 from schemas.events import JournalRecord, Observation, Status
 from streams.join import totals as t
@@ -20,8 +20,6 @@ ENOUGH: Final = 1000
 MOST_RATE: Final = 0.05
 """A producer that sends at least once repeats some; beyond this share it repeats by mistake."""
 CALM_RATE: Final = 0.02
-AGAIN_MS: Final = 43_200_000
-"""Event time after which it is said again while it goes on: what is not repeated is over (`agents.alerting`)."""
 _SAMPLES: Final = 64
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from agents.monitoring.outputs import event_output
+from agents.monitoring.outputs import AGAIN_MS, event_output
 from schemas.codec import derived_id, utc
 from schemas.events import Observation
 from streams.join.partitioning import partition_of
@@ -14,8 +14,6 @@ from streams.kafka.records import Output, Record
 
 SUBJECT: Final = "partitioner"
 SETTING: Final = "partitioner=murmur2_random"
-AGAIN_MS: Final = 43_200_000
-"""Event time after which it is said again while it goes on: what is not repeated is over (`agents.alerting`)."""
 _SAMPLES_A_BATCH: Final = 16
 
 _log = logging.getLogger("driftline.monitoring")

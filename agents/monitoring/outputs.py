@@ -13,6 +13,9 @@ from streams.aggregate import AggregateEvent
 from streams.kafka.records import Output
 
 SOURCE: Final = "/driftline/monitoring"
+AGAIN_MS: Final = 43_200_000
+"""Event time after which what nobody may be there to end is said again: what is not repeated is over
+(`agents.alerting.crossing`)."""
 
 
 def event_output(event: AggregateEvent) -> Output:

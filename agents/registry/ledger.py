@@ -77,9 +77,12 @@ class Ledger:
             return {}
         return _fields(principal)
 
-    def of_all(self, by: Principal) -> dict[str, Any]:
-        """Fields of the next event that is about no model but the whole installation, done by `by`."""
-        whole = {"epoch": self.next_epoch, "at": self.now, "model": FLEET, "actor": by.name}
+    def of_all(self, by: Principal, actor: str = "") -> dict[str, Any]:
+        """Fields of the next event that is about no model but the whole installation, done by `by`.
+
+        `actor`: name to record; the principal's where not given.
+        """
+        whole = {"epoch": self.next_epoch, "at": self.now, "model": FLEET, "actor": actor or by.name}
         return {**whole, **_fields(by)}
 
     def append(self, event: RegistryEvent, version: int | None) -> None:

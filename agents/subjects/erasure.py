@@ -98,7 +98,7 @@ def erase(
             dry_run=dry_run,
         )
         if row is not None and ledger is not None:
-            found = _destroy(session, ledger, row, found, by, actor or by.name)
+            found = _destroy(session, ledger, row, found, by, actor)
     failpoint("subject-erased")
     if dry_run:
         return found
@@ -154,7 +154,7 @@ def _destroy(  # noqa: PLR0917 - all of one event
     session.add(SubjectErasureRow(subject=found.subject, epoch=epoch, at=ledger.now))
     event = SubjectErased(
         event_id=derived_id("subject-erased", found.subject, epoch),
-        **{**ledger.of_all(by), "actor": actor},
+        **ledger.of_all(by, actor),
         subject=found.subject,
         keys=found.keys,
         trained=trained,
