@@ -24,6 +24,9 @@ def detection(  # noqa: PLR0917
         Path | None,
         typer.Option(help="Folder to keep answers in: runs that were stopped go on, runs of parts add up."),
     ] = None,
+    models: Annotated[
+        int | None, typer.Option(min=1, max=18_000, help="Of the fleet, simulate so many; default: 600 a seed.")
+    ] = None,
 ) -> None:
     """False alarms, delay and misses next to River, NannyML, Evidently and alibi-detect. About an hour."""
     from agents.commands.bench import benchmark, show
@@ -36,6 +39,7 @@ def detection(  # noqa: PLR0917
         kinds=kinds or None,
         peers=_peers(peers, [contender.name for contender in bench.contenders()]),
         memory=memory,
+        models=models,
         note=note,
         **({} if cache is None else {"cache": cache}),
     )

@@ -6,12 +6,16 @@ by pane); windows, tests, thresholds and incidents are those of production: `Ser
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +24,9 @@ from scipy import special
 
 from agents.alerting.budget import share
 from agents.alerting.logic import AlertBook
+from benchmarks.detection.contenders.driftline import Driftline
 from benchmarks.detection.fleet_world import DAY_MS, Days, World, learn, panes, specification
+from benchmarks.detection.memory import Memory, code
 from schemas.codec import utc
 from schemas.durations import parse_rate
 from schemas.events import DriftMetric, Observation, PaneClosed
@@ -39,6 +45,10 @@ Note = Callable[[str], None]
 NAIVE_P: Final = 0.05
 CHUNK: Final = 50
 """Models by task of a worker process; each has a random generator of its own, so chunks change nothing."""
+MODELS: Final = 18_000
+BY_SEED: Final = 600
+"""Models simulated for each seed of the other streams, about three minutes of one core."""
+_MEMORY: Final = "fleet"
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ class Fleet:
         From which live day on.
     """
 
-    models: int = 18_000
+    models: int = MODELS
     days: int = 90
     reference_days: int = 14
     seed: int = 1
@@ -98,6 +108,21 @@ class Tally:
         self.naive += other.naive
         self.naive_models += other.naive_models
         self.cpu_seconds += other.cpu_seconds
+
+    def told(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {**vars(self), "observations": dict(self.observations)}  # `asdict` counts a Counter's pairs
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Tally:
+        """The tally that `told` this, from JSON."""
+        return cls(
+            **{
+                **told,
+                "incidents": [(model, day, kind) for model, day, kind in told["incidents"]],
+                "observations": Counter(told["observations"]),
+            }
+        )
 
 
 class CountedSeries(Series):
@@ -230,7 +255,13 @@ def lives(fleet: Fleet, first: int, last: int, worse: bool) -> Tally:
 
 
 def tally(
-    fleet: Fleet, models: int, *, worse: bool = False, processes: int = 1, note: Note = lambda text: None
+    fleet: Fleet,
+    models: int,
+    *,
+    worse: bool = False,
+    processes: int = 1,
+    memory: Memory | None = None,
+    note: Note = lambda text: None,
 ) -> Tally:
     """`simulate` of the first `models`; the fleet's budget is divided by `fleet.models` whatever their number.
 
@@ -238,21 +269,42 @@ def tally(
     ----------
     processes : int
         Worker processes; the result does not depend on them.
+    memory : Memory, optional
+        What is in it is not simulated again: a run that was stopped goes on.
     """
+    kept = memory or Memory()
+    tag = _tag(fleet, worse)
     ranges = [(first, min(first + CHUNK, models)) for first in range(0, models, CHUNK)]
-    out = Tally()
+    keys = {f"{tag} {first}-{last}": (first, last) for first, last in ranges}
+    fresh = {key: about for key, about in keys.items() if key not in kept.of(_MEMORY)}
+    done = models - sum(last - first for first, last in fresh.values())
+
+    def keep(key: str, part: Tally) -> None:
+        nonlocal done
+        kept.keep(_MEMORY, {key: part.told()})
+        done += part.models
+        note(f"{done} of {models} models")
+
     if processes <= 1:
-        done = (lives(fleet, first, last, worse) for first, last in ranges)
-        for number, part in enumerate(done, 1):
-            out.add(part)
-            note(f"{min(number * CHUNK, models)} of {models} models")
-        return out
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(lives, fleet, first, last, worse) for first, last in ranges]
-        for number, future in enumerate(futures, 1):
-            out.add(future.result())
-            note(f"{min(number * CHUNK, models)} of {models} models")
+        for key, (first, last) in fresh.items():
+            keep(key, lives(fleet, first, last, worse))
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            futures = {pool.submit(lives, fleet, first, last, worse): key for key, (first, last) in fresh.items()}
+            for future in as_completed(futures):
+                keep(futures[future], future.result())
+    out = Tally()
+    for key in keys:
+        out.add(Tally.of(kept.of(_MEMORY)[key]))
     return out
+
+
+def _tag(fleet: Fleet, worse: bool) -> str:
+    """What a chunk's tally depends on besides its models: version, code and all that is simulated."""
+    here = Path(__file__).parent
+    sources = [*Driftline().code(), here / "fleet.py", here / "fleet_world.py"]
+    what = hashlib.sha256(repr((fleet, worse)).encode()).hexdigest()[:12]
+    return f"{version('driftline')} {code(sources)} {what}"
 
 
 def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -283,13 +335,14 @@ def binomial_interval(count: int, n: int, confidence: float = 0.95) -> tuple[flo
 
 
 def run(
-    models: int = 18_000,
+    models: int = MODELS,
     days: int = 90,
     seed: int = 1,
     *,
     share_of_models: float = 1.0,
     world: World | None = None,
     processes: int = 1,
+    memory: Memory | None = None,
     note: Note = lambda text: None,
     **over: Any,
 ) -> list[dict[str, Any]]:
@@ -315,9 +368,9 @@ def run(
     """
     fleet = Fleet(models=models, days=days, seed=seed, world=world or World(), **over)
     simulated = max(round(models * share_of_models), 1)
-    still = tally(fleet, simulated, processes=processes, note=note)
+    still = tally(fleet, simulated, processes=processes, memory=memory, note=note)
     losing = max(round(simulated * fleet.worse_share), min(100, models))
-    lost = tally(fleet, losing, worse=True, processes=processes, note=note)
+    lost = tally(fleet, losing, worse=True, processes=processes, memory=memory, note=note)
     return rows(fleet, still, lost)
 
 
@@ -380,17 +433,23 @@ def _row(name: str, value: float, spread: tuple[float, float], unit: str = "fals
     }
 
 
-def part(*, seeds: int = 1, note: Note = lambda text: None, **ignored: Any) -> dict[str, Any]:
-    """The fleet's part of ``driftline bench detection``: a sample of 18,000 models, each with its share of the budget.
+def part(
+    *, seeds: int, models: int | None = None, memory: Memory | None = None, note: Note = lambda text: None
+) -> dict[str, Any]:
+    """The fleet's part of ``driftline bench detection``: some of 18,000 models, each with its share of the budget.
 
     Parameters
     ----------
     seeds : int
-        A thirtieth of the fleet is simulated for each: 600 models, about three minutes of one core.
+        `BY_SEED` models are simulated for each, all of the fleet at most.
+    models : int, optional
+        So many instead.
+    memory : Memory, optional
+        As of `tally`.
     """
-    del ignored
-    fraction = min(seeds / 30, 1.0)
+    simulated = min(seeds * BY_SEED if models is None else models, MODELS)
+    fraction = simulated / MODELS
     return {
-        "rows": run(share_of_models=fraction, note=note),
-        "settings": {"models": 18_000, "simulated": round(18_000 * fraction), "days": 90, "seed": 1},
+        "rows": run(share_of_models=fraction, processes=os.cpu_count() or 1, memory=memory, note=note),
+        "settings": {"models": MODELS, "simulated": simulated, "days": 90, "seed": 1},
     }

@@ -91,7 +91,7 @@ class Remembered:
     def prepare(self, cache: Path) -> str:
         """As the contender's."""
         version = self._contender.prepare(cache)
-        self._tag = f"{version} {_code(self.code())}"
+        self._tag = f"{version} {code(self.code())}"
         return version
 
     def code(self) -> Sequence[Path]:
@@ -123,7 +123,7 @@ class Remembered:
         return [known[key] for key in keys]
 
 
-def _code(paths: Sequence[Path]) -> str:
+def code(paths: Sequence[Path]) -> str:
     """Digest of the sources that answers depend on."""
     whole = hashlib.sha256()
     for path in paths:

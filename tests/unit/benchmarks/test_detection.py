@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 
+from benchmarks.detection import fleet
 from benchmarks.detection.contenders.base import Alarms
 from benchmarks.detection.contenders.driftline import Driftline, panes_in_alarm, specification
 from benchmarks.detection.contenders.elsewhere import AlibiDetect, Evidently, NannyML
 from benchmarks.detection.equal import calibrate
+from benchmarks.detection.fleet import Fleet
+from benchmarks.detection.fleet_world import World
 from benchmarks.detection.memory import Memory, Remembered
 from benchmarks.detection.run import run
 from benchmarks.detection.scoring import LONGEST, episodes, score
@@ -130,6 +135,24 @@ def test_what_was_answered_once_is_not_asked_again(tmp_path: Path) -> None:
     # The same rows made again are the same stream; another setting is another question.
     assert asked([TWINS["abrupt"](seed, 50) for seed in range(3)], 0.2) == ([2], whole)
     assert asked(made[:1], 0.1)[0] == [0]
+
+
+def test_a_fleet_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "CHUNK", 2)
+    small = Fleet(models=3, days=3, reference_days=7, world=World(features=1), budget="1000/1d")
+    whole = fleet.tally(small, 3)
+    assert fleet.tally(small, 3, memory=Memory(tmp_path)) == replace(whole, cpu_seconds=ANY)
+    kept = tmp_path / "fleet.jsonl"
+    kept.write_text(kept.read_text().strip().splitlines()[0])  # stopped after the first two models
+    said: list[str] = []
+    again = fleet.tally(small, 3, memory=Memory(tmp_path), note=said.append)
+    assert again == replace(whole, cpu_seconds=ANY)
+    assert said == ["3 of 3 models"]
+    monkeypatch.setattr(fleet, "lives", None)  # all is known now
+    assert fleet.tally(small, 3, memory=Memory(tmp_path)) == again
+    # Those that lose quality are another question.
+    with pytest.raises(TypeError):
+        fleet.tally(small, 3, worse=True, memory=Memory(tmp_path))
 
 
 def test_numbers_are_judged_at_any_setting_after_one_run(tmp_path: Path) -> None:
