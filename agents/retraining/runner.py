@@ -145,11 +145,11 @@ class Runner:
             with self._sessions.begin() as session:
                 mine = jobs.renew(session, current.run_id, self._owner, now=now, seconds=LEASE_S)
             if not mine:
-                # Ended by its worker a moment ago, or taken over: either way not ours to follow.
-                if not current.training:
-                    self._current = None
-                elif self._worker.poll() is None:
+                # Ended by its worker a moment ago, or taken over: either way not ours to follow. Whoever is killed here
+                # answers no more: to go on waiting for its word would keep every later run from starting.
+                if current.training and self._worker.poll() is None:
                     self._worker.kill()
+                self._current = None
 
     def _ended(self, code: int, now: float) -> None:
         if code == 0:

@@ -258,3 +258,14 @@ def test_who_lost_the_lease_kills_its_training(sessions: Sessions, followed: Fol
     followed.tick()
     with sessions() as session:
         assert session.get_one(RunRow, run_id).lease_owner == "thief"
+
+
+def test_a_run_that_ended_before_its_worker_said_so_makes_room(sessions: Sessions, followed: Followed) -> None:
+    first = accept(sessions, "a")
+    followed.tick()
+    with sessions.begin() as session:
+        session.get_one(RunRow, first).status = "finished"
+    followed.tick(LEASE_S / 2)  # the lease cannot be renewed, and the worker has not spoken yet
+    second = accept(sessions, "b")
+    followed.tick()
+    assert followed.worker.started == [first, second]
