@@ -27,6 +27,7 @@ from agents.commands import (
     moving,
     principals,
     project,
+    provenance,
     rebuild,
     record,
     registry,
@@ -76,7 +77,7 @@ def _root(
 MODULES = (
     *(demo, bench, system, status, report, topics, agent, project),
     *(registry, searching, audit, signing),
-    *(record, flagging, rebuild, lineage, moving),
+    *(provenance, record, flagging, rebuild, lineage, moving),
     *(training, backtest, traffic, history, datasets, archiving),
     *(keys, principals, deciding, erase),
 )

@@ -19,6 +19,7 @@ from agents.gateway.decisions import RegistryDecisions
 from agents.gateway.feed import Feed
 from agents.gateway.security import LOOPBACK
 from agents.gateway.shared import SharedBoard
+from agents.provenance.answers import Provenance
 from agents.runtime import mark_ready, settle
 from agents.subjects.erasure import Eraser
 from streams.kafka.admin import check_broker
@@ -51,7 +52,8 @@ def run(settings: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
         return f"{registry.model_count()} models"
 
     checks = {"broker": broker, "database": database}
-    context = Context(board, registry, closing, checks, settings.host, gate_of(settings), Eraser.of(settings))
+    who_may, eraser, provenance = gate_of(settings), Eraser.of(settings), Provenance.of(settings)
+    context = Context(board, registry, closing, checks, settings.host, who_may, eraser, provenance)
     bound, address = bind(settings)
     config = uvicorn.Config(
         create_app(context),

@@ -74,9 +74,18 @@ def router(context: Context) -> APIRouter:
     @routes.get("/models/{model}/versions")
     def versions(model: str, as_of: datetime | None = None) -> Response:
         """Versions of a model, the newest first; as of a moment where `as_of` is given."""
-        moment = as_of.replace(tzinfo=UTC) if as_of is not None and as_of.tzinfo is None else as_of
-        found = sorted(context.registry.versions(model, moment), key=lambda v: -v.version)
+        found = sorted(context.registry.versions(model, _aware(as_of)), key=lambda v: -v.version)
         return json_response({"model": model, "champion": champion_of(context, model), "versions": found})
+
+    @routes.get("/models/{model}/live")
+    def live(model: str, at: datetime | None = None) -> Response:
+        """Which version was live at a moment (now), by clock and by event time, who let it, what it was made of."""
+        return json_response(context.provenance.live(model, _aware(at)))
+
+    @routes.get("/models/{model}/versions/{version}/why")
+    def why(model: str, version: int) -> Response:
+        """Why a version came, what was decided about it with which numbers, how it did, and why it went."""
+        return json_response(context.provenance.why(model, version))
 
     @routes.get("/models/{model}/options")
     def options(model: str) -> Response:
@@ -374,10 +383,15 @@ def searched(  # noqa: PLR0917 - the query of a URL
         team=team,
         alias=alias,
         stage=stage,
-        as_of=as_of.replace(tzinfo=UTC) if as_of is not None and as_of.tzinfo is None else as_of,
+        as_of=_aware(as_of),
         after=after,
         limit=limit,
     )
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    """A moment without a zone is UTC."""
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
 Sought = Annotated[Search, Depends(searched)]

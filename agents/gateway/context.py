@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Event
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agents.access.gate import Visit
 from agents.access.logic import Principal, Role, local_principal
@@ -21,6 +21,10 @@ from agents.registry.views import VersionInfo
 from agents.subjects.erasure import Erased
 from schemas.errors import NotFoundError
 from schemas.specification import Specification
+
+if TYPE_CHECKING:
+    from agents.provenance.live import Live
+    from agents.provenance.why import Why
 
 Check = Callable[[], str]
 """A readiness check: returns a word of detail, raises `DriftlineError` where the part does not answer."""
@@ -122,6 +126,14 @@ class ErasePort(Protocol):
     def __call__(self, subject: str, by: Principal, *, actor: str = "", dry_run: bool = False) -> Erased: ...
 
 
+class ProvenancePort(Protocol):
+    """What the gateway needs of `agents.provenance.answers.Provenance`. May raise `DatabaseUnavailableError`."""
+
+    def live(self, model: str, at: datetime | None = None) -> Live: ...
+
+    def why(self, model: str, version: int) -> Why: ...
+
+
 class OpenGate:
     """Lets everybody in as the account of this machine: for tests of the page alone."""
 
@@ -148,6 +160,16 @@ def nobody_to_erase(subject: str, by: Principal, *, actor: str = "", dry_run: bo
     raise NotFoundError("no keys of people are kept here", where="POST /api/erasures")
 
 
+class NothingRecorded:
+    """Where neither registry nor archive is at hand."""
+
+    def live(self, model: str, at: datetime | None = None) -> Live:
+        raise NotFoundError("nothing is recorded here", where=f"model {model}")
+
+    def why(self, model: str, version: int) -> Why:
+        raise NotFoundError("nothing is recorded here", where=f"{model} version {version}")
+
+
 @dataclass(frozen=True)
 class Context:
     """Parts of the gateway.
@@ -162,6 +184,8 @@ class Context:
         Who may come in. The default lets everybody in.
     erase : ErasePort
         Erases a person. The default knows nobody.
+    provenance : ProvenancePort
+        Which version was live, and why. The default knows nothing.
     """
 
     board: SharedBoard
@@ -171,3 +195,4 @@ class Context:
     bound_to: str = "127.0.0.1"
     gate: GatePort = field(default_factory=OpenGate)
     erase: ErasePort = nobody_to_erase
+    provenance: ProvenancePort = field(default_factory=NothingRecorded)

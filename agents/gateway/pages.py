@@ -16,6 +16,7 @@ from agents.gateway.access import may, may_everywhere, visit
 from agents.gateway.api import Sought, champion_of, decide_matching, listed_models, matching, visible_models
 from agents.gateway.context import Context
 from agents.gateway.logic import ModelBoard, ordered_windows
+from agents.provenance import words
 from agents.registry import drawing
 from agents.registry.batch import Outcome
 from agents.registry.lineage import Lineage
@@ -110,9 +111,17 @@ def router(context: Context, templates: Environment) -> APIRouter:
         tag: Annotated[str, Form()] = "",
         comment: Annotated[str, Form()] = "",
         actor: Annotated[str, Form()] = "",
+        *,
+        allow_type: Annotated[list[str] | None, Form()] = None,
+        shown: Annotated[bool, Form()] = False,
     ) -> HTMLResponse:
+        """Approve all that waits; where files may hold new types, show these first, to be agreed to by name."""
         try:
-            found = decide_matching(context, "approve", _fleet(match, tag), access.actor(actor.strip(), ""), comment)
+            search, name = _fleet(match, tag), access.actor(actor.strip(), "")
+            if not shown and (asked := [one for one in matching(context, "approve", search) if one.new_types]):
+                form = {"match": match, "tag": tag, "comment": comment, "actor": actor}
+                return show.page("parts/consents.html", types=_by_type(asked), asked=len(asked), form=form)
+            found = decide_matching(context, "approve", search, name, comment, consented=allow_type or ())
         except DriftlineError as error:
             return show.outcomes(match, tag, problem=error)
         return show.outcomes(match, tag, found)
@@ -182,6 +191,10 @@ def router(context: Context, templates: Environment) -> APIRouter:
         values = show.part(part, model, statistic)
         return show.page(f"parts/{part}.html", model=model, primary=show.primary(model), **values)
 
+    @routes.get("/models/{model}/versions/{version}/why")
+    def why(model: str, version: int) -> Response:
+        return show.why(model, version)
+
     @routes.get("/models/{model}/versions/{version}/{action}", dependencies=approver)
     def question(model: str, version: int, action: str) -> Response:
         if action not in QUESTIONS:
@@ -236,6 +249,15 @@ def _fleet(match: str, tag: str) -> Search:
         remedy = "By a pattern, as bus-*, or a tag, as city=nyc."
         raise ConfigurationError("no models are named", where="match", remedy=remedy)
     return Search(match=pattern or "*", tags=tags)
+
+
+def _by_type(asked: Sequence[Outcome]) -> dict[str, list[str]]:
+    """Versions by the types that their files may hold and the champions' may not."""
+    found: dict[str, list[str]] = {}
+    for one in asked:
+        for name in one.new_types:
+            found.setdefault(name, []).append(f"{one.model} {one.version}")
+    return dict(sorted(found.items()))
 
 
 class Refused(NamedTuple):
@@ -344,6 +366,14 @@ class _Renderer:
         except DatabaseUnavailableError:
             rows = []
         return {"versions": rows}
+
+    def why(self, model: str, version: int) -> HTMLResponse:
+        """What is recorded of a version, in words."""
+        try:
+            sections, problem = words.why(self._context.provenance.why(model, version)), ""
+        except DriftlineError as error:
+            sections, problem = [], f"{error.what}. {error.remedy}"
+        return self.page("parts/why.html", sections=sections, problem=problem, model=model, version=version)
 
     def question(self, model: str, version: int, action: str, *, refused: Refused | None = None) -> HTMLResponse:
         """The dialog of a decision; with what went wrong where it was refused.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from agents.artifacts import ArtifactStore, check_in_child
 from agents.registry import bundle
-from agents.registry.change import find_version
+from agents.registry.change import find_version, refuse_other_task, refuse_watched
 from agents.registry.consent import champions_types, refuse_unnamed
 from agents.registry.logic import beyond
 from agents.registry.service import Registry
@@ -140,7 +141,9 @@ def import_bundle(
     ------
     ArtifactError
         The bundle is not of a trusted key, altered or incomplete, or its model does not load and predict in a child
-        process. Nothing of it was registered.
+        process. Nothing of it was registered or stored.
+    TransitionError
+        The model is only watched here.
     ConflictError
         It was imported before and the bundle brings no rows that were missing, the model has another task here, or its
         file may hold types that are not in `consented`.
@@ -156,11 +159,13 @@ def import_bundle(
         raise ArtifactError(f"is of {info.model}, its specification of {spec.name}", where=where)
     if (followed := _rows_that_follow(registry, read, info, key)) is not None:
         return followed
+    # Whatever may be refused is refused before anything is stored: what was signed here would stay.
     _refuse_twice(registry, info)
+    _refuse_model(registry, spec)
     _refuse_unnamed(registry, spec, consented, where)
+    _check_model(next(data for content, data in read if content.sha256 == info.artifact), spec, where)
     for content, data in read:
         registry.artifacts.put(data, content.kind)
-    _check_model(registry.artifacts, spec, info)
     origin = {
         "key": key,
         "version": info.version,
@@ -229,8 +234,29 @@ def _complete(info: VersionInfo, read: list[tuple[bundle.Content, bytes]], where
     return next(data for content, data in read if content.sha256 == info.specification).decode()
 
 
-def _check_model(artifacts: ArtifactStore, spec: Specification, info: VersionInfo) -> None:
-    check_in_child(artifacts, info.artifact, features=spec.features, allowed=spec.model.allowed_types)
+def _check_model(data: bytes, spec: Specification, where: str) -> None:
+    """Open a model in the limited child, from a folder of its own: what is refused was never in the store.
+
+    Notes
+    -----
+    The folder has a key of its own, too: this installation's signs nothing that was not opened yet.
+    """
+    with tempfile.TemporaryDirectory(prefix="driftline-import-") as folder:
+        scratch = ArtifactStore(str(Path(folder) / "artifacts"))
+        sha = scratch.put(data, "model")
+        try:
+            check_in_child(scratch, sha, features=spec.features, allowed=spec.model.allowed_types)
+        except ArtifactError as error:
+            raise ArtifactError(error.what, where=f"{where}, model {sha}", remedy=error.remedy) from error
+
+
+def _refuse_model(registry: Registry, spec: Specification) -> None:
+    """Refuse what the model that is here would not take: another task, or versions at all where it is only watched."""
+    with registry.sessions() as session:
+        row = session.get(ModelRow, spec.name)
+        if row is not None:
+            refuse_watched(row, "given a trained version")
+            refuse_other_task(row, spec)
 
 
 def _refuse_unnamed(registry: Registry, spec: Specification, consented: Collection[str], where: str) -> None:

@@ -17,6 +17,7 @@ from agents.access.logic import local_principal
 from agents.gateway.context import Context
 from agents.gateway.decisions import RegistryDecisions
 from agents.gateway.shared import SharedBoard
+from agents.provenance.answers import Provenance
 from schemas.events import ModelPromoted
 from tests.support.databases import prepare
 from tests.support.gateway import MODEL, START, MemoryRegistry, make_context, quality, serving
@@ -227,6 +228,52 @@ def test_a_person_flags_a_version_and_rolls_a_fleet_back(browser: Browser, tmp_p
         assert [world.champion(name) for name in ("bus-1", "bus-2", "tram-1")] == [1, 1, 2]
         opened.set_viewport_size({"width": 390, "height": 844})
         assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+        assert problems == []
+    world.close()
+
+
+def test_a_person_agrees_to_the_types_of_a_fleet_by_name(browser: Browser, tmp_path: Path) -> None:
+    world = RegistryWorld(f"sqlite:///{tmp_path / 'r.db'}", tmp_path)
+    prepare(world.engine)
+    light, heavy = "lightgbm.sklearn.LGBMClassifier", "heavy.Tree"
+    for name, allowed in (("bus-1", (light,)), ("bus-2", (light, heavy)), ("bus-3", ()), ("tram-1", (light,))):
+        world.model(name, mode="manual", allowed=allowed)
+        world.candidate(name, mode="manual", allowed=allowed)
+    provenance = Provenance(world.registry, world.readers, str(tmp_path / "archive"))
+    decisions = RegistryDecisions(world.registry, world.readers)
+    context = Context(SharedBoard(), decisions, threading.Event(), provenance=provenance)
+    with serving(context) as address, closing(browser.new_context()) as session:
+        opened = session.new_page()
+        problems: list[str] = []
+        opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        opened.on("pageerror", lambda error: problems.append(str(error)))
+        opened.on("dialog", lambda dialog: dialog.accept())
+        opened.goto(f"{address}/models")
+        opened.fill("#approve-many input[name=match]", "bus-*")
+        opened.fill("#approve-many input[name=actor]", "Ann")
+        opened.fill("#approve-many input[name=comment]", "the new lines")
+        opened.click("#approve-many button")
+        opened.wait_for_selector("#consent-many")
+        assert "bus-1 1, bus-2 1" in opened.inner_text(f"#consent-many label:has-text('{light}')")
+        assert "tram" not in opened.inner_text("#consent-many")
+        assert [world.champion(name) for name in ("bus-1", "bus-2", "bus-3")] == [None] * 3, "only asked so far"
+        opened.check(f"#consent-many input[value='{light}']")
+        opened.click("#consent-many button")
+        opened.wait_for_selector("#outcomes table")
+        assert [world.champion(name) for name in ("bus-1", "bus-2", "bus-3", "tram-1")] == [1, None, 1, None]
+        assert f"nobody agreed to yet: {heavy}" in opened.inner_text("#outcomes tr:has-text('bus-2')")
+
+        # Who let it, and into what, is what the page tells when somebody asks later.
+        opened.goto(f"{address}/models/bus-1")
+        opened.get_by_role("button", name="Why?").click()
+        opened.wait_for_selector("dialog[open] dl")
+        told = opened.inner_text("dialog")
+        assert f"the new lines; agreed that its file may hold {light}" in told
+        assert "Ann (local:" in told
+        opened.set_viewport_size({"width": 390, "height": 844})
+        assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+        opened.click("dialog [data-close]")
+        opened.wait_for_selector("dialog[open]", state="hidden")
         assert problems == []
     world.close()
 

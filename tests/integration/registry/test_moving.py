@@ -13,11 +13,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sqlalchemy import func, select
 
+from agents.artifacts import ArtifactStore
 from agents.registry import bundle, moving
 from agents.registry.tables import VersionRow
+from agents.registry.watched import register as register_watched
 from agents.signing import KeyRing
 from agents.skops_file import dump_model
-from schemas.errors import ArtifactError, ConflictError
+from schemas.errors import ArtifactError, ConflictError, TransitionError
 from tests.support.databases import prepare
 from tests.support.registries import EVENT_TIME, RegistryWorld, spec_text
 
@@ -279,3 +281,60 @@ def test_types_that_another_installation_allows_are_agreed_to_here(
     assert (done.decision, done.allowed_types) == ("awaiting-approval", ["own_models.Own"])
     with pytest.raises(ConflictError), world.sessions.begin() as session:
         world.registry.approve(session, "m", 1, "cyd")
+
+
+def test_what_is_refused_leaves_nothing_in_the_store(
+    there: RegistryWorld, world: RegistryWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = rings(there, world)
+    ours.trust(theirs.public_pem(), "there")
+    scratch: list[str] = []
+
+    def broken(store: ArtifactStore, sha: str, **_: object) -> None:
+        assert store.verify(sha, "model") not in ours.trusted(), "nothing of ours has vouched for it yet"
+        scratch.append(store.url)
+        raise ArtifactError("refused by the smoke test: nonsense", where=store.path(sha))
+
+    def held() -> dict[str, bytes]:
+        folder = Path(world.store.url)
+        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    monkeypatch.setattr(moving, "check_in_child", lambda *_, **__: None)
+    shared = exported(there, trained(there, estimator()), tmp_path / "shared", data=True)
+    taken(world, shared)
+    before = held()
+    monkeypatch.setattr(moving, "check_in_child", broken)
+    # Its code, reference, rows and specification are those of the version that is here.
+    bad = exported(there, trained(there, b"nonsense"), tmp_path / "bad", data=True)
+    allowed = exported(there, trained(there, estimator(1.5), allowed=("my.Type",)), tmp_path / "allowed", data=True)
+    for path, kind, said in (
+        (bad, ArtifactError, "refused by the smoke test: nonsense"),
+        (allowed, ConflictError, "nobody agreed to yet"),
+        (shared, ConflictError, "registered already"),
+    ):
+        with pytest.raises(kind, match=said) as caught:
+            taken(world, path)
+        assert held() == before, said
+        assert str(tmp_path) in caught.value.where or "m version" in caught.value.where
+    assert not Path(scratch[0]).exists()
+
+    # Nor does a model that is of another task here, or only watched.
+    monkeypatch.setattr(moving, "check_in_child", lambda *_, **__: None)
+    for name, text, watched, said in (
+        ("task", spec_text(task="regression"), False, "is registered as regression"),
+        ("watched", spec_text(), True, "is only watched"),
+    ):
+        folder = tmp_path / name
+        other = RegistryWorld(f"sqlite:///{folder / 'registry.db'}", folder)
+        prepare(other.engine)
+        with other.sessions.begin() as session:
+            if watched:
+                register_watched(other.registry, session, text, "ann", window="14d")
+            else:
+                other.registry.register_model(session, text, "ann")
+        KeyRing(folder / "keys").trust(theirs.public_pem(), "there")
+        files = sorted(Path(other.store.url).rglob("*"))
+        with pytest.raises((ConflictError, TransitionError), match=said):
+            taken(other, bad)
+        assert sorted(Path(other.store.url).rglob("*")) == files
+        other.close()
