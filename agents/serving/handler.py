@@ -204,7 +204,7 @@ class ServingHandler:
                 continue
             open_ones = [at for at in places if asked[at].request.version is None and _answered(answers[at])]
             good = [at for at in open_ones if logic.refusal(asked[at].request, served.spec.features) is None]
-            results, raised = _predict(served, [asked[at].request.features for at in good])
+            results, raised = _predict(served, [asked[at] for at in good])
             if raised is not None:
                 log.warning("%s version %d, in shadow: predict raised %s", model, state.version, raised)
             for at, result in zip(good, results, strict=True):
@@ -251,7 +251,7 @@ class ServingHandler:
                 good.append(at)
             else:
                 answers[at] = asked[at].letter(*refused)
-        results, raised = _predict(served, [asked[at].request.features for at in good])
+        results, raised = _predict(served, [asked[at] for at in good])
         for at, result in zip(good, results, strict=True):
             one = asked[at]
             if isinstance(result, Exception):
@@ -383,15 +383,15 @@ class ServingHandler:
             self._on_ready = None
 
 
-def _predict(
-    served: ServedModel, rows: Sequence[Mapping[str, Scalar]]
-) -> tuple[list[Answer | Exception | None], str | None]:
-    """Answers of all rows, and what the model raised first, if it did.
+def _predict(served: ServedModel, asked: Sequence[Asked]) -> tuple[list[Answer | Exception | None], str | None]:
+    """Answers of all requests, and what the model raised first, if it did: that is told where nobody encrypts it.
 
     Where it raises, halves are tried, so that one bad row does not take the others along.
     """
     raised: str | None = None
     attempts = 0
+    # The newest version says what is personal; the one that answers may be older and name no subject.
+    private = served.spec.data.subject is not None or any(one.private for one in asked)
 
     def attempt(part: Sequence[Mapping[str, Scalar]]) -> list[Answer | Exception | None]:
         nonlocal raised, attempts
@@ -401,13 +401,13 @@ def _predict(
         try:
             return list(served.predict(part))
         except Exception as error:  # noqa: BLE001  the model is a stranger's code
-            raised = raised or _said(error, private=served.spec.data.subject is not None)
+            raised = raised or _said(error, private=private)
             if len(part) == 1 or attempts >= _MOST_ATTEMPTS:
                 return [error] * len(part)
         middle = len(part) // 2
         return attempt(part[:middle]) + attempt(part[middle:])
 
-    return attempt(rows), raised
+    return attempt([one.request.features for one in asked]), raised
 
 
 def _said(error: Exception, *, private: bool) -> str:

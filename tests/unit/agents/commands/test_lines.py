@@ -53,6 +53,13 @@ def test_a_heartbeat_speaks_for_every_partition_of_both_topics() -> None:
     ]
 
 
+def test_of_a_heartbeat_nothing_but_its_time_is_sent() -> None:
+    # Heartbeats are sent without the encryption; whoever names the wrong kind sends a file of people.
+    line = b'{"prediction_id": "p", "model": "m", "features": {"who": "Ann"}, "prediction": 1, "event_time_ms": 7}'
+    [group] = messages("heartbeat", [line], source="f")
+    assert {m.value for m in group} == {b'{"event_time_ms":7,"schema_version":1}'}
+
+
 def test_empty_lines_are_passed_over_and_a_wrong_one_is_named() -> None:
     lines = [_bytes(TRUTH), b"\n", b"", b'{"prediction_id": "p2"}', _bytes(TRUTH)]
     read = messages("ground-truth", lines, source="labels.jsonl")

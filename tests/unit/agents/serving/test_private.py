@@ -21,7 +21,7 @@ from agents.subjects.sealing import SEALED, Rule, sealed_request
 from schemas.codec import decode_prediction, decode_request, encode
 from schemas.events import InferenceRequest, ModelState, Prediction, Scalar, VersionState
 from schemas.specification import Specification, parse
-from schemas.topics import INFERENCE_REQUESTS, PREDICTIONS, dead_letter_topic
+from schemas.topics import INFERENCE_REQUESTS, PREDICTIONS, SERVING_EVENTS, dead_letter_topic
 from streams.kafka.positions import Positions
 from streams.kafka.records import Output, Record
 from tests.support.models import SPECIFICATION
@@ -54,8 +54,24 @@ class Follower:
     catch_up = poll
 
 
+def state_of(name: str, epoch: int, specifications: list[str]) -> ModelState:
+    """A model with a version of each specification; the first is champion."""
+    versions = [
+        VersionState(
+            version=number,
+            stage="promoted" if number == 1 else "validated",
+            artifact="a",
+            reference="r",
+            specification=sha,
+            registered_epoch=number,
+        )
+        for number, sha in enumerate(specifications, 1)
+    ]
+    return ModelState(model=name, epoch=epoch, task="binary", champion=1, challenger=None, versions=versions)
+
+
 class World:
-    """Two models, `coin` with a subject and `open` without one."""
+    """Models `coin` with a subject, `open` without one, and `older`, whose champion's specification named none yet."""
 
     def __init__(self, folder: Path) -> None:
         engine = make_engine(f"sqlite:///{folder / 'r.db'}")
@@ -65,12 +81,9 @@ class World:
         specs = {"1" * 64: PRIVATE, "2" * 64: PLAIN}
         self.privacy = Privacy(self.keys, lambda version: specs[version.specification])
         follower = Follower()
-        for name, sha in (("coin", "1" * 64), ("open", "2" * 64)):
-            version = VersionState(
-                version=1, stage="promoted", artifact="a", reference="r", specification=sha, registered_epoch=1
-            )
-            state = ModelState(model=name, epoch=1, task="binary", champion=1, challenger=None, versions=[version])
-            follower.table.apply_state(state)
+        private, plain = specs
+        for name, shas in (("coin", [private]), ("open", [plain]), ("older", [plain, private])):
+            follower.table.apply_state(state_of(name, 1, shas))
 
         def load(model: str, version: VersionState) -> ServedModel:
             return self.privacy.loaded(Model(specs[version.specification]))  # type: ignore[arg-type]
@@ -84,6 +97,11 @@ class World:
         self.offset = 0
 
     def answers(self, *values: bytes) -> list[Output]:
+        """Answers and dead letters."""
+        return [output for output in self.outputs(*values) if output.topic in {PREDICTIONS, LETTERS}]
+
+    def outputs(self, *values: bytes) -> list[Output]:
+        """Whatever is written."""
         records = [
             Record(INFERENCE_REQUESTS, 0, self.offset + at, b"k", value, None, NOW_MS)
             for at, value in enumerate(values)
@@ -92,7 +110,7 @@ class World:
         start, self.offset = self.offset, self.offset + len(values)
         outputs = self.handler.process(records, Positions({at: start}, {at: self.offset}, {at: True}), NOW_MS)
         self.handler.committed({at: self.offset})
-        return [output for output in outputs if output.topic in {PREDICTIONS, LETTERS}]
+        return outputs
 
 
 @pytest.fixture
@@ -189,3 +207,14 @@ def test_bytes_that_cannot_be_read_may_be_somebodys(world: World) -> None:
     (letter,) = world.answers(encode(asked("unknown")))
     assert reason(letter) == b"unknown-model"
     assert not any(secret in whole(letter) for secret in SECRETS)
+
+
+@pytest.mark.parametrize("model", ["coin", "older"])
+def test_what_serving_tells_of_itself_quotes_nobody(world: World, model: str) -> None:
+    """Swaps and refusals are written without the sealer; a model's error may quote its row."""
+    outputs = world.outputs(*(encode(asked(model, id=f"r{n}", x=13)) for n in range(5)))
+    told = [output for output in outputs if output.topic == SERVING_EVENTS]
+    assert any(b"ModelRefused" in whole(output) for output in told)
+    assert {output.topic for output in outputs} >= {SERVING_EVENTS, LETTERS}
+    for output in outputs:
+        assert not any(secret in whole(output) for secret in SECRETS), output.topic
