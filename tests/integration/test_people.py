@@ -6,7 +6,10 @@ import json
 import logging
 import shutil
 import struct
-import threading
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -198,10 +201,11 @@ def test_workers_that_run_forget_too(
     second = settings.model_copy(update={"slot": "1"})
     failures: list[BaseException] = []
 
-    def other(_: Settings, kafka: KafkaConfig, stop: threading.Event) -> None:
-        serving.run(second, kafka, stop)
-
-    with running(settings, kafka, failures, serving.run, other, monitoring.run), EventProducer(kafka) as producer:
+    with (
+        serving_processes(settings, second),
+        running(settings, kafka, failures, monitoring.run),
+        EventProducer(kafka) as producer,
+    ):
         eventually(
             lambda: failures or (is_ready(settings, "monitoring") and shares(kafka, "serving") == [1, 1]), timeout=60
         )
@@ -262,6 +266,35 @@ def test_workers_that_run_forget_too(
     assert [newest_totals(kafka, partition) for partition in (0, 1)] == totals
     assert counted(kafka) == before_rebuild[0], "nothing is counted again"
     assert windows(kafka).items() >= before_rebuild[1].items()
+
+
+SERVE = """
+import signal, threading
+from agents.bootstrap import kafka_config
+from agents.config import load_settings
+from agents.serving import agent, model
+
+model.check_in_child = lambda *_, **__: None  # takes seconds, and has its own test
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+settings = load_settings()
+agent.run(settings, kafka_config(settings), stop)
+"""
+
+
+@contextmanager
+def serving_processes(*settings: Settings) -> Iterator[None]:
+    """A worker each, as a process: what one knows of keys the other cannot see, and no cache is shared."""
+    workers = [subprocess.Popen([sys.executable, "-c", SERVE], env=each.environment()) for each in settings]
+    try:
+        yield
+        assert [worker.poll() for worker in workers] == [None] * len(workers)
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait(30)
+    assert [worker.returncode for worker in workers] == [0] * len(workers)
 
 
 def rebuild(settings: Settings, kafka: KafkaConfig) -> None:
