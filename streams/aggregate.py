@@ -35,7 +35,7 @@ from streams.windows import Frame
 PlanOf = Callable[[str, int], PanePlan | None]
 AggregateEvent = QualityMetric | DriftMetric | Observation | PaneClosed
 
-SNAPSHOT_VERSION: Final = 8
+SNAPSHOT_VERSION: Final = 9
 NOTHING: Final = -1
 MOST_KEPT: Final = 64
 """With more live versions than this, detectors are built for each closing instead of kept."""
@@ -56,6 +56,8 @@ class ModelPanes:
     """Deltas that came since then, each with the watermark at which it came."""
     volume: VolumeState = field(default_factory=VolumeState)
     """What is usual of the model, whichever versions answer."""
+    segment_volumes: bytes = b""
+    """And of its segments (`SegmentVolumes`)."""
 
     def next_boundary(self) -> int | None:
         return min((at for series in self.series.values() if (at := series.next_boundary()) is not None), default=None)
@@ -67,6 +69,7 @@ class _ModelState(msgspec.Struct, array_like=True):
     held: int | None = None
     inbox: list[tuple[int, bytes]] = []
     volume: VolumeState = msgspec.field(default_factory=VolumeState)
+    segment_volumes: bytes = b""
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -281,7 +284,7 @@ class AggregatePartition:
                 if due.get(version) == boundary
             ]
             touched = [series.settle(plan, boundary) for series, plan in now]
-            versions = Versions(panes.series.values(), panes.volume)
+            versions = Versions(panes.series.values(), panes.volume, panes.segment_volumes)
             for (series, plan), corrected in zip(now, touched, strict=True):
                 closing = series.close(plan, boundary, corrected, versions, keep=self._live <= MOST_KEPT)
                 out += closing.quality
@@ -289,6 +292,7 @@ class AggregatePartition:
                 observations += closing.observations
                 closed.update(dict.fromkeys(closing.closed, series.frame.pane_ms))
             versions.learn()
+            panes.segment_volumes = versions.segments.packed()
             out += observations
             out += self._superseded(panes, boundary)
             for end, length in sorted(closed.items()):
@@ -435,6 +439,7 @@ class AggregatePartition:
                 panes.held,
                 panes.inbox,
                 snapshot_of(panes.volume),
+                panes.segment_volumes,
             )
             for model, panes in sorted(self.models.items())
         }
@@ -475,7 +480,10 @@ class AggregatePartition:
 
     def _restore(self, model: str, state: _ModelState, frames: Sequence[Frame], pendings: Sequence[Pending]) -> None:
         panes = self.models[model] = ModelPanes(
-            closed_until=state.closed_until, inbox=list(state.inbox), volume=state.volume
+            closed_until=state.closed_until,
+            inbox=list(state.inbox),
+            volume=state.volume,
+            segment_volumes=state.segment_volumes,
         )
         for series, pending in zip(state.series, pendings, strict=True):
             panes.series[series.version] = Series.from_snapshot(model, series, frames[series.frame], pending)
@@ -497,7 +505,8 @@ def _state_of(panes: ModelPanes) -> tuple[_ModelState, list[Frame], list[Pending
     """State of a model, the frames that its series number, and what waits in each."""
     series = [panes.series[version] for version in sorted(panes.series)]
     states = [one.snapshot(number, pending=False) for number, one in enumerate(series)]
-    state = _ModelState(states, panes.closed_until, panes.held, list(panes.inbox), snapshot_of(panes.volume))
+    volume = snapshot_of(panes.volume)
+    state = _ModelState(states, panes.closed_until, panes.held, list(panes.inbox), volume, panes.segment_volumes)
     return state, [one.frame for one in series], [one.pending.copy() for one in series]
 
 

@@ -37,10 +37,11 @@ CALIBRATION_SHARE: Final = 0.04
 """Of classifiers; that of regressions is quality's."""
 ESTIMATE_SHARE: Final = 0.1
 DRIFT_SHARE: Final = 0.15
-SEGMENT_DRIFT_SHARE: Final = 0.05
+SEGMENT_DRIFT_SHARE: Final = 0.04
 USABLE_SHARE: Final = 0.04
 SHAPE_SHARE: Final = 0.03
 VOLUME_SHARE: Final = 0.02
+SEGMENT_VOLUME_SHARE: Final = 0.01
 DELAY_SHARE: Final = 0.01
 CUSUM_SHARE: Final = 0.15
 SEQUENTIAL_SHARE: Final = 0.05
@@ -128,6 +129,7 @@ class Allowance:
     shape: float
     """Of each check of a feature's shape (`streams.drift.shapes`)."""
     volume: float
+    segment_volume: float
     delay: float
     segment_delay: float
     """Of all segments together."""
@@ -138,7 +140,7 @@ class Allowance:
     calibration: float
 
     @classmethod
-    def of(cls, plan: PanePlan, subjects: int, segments: int, cells: int = 0) -> Allowance:
+    def of(cls, plan: PanePlan, subjects: int, segments: int, cells: int = 0, places: int = 0) -> Allowance:
         """Spend a plan's budget.
 
         Parameters
@@ -149,6 +151,8 @@ class Allowance:
             Segments that have levels of their own.
         cells : int
             Features times segments that they are watched in.
+        places : int
+            Segments whose volume is watched.
         """
         spec = plan.spec
         budget = spec.budget_per_ms * plan.pane_ms
@@ -174,6 +178,7 @@ class Allowance:
             unusable=share(USABLE_SHARE, (len(plan.features) + cells) * timed),
             shape=share(SHAPE_SHARE, SHAPES * (len(plan.features) + cells) * timed),
             volume=share(VOLUME_SHARE, 1),
+            segment_volume=share(SEGMENT_VOLUME_SHARE, places),
             delay=share(DELAY_SHARE / (2 if spec.data.segments else 1), 2),
             segment_delay=share(DELAY_SHARE / 2, 2),
             cusum=share(CUSUM_SHARE, len(summed(plan.task, spec.metrics.primary))),

@@ -30,7 +30,8 @@ from streams.drift.sequential import AdaptiveWindow, PageState, page_test
 from streams.drift.shapes import Shapes, Usual
 from streams.drift.subjects import Subject, cell_name, subjects
 from streams.drift.table import Measured, SubjectTable
-from streams.drift.volume import volume_bound, volume_severity
+from streams.drift.volume import COLLAPSE, volume_bound, volume_severity
+from streams.drift.volumes import FORGET_MS, segment_bound, watched_segments
 from streams.estimate.estimates import Estimated, Estimates, EstimateState
 from streams.estimate.trust import LOW
 from streams.metrics.compute import compute
@@ -144,6 +145,8 @@ class Equipment:
         Prediction and label.
     cells : CellTable
         Features in segments.
+    places : tuple of str
+        Segments whose volume is watched.
     importance : dict of str to float
         Share of the model's importance by feature; sums to 1. Empty where nobody knows: of models that are trained
         elsewhere, and of those that no feature tells anything.
@@ -154,8 +157,13 @@ class Equipment:
         self._plan = plan
         whole = {subject.name: subject for subject in every}
         self.cells = CellTable(plan, whole)
+        self.places = watched_segments(plan.reference.segments)
         a = self.allowance = cal.Allowance.of(
-            plan, len(every), len(plan.reference.segment_metrics), len(self.cells.table.subjects)
+            plan,
+            len(every),
+            len(plan.reference.segment_metrics),
+            cells=len(self.cells.table.subjects),
+            places=len(self.places),
         )
         self.traffic = SubjectTable(plan, [subject for subject in every if subject.kind != "label-drift"])
         self.labels = SubjectTable(plan, [subject for subject in every if subject.kind == "label-drift"])
@@ -564,6 +572,45 @@ class Detectors:
                 at=bound_at,
             )
         versions.judged(pane.start_ms, collapsed=bound is not None and bound.crossed(predicted))
+
+    def volumes(self, pane: Window, versions: Versions, now_ms: int) -> Iterator[Observation]:
+        """After `volume`: fewer predictions in a segment than its own usual, beyond what is missing everywhere.
+
+        Notes
+        -----
+        A collapse of the whole is said once, and teaches nothing of segments.
+        """
+        if not self.equipment.places or versions.collapsed(pane.start_ms):
+            return
+        p = self.allowance.segment_volume
+        for segment in self.equipment.places:
+            key = Key("data-quality", "volume", segment, "pane")
+            known = self.watches.open.get(key)
+            if known is not None and pane.end_ms >= known.opened_end_ms + FORGET_MS:
+                versions.segments.drop(segment)
+            predicted = versions.predicted(pane.start_ms, pane.end_ms, segment)
+            usual = versions.segments.usual(segment, pane.start_ms)
+            collapsed = False
+            # No bound lies nearer: what came in full needs none, which most of them do.
+            if usual is not None and (predicted < usual * COLLAPSE or known is not None):
+                rest = versions.rest(pane.start_ms, segment, predicted)
+                state = versions.segments.of(segment)
+                bound_at = partial(segment_bound, state, pane.start_ms, self.plan.pane_ms, rest)
+                bound = bound_at(p)
+                if bound is not None:
+                    collapsed = bound.crossed(predicted)
+                    yield from self._judge(
+                        key,
+                        pane,
+                        float(predicted),
+                        bound,
+                        n=predicted,
+                        severity=volume_severity(bound, predicted),
+                        evidence={"statistic": "predictions", "p": p, "rest": round(rest, 4)},
+                        now_ms=now_ms,
+                        at=bound_at,
+                    )
+            versions.judged(pane.start_ms, collapsed=collapsed, segment=segment)
 
     # ------------------------------------------------------------------------------------------ sequential
 
@@ -995,10 +1042,23 @@ class Detectors:
         )  # fmt: skip
         yield from self._look(Key("new-segment", segment, segment, window.name), finding, now_ms)
 
-    def forgotten(self, held: Container[str], now_ms: int) -> list[Observation]:
-        """Close what is open in segments that nothing is known of any more: they sent nothing for so long."""
-        gone = [key for key in self.watches.open if key.segment and key.segment not in held]
-        return self.watches.close(gone, now_ms, "nothing comes from this segment any more")
+    def forgotten(self, held: Container[str], now_ms: int, usual: Container[str] = ()) -> list[Observation]:
+        """Close what is open in segments that nothing is known of any more: they sent nothing for so long.
+
+        Parameters
+        ----------
+        held : container of str
+            Segments of which there are panes.
+        usual : container of str
+            Segments whose usual volume is known: a silence lasts longer than their panes.
+        """
+        of_segments = [key for key in self.watches.open if key.segment]
+        gone = [key for key in of_segments if key.subject != "volume" and key.segment not in held]
+        lost = [key for key in of_segments if key.subject == "volume" and key.segment not in usual]
+        return [
+            *self.watches.close(gone, now_ms, "nothing comes from this segment any more"),
+            *self.watches.close(lost, now_ms, "it was like this for four weeks: what comes now is usual"),
+        ]
 
     # --------------------------------------------------------------------------------------------- shared
 

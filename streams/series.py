@@ -210,7 +210,7 @@ class Series:
         self._close_quality(self._live, boundary, out, versions.swaps)
         self._close_traffic(self._live, boundary, out, versions)
         self._forget(boundary)
-        out.observations += self._live.forgotten(self.panes, boundary)
+        out.observations += self._live.forgotten(self.panes, boundary, versions.segments)
         self.detectors = msgspec.msgpack.encode(self._live.snapshot())
         if not keep:
             self._live = None
@@ -376,6 +376,7 @@ class Series:
             pane = Window(PANE, end - pane_ms, end)
             if versions.watches_volume(self) and self._judged(pane, 0, swaps):
                 out.observations += detectors.volume(pane, versions, boundary)
+                out.observations += detectors.volumes(pane, versions, boundary)
             if not self._told_at(end):
                 continue
             windows = list(self._timed(end))

@@ -20,6 +20,8 @@ REPEATED = frozenset({"partitioner", "duplicates"})
 """Subjects of data quality that are said again while they go on, because nobody may be there to say that they ended."""
 UNHEARD_MS = 2 * 86_400_000
 """Event time after which what is not said again is over; it is said twice a day."""
+VOLUME = "volume"
+"""Subject of data quality: predictions that stay away."""
 DRIFT_KINDS = frozenset({"data-drift", "prediction-drift", "label-drift"})
 
 
@@ -59,6 +61,12 @@ class Crossing(msgspec.Struct, frozen=True, kw_only=True):
         """Name of the feature it is about, if it is about one."""
         name = self.subject.removeprefix(FEATURE)
         return None if name == self.subject else name
+
+    @property
+    def place(self) -> str | None:
+        """What tells the segments apart of which it says that one fell silent; None where it says no such thing."""
+        silent = self.kind == "data-quality" and self.subject == VOLUME and self.segment
+        return self.segment.partition("=")[0] if silent else None
 
     def over(self, now_ms: int) -> bool:
         """Whether nobody says it any more."""

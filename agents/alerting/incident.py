@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from agents.alerting.crossing import FEATURE, Crossing
+from agents.alerting.crossing import FEATURE, VOLUME, Crossing
 from schemas.events import Alert, Kind, RetrainRequest, Severity
 
 INPUTS = "inputs"
 """Group of what is wrong with features: unusable values, and skew between training and serving."""
+PLACES = "places"
+"""Group of segments from which hardly anything comes, whichever they are."""
 
 
 class Incident(msgspec.Struct, kw_only=True):
@@ -45,11 +47,21 @@ class Incident(msgspec.Struct, kw_only=True):
         """Whether it is one of faults of features of that version."""
         return self.group == INPUTS and self.version == version
 
+    def holds_inputs(self, version: int) -> bool:
+        """Whether drift of the features that it is about goes on in it: faults of the whole, or silent segments."""
+        return self.version == version and (self.group == PLACES or (self.group == INPUTS and not self.segment))
+
     def features(self) -> set[str]:
-        """Features that it is about; the one that named it stays one of them."""
-        found = {crossing.feature for crossing in self.members.values()} - {None}
+        """Features that it is about, and what tells silent segments apart; the one that named it stays one of them."""
+        found = {name for crossing in self.members.values() for name in (crossing.feature, crossing.place)}
         named = {self.subject.removeprefix(FEATURE)} if self.subject.startswith(FEATURE) else set()
+        if self.group == PLACES:
+            named = {self.segment.partition("=")[0]}
         return {name for name in found | named if name is not None}
+
+    def is_of_whole_volume(self) -> bool:
+        """Whether it tells that hardly anything comes from anywhere."""
+        return any(c.kind == "data-quality" and c.subject == VOLUME and not c.segment for c in self.members.values())
 
 
 @dataclass

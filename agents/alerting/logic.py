@@ -28,7 +28,7 @@ from agents.alerting.crossing import (
     crossing_of,
     rank,
 )
-from agents.alerting.incident import INPUTS, Effects, Incident
+from agents.alerting.incident import INPUTS, PLACES, Effects, Incident
 from agents.alerting.telling import alert_of
 from agents.alerting.triggers import (
     Ground,
@@ -278,8 +278,11 @@ class AlertBook(msgspec.Struct, kw_only=True):
         mine = sorted((c for c in self.crossings.values() if c.version == version), key=lambda c: (c.since_ms, c.key))
         faults = [c for c in mine if is_input_fault(c)]
         effects.extend(self._settle_groups([c for c in mine if c.kind in QUALITY_KINDS], mine, now, spec))
+        places = [c for c in mine if c.place]
         others = [
-            c for c in mine if c.kind not in QUALITY_KINDS and c.kind not in DRIFT_KINDS and not is_input_fault(c)
+            c
+            for c in mine
+            if c.kind not in QUALITY_KINDS and c.kind not in DRIFT_KINDS and not is_input_fault(c) and not c.place
         ]
         quality = self._quality(version)
         if quality is not None:
@@ -290,6 +293,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         else:
             effects.extend(self._settle_groups(self._alone(version, faults), mine, now, spec))
         effects.extend(self._settle_groups(others, mine, now, spec))
+        effects.extend(self._settle_places(version, places, mine, now, spec))
         present = {c.key for c in mine}
         for incident in self._open():
             if incident.version == version and incident.group not in {"drift", "serving"}:
@@ -318,6 +322,47 @@ class AlertBook(msgspec.Struct, kw_only=True):
                     self._fold(other, whole, "The whole is affected", now, effects)
         return effects
 
+    def _settle_places(
+        self, version: int, places: Sequence[Crossing], mine: Sequence[Crossing], now: int, spec: Specification | None
+    ) -> Effects:
+        """Silent segments are one incident: that of the whole, of the drift they make, or one of their own."""
+        effects = Effects()
+        opened = [i for i in self._open() if i.version == version]
+        own = next((i for i in opened if i.group == PLACES), None)
+        whole = next((i for i in opened if i.is_of_whole_volume()), None)
+        drift = next((i for i in opened if i.group == "drift"), None)
+        if own is not None and whole is not None and own is not whole:
+            self._fold(own, whole, "The whole is affected", now, effects)
+        home = whole or own
+        if own is not None and home is own:
+            about = own.features()
+            self._add_causes(own, [c for c in mine if is_cause(c) and c.feature in about])
+        if home is None and drift is not None:
+            # What the drift incident is about, it is told with.
+            moved = drift.features()
+            places = [c for c in places if c.place not in moved]
+        if not places:
+            return effects
+        if home is not None:
+            told = self._join(home, places, mine)
+        else:
+            told = self._places_open(version, places, mine, now, spec)
+        if told is not None:
+            effects.alerts.append(told)
+        return effects
+
+    def _places_open(
+        self, version: int, places: Sequence[Crossing], mine: Sequence[Crossing], now: int, spec: Specification | None
+    ) -> tuple[str, Alert] | None:
+        serious = [c for c in places if opens(c)]
+        if not serious:
+            return None
+        for segment in sorted({c.segment for c in serious}):
+            earlier = self._lately_closed(PLACES, segment, version, now, spec)
+            if earlier is not None:
+                return self._reopen(earlier, places, [])
+        return self._alert(self._new(PLACES, places, serious[0].kind, now), "opened")
+
     def _alone(self, version: int, faults: Sequence[Crossing]) -> list[Crossing]:
         """Faults that are not part of the open incident of drift: of features that did not move, or told before it."""
         drift = self._find("drift", "", version)
@@ -328,10 +373,10 @@ class AlertBook(msgspec.Struct, kw_only=True):
         return [c for c in faults if c.key not in untold or c.feature not in moved]
 
     @staticmethod
-    def _add_causes(quality: Incident, causes: Sequence[Crossing]) -> None:
-        fresh = [name for name in names(causes) if name not in quality.cause_subjects]
-        quality.cause_subjects += fresh
-        quality.dirty = quality.dirty or bool(fresh)
+    def _add_causes(incident: Incident, causes: Sequence[Crossing]) -> None:
+        fresh = [name for name in names(causes) if name not in incident.cause_subjects]
+        incident.cause_subjects += fresh
+        incident.dirty = incident.dirty or bool(fresh)
 
     def _quality(self, version: int) -> Incident | None:
         return next((i for i in self._open() if i.version == version and i.group == "quality"), None)
@@ -395,7 +440,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
             return effects
         features, lasting = len(spec.features) if spec is not None else 0, lasting_windows(spec)
         moved = features_of(c for c in drifts if is_serious(c) and not c.quiet)
-        faulty = next((i for i in self._open() if i.faults(version) and not i.segment and i.features() & moved), None)
+        faulty = next((i for i in self._open() if i.holds_inputs(version) and i.features() & moved), None)
         if faulty is not None and incident is not None:
             incident, faulty = self._one_of(incident, faulty, now, effects)
         home = incident or faulty
@@ -408,9 +453,10 @@ class AlertBook(msgspec.Struct, kw_only=True):
             home = self._find("drift", "", version)
             assert home is not None
         else:
-            parts = [c for c in mine if is_input_fault(c) and c.key in home.members]
+            parts = [c for c in mine if (is_input_fault(c) or c.place) and c.key in home.members]
             if incident is not None:
-                parts += [c for c in self._untold(version, mine) if c.feature in moved | home.features()]
+                about = moved | home.features()
+                parts += [c for c in self._untold(version, mine) if c.feature in about or c.place in about]
             effects.alerts += self._go_on(home, [*(drifts if matters else ()), *parts], mine, now)
         for other in self._open():
             if home.group == "drift" and other.faults(version) and other.segment and other.features() & home.features():
@@ -452,9 +498,9 @@ class AlertBook(msgspec.Struct, kw_only=True):
         effects.alerts.append(self._close(incident, now))
 
     def _untold(self, version: int, mine: Sequence[Crossing]) -> list[Crossing]:
-        """Faults of features that are in no open incident of their own."""
-        told = {key for i in self._open() if i.faults(version) for key in i.members}
-        return [c for c in mine if is_input_fault(c) and c.key not in told]
+        """Faults of features and silent segments that are in no open incident of their own."""
+        told = {key for i in self._open() if i.version == version and i.group != "drift" for key in i.members}
+        return [c for c in mine if (is_input_fault(c) or c.place) and c.key not in told]
 
     def _tick(self, now: int, spec: Specification | None) -> Effects:
         """Close what was quiet long enough; forget what closed before the cool-down."""
@@ -566,11 +612,12 @@ class AlertBook(msgspec.Struct, kw_only=True):
             return self._causes(incident.version)
         if incident.group == "drift":
             return list(members)
-        if incident.group != INPUTS:
+        if incident.group not in {INPUTS, PLACES}:
             return []
         # Drift of the same feature is told with its faults, also where it would be no reason to act.
         broken = incident.features()
-        return [*members, *(c for c in self._causes(incident.version) if c.feature in broken and c not in members)]
+        found = [*members, *(c for c in self._causes(incident.version) if c.feature in broken and c not in members)]
+        return found if incident.group == INPUTS else [c for c in found if not c.place]
 
     def _causes(self, version: int) -> list[Crossing]:
         # Segments have no season of their own: what the calendar does to the whole, it does to them.

@@ -127,6 +127,8 @@ def amount(crossing: Crossing, value: float | None) -> str:
     """A value of a crossing, with its unit where it has one."""
     if value is not None and crossing.kind == "label-delay":
         return delay(value * 1000)
+    if value is not None and crossing.statistic == "predictions":
+        return f"{value:,.0f}"
     return number(value)
 
 
@@ -153,6 +155,8 @@ def _detail(crossing: Crossing) -> str:
 
     if crossing.kind == "data-quality" and "missing" in notes and "invalid" in notes:
         return f", {count('missing')} missing and {count('invalid')} of the wrong type"
+    if crossing.place and "rest" in notes:
+        return f"; from everywhere else came {float(notes['rest']):.0%} of the usual"
     if crossing.kind == "coverage" and "labelled" in notes and "predicted" in notes:
         return f": {count('labelled')} labelled of {count('predicted')}"
     if crossing.kind == "estimated-quality" and "low" in notes and "high" in notes:
@@ -174,9 +178,10 @@ def moved(cause: Cause) -> str:
     fault = crossing.kind not in DRIFT_KINDS
     name = what(crossing) if fault else f"{who.get(crossing.kind, feature(crossing.subject))}{_place(crossing.segment)}"
     statistic = "" if fault else f"{crossing.statistic or 'distance'} "
-    parts = [f"{statistic}{number(crossing.value)}"]
+    parts = [f"{statistic}{amount(crossing, crossing.value)}"]
     if crossing.threshold is not None:
-        parts.append(f"alarm above {number(crossing.threshold)}")
+        side = "below" if crossing.place else "above"
+        parts.append(f"alarm {side} {amount(crossing, crossing.threshold)}")
     if crossing.importance:
         parts.append(f"{crossing.importance:.0%} of the model's importance")
     others = [segment for segment in cause.segments if segment != crossing.segment]

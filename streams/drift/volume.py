@@ -59,23 +59,37 @@ def phase_of(start_ms: int, pane_ms: int) -> int:
     return start_ms % WEEK_MS * phases // WEEK_MS
 
 
-def volume_bound(state: VolumeState, start_ms: int, pane_ms: int, p: float) -> Bound | None:
+def usual_volume(state: VolumeState, start_ms: int, pane_ms: int) -> float | None:
+    """Predictions that are usual at the time of the week of a pane; None while a week is not known."""
+    known = state.phases.get(phase_of(start_ms, pane_ms))
+    if known is None or start_ms < state.since_ms + WEEK_MS:
+        return None
+    return math.expm1(known[0] / _UNIT)
+
+
+def volume_bound(state: VolumeState, start_ms: int, pane_ms: int, p: float, skew: float = 0.0) -> Bound | None:
     """Bound of a pane's predictions; None while a week is not known, or too few are usual to miss any.
+
+    Parameters
+    ----------
+    skew : float
+        Skewness of the logarithms, towards few, that is allowed for.
 
     Notes
     -----
     Two chances, half of `p` each: that the pane's own level lies so low (Student's t on the logarithm, by the scatter
     about the usual so far), and that so few come at that level (Poisson). Less than half of the usual has to come.
     """
-    known = state.phases.get(phase_of(start_ms, pane_ms))
-    if known is None or start_ms < state.since_ms + WEEK_MS:
+    usual = usual_volume(state, start_ms, pane_ms)
+    if usual is None:
         return None
-    level, weeks = known[0] / _UNIT, known[1]
-    usual = math.expm1(level)
+    weeks = state.phases[phase_of(start_ms, pane_ms)][1]
     prior = PRIOR_PANES * PRIOR_SPREAD**2
     spread = math.sqrt((prior + state.squares) / (PRIOR_PANES + min(state.panes, STEADY)))
     freedom = PRIOR_PANES + min(state.panes, STEADY)
-    lowest = usual * math.exp(float(special.stdtrit(freedom, p / 2)) * spread * math.sqrt(1 + 1 / weeks))
+    quantile = float(special.stdtrit(freedom, p / 2))
+    quantile -= (quantile * quantile - 1) / 6 * skew
+    lowest = usual * math.exp(quantile * spread * math.sqrt(1 + 1 / weeks))
     if lowest <= -math.log(p / 2):
         return None  # even nothing at all might be chance
     count = math.floor(float(special.pdtrik(p / 2, lowest)))

@@ -162,6 +162,15 @@ def _only_in(origin: str, change: Callable[[Day], Day]) -> Callable[[Day], Day]:
     return apply
 
 
+def _without(origin: str) -> Callable[[Day], Day]:
+    """Nothing comes from there any more."""
+    return lambda rows: {name: column[rows["origin"] != origin] for name, column in rows.items()}
+
+
+def _few(plan: PanePlan, counts: Counts) -> None:
+    counts[plan.slots["predicted"]] = 12
+
+
 def _confident(rows: Day) -> Day:
     score = np.where(rows["score"] > 0.5, 0.97, 0.03)
     return rows | {"score": score, "guess": (score >= 0.5).astype(int)}
@@ -230,6 +239,8 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
     "label-delay": Trouble("label-delay", "label_delay_p50_s", "pane", hours=9.0),
     "segment-label-delay": Trouble("label-delay", "label_delay_p50_s", "pane", World(rows=260), cells=_late),
     "collapse": Trouble("data-quality", "volume", "pane", World(rows=30), since=24),
+    "segment-collapse": Trouble("data-quality", "volume", "pane", World(rows=260), cells=_few, since=30),
+    "segment-silence": Trouble("data-quality", "volume", "pane", rows=_without("LGA"), since=30),
     "silence": Trouble("data-quality", "volume", "pane", silent=True),
 }
 """By name; each begins in a calm world."""

@@ -108,7 +108,7 @@ def test_whichever_distance_decides_finds_what_moved(name: str, measure: DriftMe
     assert all(o.window_end.timestamp() * 1000 > trouble.since * DAY for o in found)
 
 
-@pytest.mark.parametrize("name", ["stuck", "quality", "segment-drift", "new-category"])
+@pytest.mark.parametrize("name", ["stuck", "quality", "segment-drift", "segment-silence", "new-category"])
 def test_a_day_in_parts_is_the_day(name: str, learnt: PanePlan) -> None:
     """Contributions that come in several records, in any order, make the same windows and observations."""
     trouble = TROUBLES[name]

@@ -25,7 +25,7 @@ SHARES = {
     "data-drift": cal.DRIFT_SHARE + cal.SEGMENT_DRIFT_SHARE + cal.SHAPE_SHARE,
     "prediction-drift": cal.DRIFT_SHARE + cal.SEGMENT_DRIFT_SHARE,
     "label-drift": cal.DRIFT_SHARE + cal.SEGMENT_DRIFT_SHARE,
-    "data-quality": cal.USABLE_SHARE + cal.SHAPE_SHARE + cal.VOLUME_SHARE,
+    "data-quality": cal.USABLE_SHARE + cal.SHAPE_SHARE + cal.VOLUME_SHARE + cal.SEGMENT_VOLUME_SHARE,
     "label-delay": cal.DELAY_SHARE,
     "calibration": cal.CALIBRATION_SHARE,
     "quality": cal.QUALITY_SHARE + cal.CUSUM_SHARE + cal.SEQUENTIAL_SHARE,
