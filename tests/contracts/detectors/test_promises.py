@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.codec import segment_of, utc
+from schemas.codec import segment_key, segment_of, utc
 from schemas.events import Observation, QualityMetric, Severity
 from schemas.reference import MetricReference
 from schemas.specification import DriftMeasure
@@ -92,6 +92,18 @@ def test_what_is_thin_in_a_segment_is_its_own(
     knows = _knowing(whole, of_segment)
     assert bool(_judged(1_000, coverage, 1.0, "origin=EWR", knows)) == judged
     assert not _judged(1_000, THIN * whole - 0.01, 1.0, "", knows)
+
+
+def test_labels_that_stay_away_everywhere_are_said_once() -> None:
+    """Of the whole; of a segment where it alone is thin, and nothing where labels are as many as ever."""
+    segment, pane = "origin=EWR", Window("pane", 0, DAY)
+    for whole, there, said in ((100, 10, [""]), (900, 10, [segment]), (900, 90, [])):
+        knows = _knowing(of_segment=USUAL)
+        counts = np.zeros(_plan().size, np.int64)
+        counts[_plan().slots["predicted"]], counts[_plan().slots["labelled"]] = 10_000, whole * 10
+        found = [*knows.covered(pane, {"": (10_000, whole * 10), segment: (1_000, there * 10)}, DAY)]
+        found += knows.pane(pane, counts, DAY)
+        assert [segment_key(o.segment) for o in found if o.kind == "coverage"] == said
 
 
 def test_labels_that_stay_away_never_become_usual() -> None:

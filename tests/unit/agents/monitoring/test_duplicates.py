@@ -58,6 +58,18 @@ def test_a_few_repeats_are_usual_and_many_are_told_once_and_ended() -> None:
     assert closed.value < CALM_RATE
 
 
+def test_between_the_two_rates_all_stays_as_it_is() -> None:
+    """A rate about the one that opens, or about the one that closes, does not flap."""
+    check = DuplicateCheck()
+    step(check, 0, 0)
+    said = []
+    twice = 0
+    for at, repeated in enumerate([40, 30, 200, 40, 60, 30, 40, 200, 30, 10, 30, 40], start=1):
+        twice += repeated
+        said += [(at, o.status) for o in step(check, at * ENOUGH, twice)]
+    assert said == [(3, "opened"), (10, "closed")]
+
+
 def test_what_goes_on_is_said_twice_a_day_of_event_time() -> None:
     check = DuplicateCheck()
     step(check, 0, 0)

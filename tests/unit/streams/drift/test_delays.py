@@ -49,7 +49,7 @@ def test_seconds_more_are_no_news() -> None:
     assert not bound.crossed(20.0)
 
 
-def _pane(p: PanePlan, hours: float, n: int = 400) -> np.ndarray:
+def pane_of(p: PanePlan, hours: float, n: int = 400) -> np.ndarray:
     total = np.zeros(p.size, np.int64)
     total[p.slots["predicted"]] = total[p.slots["labelled"]] = n
     total[p.slots["delay"].start + delay_bin(int(hours * HOUR_S))] = n
@@ -64,7 +64,7 @@ def test_labels_that_take_longer_are_an_observation_until_they_do_not() -> None:
     hours = [1.0] * 20 + [8.0] * 4 + [1.0] * 4
     for day, of_day in enumerate(hours):
         pane = Window(PANE, day * DAY, (day + 1) * DAY)
-        found += [o for o in detectors.pane(pane, _pane(p, of_day), pane.end_ms) if o.kind == "label-delay"]
+        found += [o for o in detectors.pane(pane, pane_of(p, of_day), pane.end_ms) if o.kind == "label-delay"]
         detectors = Detectors.from_snapshot("m", 1, p, detectors.snapshot())
     told = [(o.subject, o.status, int(o.window_end.timestamp() * 1000) // DAY) for o in found]
     assert told == [
