@@ -1,4 +1,9 @@
-"""The child process of `agents.artifacts.check_in_child`: limits itself, loads, predicts, says what went wrong."""
+"""The child process of `agents.artifacts.check_in_child`: limits itself, loads, predicts, says what went wrong.
+
+It is forked by `agents.check_server`, or started by itself where that is not to be had: ``python -m
+agents.artifact_check``. The task is what standard input holds: a line of JSON, then the bytes of the model. It needs
+no keys, no store and no network: hash and signature were checked by whoever handed the bytes over.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,6 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from schemas.errors import DriftlineError
@@ -19,19 +23,20 @@ _PLAIN: dict[str, object] = {"numeric": 0.0, "categorical": "a", "boolean": Fals
 
 def main() -> int:
     """Read the task from standard input; exit code 0 only when the model loaded and predicted."""
-    task = json.loads(sys.stdin.buffer.read())
+    task = json.loads(sys.stdin.buffer.readline())
     # One thread: OpenMP's would spin beside the traffic, and count against the limits. Set before anything loads it.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    # As if it had been started where the caller is: types that a specification allows are found as they are there.
+    os.chdir(task["folder"])
+    sys.path[:] = dict.fromkeys([*task["path"], *sys.path])
     resource.setrlimit(resource.RLIMIT_AS, (task["memory_bytes"], task["memory_bytes"]))
     resource.setrlimit(resource.RLIMIT_CPU, (task["cpu_s"], task["cpu_s"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_WRITTEN_BYTES, _MAX_WRITTEN_BYTES))
-    # Imported below the limits, so that they hold for everything.
-    from agents.artifacts import ArtifactStore, load_model
-
     try:
-        store = ArtifactStore(task["url"], Path(task["keys"]) if task["keys"] else None)
-        model = load_model(store, task["sha"], task["allowed"])
+        # Read, and imported, below the limits, so that they hold for everything.
+        data = sys.stdin.buffer.read()
+        model = _load(data, task["where"], task["allowed"])
         if task["features"]:
             _smoke(model, task["features"], task["rows"])
     except MemoryError:
@@ -45,6 +50,18 @@ def main() -> int:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+def _load(data: bytes, where: str, allowed: list[str]) -> Any:
+    from agents.onnx_check import is_onnx
+
+    if is_onnx(data):
+        from agents.onnx_file import load_onnx
+
+        return load_onnx(data, where, allowed)
+    from agents.skops_file import load_skops
+
+    return load_skops(data, where, allowed)
 
 
 def _smoke(model: Any, features: Mapping[str, FeatureKind], rows: list[dict[str, object]]) -> None:

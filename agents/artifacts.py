@@ -8,17 +8,15 @@ built. `check_in_child` does all of that, and a smoke prediction, in a child pro
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from agents.check_client import checked
 from agents.config import Settings
 from agents.onnx_check import is_onnx
 from agents.signing import KeyRing
@@ -210,7 +208,8 @@ def check_in_child(
 ) -> None:
     """Load a model in a limited child process and predict a few rows there.
 
-    Size, hash and signature are checked here already: what is altered or unsigned does not cost a process.
+    Size, hash and signature are checked here: what is altered or unsigned does not cost a process, and the child is
+    handed the bytes, so that it needs neither keys nor store (docs/adr/0054).
 
     Parameters
     ----------
@@ -226,12 +225,10 @@ def check_in_child(
     ArtifactError
         With what the child said, or how it ended.
     """
-    store.get(sha, max_bytes=MAX_MODEL_BYTES)
+    data = store.get(sha, max_bytes=MAX_MODEL_BYTES)
     store.verify(sha, "model")
     task = {
-        "url": store.url,
-        "keys": str(store.keys) if store.keys is not None else None,
-        "sha": sha,
+        "where": store.path(sha),
         "features": dict(features or {}),
         "rows": [dict(row) for row in rows],
         "allowed": sorted(allowed),
@@ -239,18 +236,12 @@ def check_in_child(
         "cpu_s": cpu_s,
     }
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "agents.artifact_check"],
-            input=json.dumps(task).encode(),
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
+        code, said = checked("onnx" if is_onnx(data) else "skops", task, data, timeout_s)
+    except TimeoutError as error:
         raise ArtifactError(f"the smoke test did not end within {timeout_s:g} s", where=store.path(sha)) from error
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = said[-1] if said and done.returncode > 0 else _ending(done.returncode, cpu_s)
+    if code != 0:
+        lines = said.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines and code > 0 else _ending(code, cpu_s)
         raise ArtifactError(f"refused by the smoke test: {reason}", where=store.path(sha))
 
 

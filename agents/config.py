@@ -267,6 +267,12 @@ def load_settings(**overrides: object) -> Settings:
     return settings
 
 
+def bare_environment() -> dict[str, str]:
+    """Of the environment what any program needs: where programs, libraries and modules lie. No setting, no secret."""
+    named = {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"}
+    return {name: value for name, value in os.environ.items() if name in named or name.startswith(("LC_", "PYTHON"))}
+
+
 def _bare(url: str, where: str) -> str:
     """The URL, which holds no password: it is shown, logged and kept in manifests. Raises `ConfigurationError`."""
     _, separator, rest = url.partition("://")

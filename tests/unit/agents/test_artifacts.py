@@ -23,6 +23,7 @@ from agents.config import load_settings
 from agents.signing import KeyRing
 from agents.skops_file import dump_model
 from schemas.errors import ArtifactError
+from tests.support.troubled_models import Hanging
 
 
 @pytest.fixture
@@ -181,9 +182,10 @@ def test_the_child_says_why_a_model_is_of_no_use(store: ArtifactStore, model: by
         check_in_child(store, put_signed(store, model), features={"other": "numeric"})
 
 
-def test_the_child_is_limited_in_time(store: ArtifactStore, model: bytes) -> None:
+def test_the_child_is_limited_in_time(store: ArtifactStore) -> None:
+    sha, allowed = put_signed(store, dump_model(Hanging())), ["tests.support.troubled_models.Hanging"]
     with pytest.raises(ArtifactError, match="did not end within"):
-        check_in_child(store, put_signed(store, model), timeout_s=0.2)
+        check_in_child(store, sha, features={"x": "numeric"}, allowed=allowed, timeout_s=1)
 
 
 def test_the_child_is_limited_in_memory(store: ArtifactStore, model: bytes) -> None:

@@ -364,7 +364,7 @@ def forever() -> bytes:
     ("data", "limits", "match"),
     [
         (bomb(), {"memory_bytes": 2_000_000_000}, "(?i)alloc|memory"),
-        (forever(), {"cpu_s": 3}, "processor time"),
+        (forever(), {"cpu_s": 1}, "processor time"),
         (linear(["x"]).SerializeToString().replace(b"Sum", b"Gum"), {}, "cannot be loaded"),
     ],
     ids=["memory", "time", "operator"],

@@ -145,7 +145,7 @@ def poly(degree: int) -> Pipeline:
 
 @pytest.mark.parametrize(
     ("limits", "match"),
-    [({"cpu_s": 5, "memory_bytes": 16_000_000_000}, "processor time|emory"), ({"memory_bytes": 900_000_000}, "emory")],
+    [({"cpu_s": 2, "memory_bytes": 16_000_000_000}, "processor time|emory"), ({"memory_bytes": 900_000_000}, "emory")],
     ids=["processor", "memory"],
 )
 def test_a_bomb_that_predicting_sets_off_ends_the_child_alone(

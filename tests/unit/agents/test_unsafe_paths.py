@@ -20,7 +20,7 @@ import pytest
 import skops.io
 from sklearn.linear_model import LogisticRegression
 
-from agents.artifacts import ArtifactStore
+from agents.artifacts import ArtifactStore, check_in_child
 from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
@@ -209,6 +209,7 @@ def test_serving_and_exporting_what_is_broken(
     kind: str, trap: Trap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even a child process looks at it."""
+    monkeypatch.setattr("agents.artifacts.checked", no_process)
     monkeypatch.setattr("subprocess.run", no_process)
     monkeypatch.setattr(skops.io, "get_untrusted_types", no_process)
     settings, (spoil, said) = installed(tmp_path / "home"), BROKEN[kind]
@@ -240,6 +241,7 @@ def test_rebuilding(trap: Trap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(DriftlineError, match=said):
         rebuild(settings, "toy", 1, here=True)
     assert not trap.mark.exists()
+    monkeypatch.setattr("agents.artifacts.checked", no_process)
     monkeypatch.setattr("subprocess.run", no_process)
     for spoil, said in BROKEN.values():
         with sessions.begin() as session:
@@ -251,8 +253,12 @@ def test_rebuilding(trap: Trap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not trap.mark.exists()
 
 
-def test_the_traps_work(trap: Trap) -> None:
-    """What is refused above would act if anything opened it."""
+def test_the_traps_work(trap: Trap, tmp_path: Path) -> None:
+    """What is refused above would act if anything opened it, in a child process, too."""
+    store = ArtifactStore.of(installed(tmp_path / "home"))
+    check_in_child(store, store.put(canary(trap), "model"), allowed=["canary_module.Canary"])
+    assert trap.mark.exists()
+    trap.mark.rmdir()
     pickle.loads(reducing(trap))
     assert trap.mark.exists()
     trap.mark.rmdir()
