@@ -81,7 +81,7 @@ class ArtifactStore:
         if not self._fs.exists(path):
             self._write(path, data)
         if self._ring is not None:
-            self._write(f"{path}.{kind}.sig", self._ring.sign(_signed(sha, kind)))
+            self._sign(f"{path}.{kind}.sig", _signed(sha, kind), self._ring)
         return sha
 
     def get(self, sha: str, *, max_bytes: int | None = None) -> bytes:
@@ -148,6 +148,17 @@ class ArtifactStore:
                 self._write(path, self._ring.sign(_signed(sha, kind)))
                 renewed += 1
         return renewed, refused
+
+    def _sign(self, path: str, data: bytes, ring: KeyRing) -> None:
+        """Store a signature where it is not there yet: one key signs the same bytes the same, and a write waits for
+        the disk."""
+        signature = ring.sign(data)
+        try:
+            there: bytes | None = Path(path).read_bytes() if self._local else self._fs.cat_file(path)
+        except FileNotFoundError:
+            there = None
+        if there != signature:
+            self._write(path, signature)
 
     def _write(self, path: str, data: bytes) -> None:
         if not self._local:

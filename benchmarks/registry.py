@@ -1,13 +1,16 @@
-"""`driftline bench registry`: 100,000 versions of 18,000 models in SQLite, and how fast a decision is served.
+"""`driftline bench registry`: 100,000 versions of 18,000 models, and how fast a decision is served.
 
 Search, questions as of a moment, lineage and impact are asked of a registry that was made in bulk
 (`benchmarks.registry_fill`), each in a session of its own as a command asks, at random models, tags and times; lists
 are pages of a hundred. Registration and decisions go through the service on the same registry, each in a transaction
-that is written through to the disk. Fifty people approve one version at once over the HTTP interface: one gets 200, the
+that is written through to the disk; a version is a child of the champion, its specification the model's, or one that
+is new. Fifty people approve one version at once over the HTTP interface: one gets 200, the
 others 409. `benchmarks.registry_swap` measures from a decision to the first answer by its version.
 
 A row's value is the 99th percentile in milliseconds, `spread` the median and the worst; `asked_ms` is what was asked
 for, and the ratio the value to it. `first_ms`: the first time in this process, with statements still to be compiled.
+
+`--database` takes another database than SQLite in a temporary folder, an empty one; swaps are left out then.
 
 Expected time: four minutes.
 """
@@ -27,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import make_url, select, text
 from sqlalchemy.orm import Session
 
 from agents.artifacts import ArtifactStore
@@ -35,9 +38,11 @@ from agents.config import Settings, load_settings
 from agents.database.engine import make_engine, session_factory
 from agents.database.migrate import upgrade
 from agents.gateway.decisions import RegistryDecisions
-from agents.registry.audit import verify_audit
+from agents.registry.agreement import compare_tables
+from agents.registry.audit import AuditVerdict, verify_audit
 from agents.registry.search import Search
 from agents.registry.service import Registry
+from agents.registry.tables import LedgerRow
 from agents.runtime import settle
 from benchmarks import registry_fill as fill
 from benchmarks.harness import UnequalError
@@ -45,6 +50,7 @@ from benchmarks.latency import percentile
 from benchmarks.machine import machine
 from benchmarks.processes import cores
 from benchmarks.registry_swap import swaps
+from schemas.errors import ConfigurationError
 from schemas.events import SubmitCandidate
 
 MODELS: Final = 18_000
@@ -53,6 +59,7 @@ ASKED_MS: Final = 50.0
 REGISTERED_MS: Final = 20.0
 SERVED_MS: Final = 1_000.0
 PEOPLE: Final = 50
+REGISTER, REGISTER_NEW = "register a version", "register one with a new specification"
 PAGE: Final = 100
 WARM_UP: Final = 3
 STAGES: Final = ("registered", "approval-requested", "rejected", "superseded", "promoted")
@@ -145,6 +152,7 @@ def run(
     questions: int = 200,
     registrations: int = 200,
     swaps_each: int = 50,
+    database: str = "",
     use_cores: int | None = None,
     note: Note = lambda _: None,
 ) -> dict[str, Any]:
@@ -160,16 +168,23 @@ def run(
         Versions registered one after the other.
     swaps_each : int
         Promotions, and as many roll-backs, that are followed into serving; 0: none, no broker is started.
+    database : str
+        URL of an empty database, which is filled and stays so; default: SQLite in a temporary folder.
     use_cores : int, optional
         Run everything on that many cores.
     note : callable
         Gets lines of progress.
+
+    Raises
+    ------
+    ConfigurationError
+        `database` is not empty.
     """
     rng = random.Random(7)
     with ExitStack() as stack:
         chosen = stack.enter_context(cores(use_cores))
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftline-bench-")))
-        settings = _settings(home / "registry")
+        settings = _settings(home / "registry", database)
         began = time.monotonic()
         filling = _fill(settings, models, versions)
         note(f"registry: {versions:,} versions of {models:,} models in {time.monotonic() - began:.0f} s")
@@ -177,20 +192,19 @@ def run(
         settle()  # as the gateway does before it answers
         found = {name: _ask(question, decisions, rng, filling, questions) for name, question in QUESTIONS.items()}
         rows = [_row(name, taken[WARM_UP:], ASKED_MS, taken[0]) for name, taken in found.items()]
-        registered, decided = _register(settings, filling, rng, registrations)
-        rows += [_row("register a version", registered, REGISTERED_MS), _row("decide on it", decided, ASKED_MS)]
+        taken_by = _register(settings, decisions, filling, rng, registrations)
+        asked_for = {**dict.fromkeys(taken_by, REGISTERED_MS), "decide on it": ASKED_MS}
+        rows += [_row(name, taken, asked_for[name]) for name, taken in taken_by.items()]
         rows.append(_crowd(settings, filling))
-        with decisions.readers() as session:
-            verdict = verify_audit(session)
-        if verdict.problem is not None:
-            raise UnequalError(f"the audit does not hold: {verdict.problem}")
-        size = Path(settings.home / "registry.db").stat().st_size
+        verdict, verified = _verify(decisions)
+        rows.append(_row("audit verify", [verified], None))
+        size = _size(settings)
         for row in rows:
             note(
                 f"registry: {row['name']}: p50 {row['p50_ms']:.1f} ms, p99 {row['value']:.1f} ms"
                 + (f" (processor {row['cpu_p99_ms']:.1f} ms)" if "cpu_p99_ms" in row else "")
             )
-        if swaps_each:
+        if swaps_each and not database:
             taken = swaps(home, swaps_each, note)
             rows += [_row(f"{what} served", seconds, SERVED_MS) for what, seconds in taken.items()]
     asked = [row for row in rows if row["asked_ms"] is not None]
@@ -200,6 +214,7 @@ def run(
         "machine": machine(),
         "rounds": 1,
         "settings": {
+            "database": make_url(settings.database).get_backend_name(),
             "models": models,
             "versions": versions,
             "events": verdict.rows,
@@ -214,15 +229,18 @@ def run(
     }
 
 
-def _settings(home: Path) -> Settings:
+def _settings(home: Path, database: str = "") -> Settings:
     home.mkdir(parents=True)
-    plain = {"database_url": "", "artifacts_url": "", "archive_url": "", "bootstrap_servers": "", "api_key": ""}
+    plain = {"database_url": database, "artifacts_url": "", "archive_url": "", "bootstrap_servers": "", "api_key": ""}
     return load_settings(**{"home": home, **plain})
 
 
 def _fill(settings: Settings, models: int, versions: int) -> fill.Filling:
     engine = make_engine(settings.database)
     upgrade(engine)
+    with session_factory(engine, read_only=True)() as session:
+        if session.scalars(select(LedgerRow.epoch)).first() is not None:
+            raise ConfigurationError("is no empty database", where="--database", remedy="make a new one for this")
     filling = fill.Filling(models, versions)
     with session_factory(engine).begin() as session:
         filling.write(session, ArtifactStore.of(settings))
@@ -243,19 +261,56 @@ def _ask(
     return taken
 
 
-def _registered(registry: Registry, session: Session, number: int, artifact: str, reference: str) -> int:
+def _size(settings: Settings) -> int:
+    """Bytes of the database."""
+    engine = make_engine(settings.database)
+    try:
+        if engine.dialect.name != "postgresql":
+            return Path(engine.url.database or "").stat().st_size
+        with engine.connect() as connection:
+            return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+    finally:
+        engine.dispose()
+
+
+def _verify(decisions: RegistryDecisions) -> tuple[AuditVerdict, Taken]:
+    """What ``audit verify`` finds without a broker, and what it takes.
+
+    Raises
+    ------
+    UnequalError
+        The audit does not hold, or the tables say something else.
+    """
+    began = _Began()
+    with decisions.readers() as session:
+        verdict = compare_tables(session, verify_audit(session))
+    taken = began.taken()
+    if verdict.problem is not None:
+        raise UnequalError(f"the audit does not hold: {verdict.problem}")
+    return verdict, taken
+
+
+def _registered(  # noqa: PLR0917 - what differs between versions
+    registry: Registry,
+    session: Session,
+    number: int,
+    artifact: str,
+    reference: str,
+    specification: str,
+    parent: int | None,
+) -> int:
     return registry.register_version(
         session,
         fill.name_of(number),
         artifact=artifact,
         reference=reference,
-        specification_text=fill.specification(number),
+        specification_text=specification,
         code={"tree": fill.digest("tree", number), "commit": fill.commit(number)},
         dataset={"rows": 10_000, "sha256": fill.digest("rows", number), "registered": fill.dataset(number)},
         environment=fill.environment(number),
         parameters={},
         seed=0,
-        parent=None,
+        parent=parent,
         run_id=f"run-{number}",
         report={"passed": True},
         actor="retraining",
@@ -279,8 +334,8 @@ def _submit(registry: Registry, session: Session, number: int, made: int) -> Non
 
 
 def _register(
-    settings: Settings, filling: fill.Filling, rng: random.Random, times: int
-) -> tuple[list[Taken], list[Taken]]:
+    settings: Settings, decisions: RegistryDecisions, filling: fill.Filling, rng: random.Random, times: int
+) -> dict[str, list[Taken]]:
     """What registrations and decisions took, commits included."""
     sessions = session_factory(make_engine(settings.database))
     clock = iter(range(1, 10_000_000))
@@ -289,18 +344,21 @@ def _register(
     )
     # Storing a model's bytes takes as long as they are many; they are there before.
     artifact, reference = registry.artifacts.put(b"model", "model"), registry.artifacts.put(b"{}", "reference")
-    registered, decided = [], []
-    for _ in range(times + WARM_UP):
+    found: dict[str, list[Taken]] = {REGISTER: [], REGISTER_NEW: [], "decide on it": []}
+    for turn in range(times + WARM_UP):
         number = rng.randrange(filling.models)
-        began = _Began()
-        with sessions.begin() as session:
-            made = _registered(registry, session, number, artifact, reference)
-        registered.append(began.taken())
+        champion, known = decisions.model(fill.name_of(number)).champion, fill.specification(number)
+        registry.put_specification(known)  # as the model's registration did
+        for name, specification in ((REGISTER, known), (REGISTER_NEW, f"{known}# {turn}\n")):
+            began = _Began()
+            with sessions.begin() as session:
+                made = _registered(registry, session, number, artifact, reference, specification, champion)
+            found[name].append(began.taken())
         began = _Began()
         with sessions.begin() as session:
             _submit(registry, session, number, made)
-        decided.append(began.taken())
-    return registered[WARM_UP:], decided[WARM_UP:]
+        found["decide on it"].append(began.taken())
+    return {name: taken[WARM_UP:] for name, taken in found.items()}
 
 
 def _crowd(settings: Settings, filling: fill.Filling) -> dict[str, Any]:

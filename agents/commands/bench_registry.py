@@ -17,6 +17,9 @@ def registry(  # noqa: PLR0917
     questions: Annotated[int, typer.Option(min=1, help="How often each question is asked.")] = 200,
     registrations: Annotated[int, typer.Option(min=1, help="Versions registered one after the other.")] = 200,
     swaps: Annotated[int, typer.Option(min=0, help="Promotions and roll-backs that are followed; 0: none.")] = 50,
+    database: Annotated[
+        str, typer.Option(help="URL of an empty database that is filled; default: SQLite in a temporary folder.")
+    ] = "",
     cores: Cores = None,
 ) -> None:
     """100,000 versions of 18,000 models: search, as-of, registration, approvals at once, and swaps. Four minutes."""
@@ -28,5 +31,6 @@ def registry(  # noqa: PLR0917
         questions=questions,
         registrations=registrations,
         swaps_each=swaps,
+        database=database,
         use_cores=cores,
     )

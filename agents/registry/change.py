@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from agents.database.outbox import enqueue
 from agents.registry import flags, standing
 from agents.registry.agreement import record_hash
-from agents.registry.consent import allowance, champions_types
+from agents.registry.consent import allowance
 from agents.registry.impact import Packages, index_version
 from agents.registry.ledger import AGENT, Ledger
 from agents.registry.logic import beyond, check_step, trimmed
-from agents.registry.tables import ApprovalRequestRow, ApprovalRow, ModelRow, VersionRow
+from agents.registry.tables import ApprovalRequestRow, ApprovalRow, FlagRow, ModelRow, VersionRow
 from schemas.codec import derived_id
 from schemas.durations import parse_duration
 from schemas.errors import ConflictError, NotFoundError, TransitionError
@@ -35,11 +37,38 @@ from schemas.topics import REGISTRY_STATE
 E = TypeVar("E", bound=RegistryEvent)
 
 
+# Written once: to write them takes longer than to execute them, and every change does.
+_TABLE: Any = VersionRow.__table__
+_FLAGS: Any = FlagRow.__table__
+# Read again even where the session knows the row: it may have been read before the lock was taken.
+_MODEL = select(ModelRow).where(ModelRow.name == bindparam("model")).execution_options(populate_existing=True)
+_VERSION = (
+    select(VersionRow)
+    .where(VersionRow.model == bindparam("model"), VersionRow.version == bindparam("version"))
+    .execution_options(populate_existing=True)
+)
+_OF_STATE = ("version", "stage", "artifact", "reference", "specification", "registered_epoch", "parent", "external")
+_STATE = (
+    select(
+        *(_TABLE.c[name] for name in (*_OF_STATE, "allowed_types")),
+        _TABLE.c.promoted_at.is_(None).label("never_champion"),
+    )
+    .where(_TABLE.c.model == bindparam("model"))
+    .order_by(_TABLE.c.version)
+)
+_FLAGGED = select(_FLAGS.c.version).where(_FLAGS.c.model == bindparam("model"), _FLAGS.c.until.is_(None))
+
+
+@lru_cache
+def _stepped(*columns: str) -> Any:
+    """Compare-and-set of a version's stage, with other columns."""
+    mine = (_TABLE.c.id == bindparam("key"), _TABLE.c.stage == bindparam("was"))
+    return _TABLE.update().where(*mine).values({name: bindparam(f"to_{name}") for name in columns})
+
+
 def find_model(session: Session, model: str) -> ModelRow:
     """The model's row. Raises `NotFoundError`."""
-    # Read again even where the session knows the row: it may have been read before the lock was taken.
-    statement = select(ModelRow).where(ModelRow.name == model).execution_options(populate_existing=True)
-    row = session.scalars(statement).first()
+    row = session.scalars(_MODEL, {"model": model}).first()
     if row is None:
         raise NotFoundError(
             f"no model {model!r}",
@@ -51,8 +80,7 @@ def find_model(session: Session, model: str) -> ModelRow:
 
 def find_version(session: Session, model: str, version: int) -> VersionRow:
     """The version's row. Raises `NotFoundError`."""
-    statement = select(VersionRow).where(VersionRow.model == model, VersionRow.version == version)
-    row = session.scalars(statement.execution_options(populate_existing=True)).first()
+    row = session.scalars(_VERSION, {"model": model, "version": version}).first()
     if row is None:
         raise NotFoundError(
             f"no version {version} of {model}", where="registry", remedy=f"`driftline versions {model}` lists them"
@@ -137,7 +165,6 @@ class Change:
         self.session.add(version)
         self.session.flush()
         index_version(self.session, version, packages)
-        self.session.refresh(version)  # what is hashed is what was stored
         return record_hash(version)
 
     def step(self, version: VersionRow, to: str, **changes: object) -> None:
@@ -148,19 +175,17 @@ class Change:
         TransitionError, ConflictError
         """
         check_step(version.model, version.version, version.stage, to)
-        result = self.session.execute(
-            update(VersionRow)
-            .where(VersionRow.id == version.id, VersionRow.stage == version.stage)
-            .values(stage=to, **changes)
-            .execution_options(synchronize_session=False)
-        )
-        if getattr(result, "rowcount", 0) != 1:
+        values = {"stage": to, **changes}
+        said = {f"to_{name}": value for name, value in values.items()}
+        result = self.session.connection().execute(_stepped(*values), {"key": version.id, "was": version.stage, **said})
+        if result.rowcount != 1:
             raise ConflictError(
                 f"is no longer {version.stage}",
                 where=f"{version.model} version {version.version}",
                 remedy=f"look at it again: `driftline versions {version.model}`",
             )
-        self.session.refresh(version)
+        for name, value in values.items():
+            set_committed_value(version, name, value)
 
     def request_approval(self, version: VersionRow, actor: str, at: datetime | None, policy: ApprovalSection) -> None:
         """Ask people: the policy's number of them, until it lapses, about exactly these bytes."""
@@ -241,26 +266,17 @@ class Change:
         self.ledger.append(event, version if isinstance(version, int) else None)
         self.row.epoch = epoch
         touched = {number for number in (version, fields.get("previous")) if isinstance(number, int)}
+        self.session.flush()
         if touched:
             standing.follow(self.session, self.row, touched, epoch)
-        self.session.flush()
 
     def publish_state(self) -> None:
         """Queue the model's state as it stands now: the last thing a change does."""
-        columns = (
-            VersionRow.version,
-            VersionRow.stage,
-            VersionRow.artifact,
-            VersionRow.reference,
-            VersionRow.specification,
-            VersionRow.registered_epoch,
-            VersionRow.parent,
-            VersionRow.external,
-        )
-        row = self.row
-        withheld = self._withheld()
-        marked = {one.version for one in flags.in_force(self.session, [row.name])}
-        rows = self.session.execute(select(*columns).where(VersionRow.model == row.name).order_by(VersionRow.version))
+        row, connection = self.row, self.session.connection()
+        self.session.flush()
+        marked = set(connection.scalars(_FLAGGED, {"model": row.name}))
+        rows = connection.execute(_STATE, {"model": row.name}).all()
+        agreed = {name for entry in rows if entry.version == row.champion for name in entry.allowed_types}
         state = ModelState(
             model=row.name,
             epoch=row.epoch,
@@ -270,9 +286,10 @@ class Change:
             shadow=row.shadow,
             versions=[
                 VersionState(
-                    **entry._mapping,
+                    **dict(zip(_OF_STATE, entry, strict=False)),
                     flagged=True if entry.version in marked else msgspec.UNSET,
-                    withheld=True if entry.version in withheld else msgspec.UNSET,
+                    # Never champion, and its file may hold types that nobody has agreed to.
+                    withheld=True if entry.never_champion and beyond(entry.allowed_types, agreed) else msgspec.UNSET,
                 )
                 for entry in rows
             ],
@@ -280,10 +297,3 @@ class Change:
         )
         event_id = derived_id(row.name, "ModelState", row.epoch)
         enqueue(self.session, AGENT, REGISTRY_STATE, row.name, trimmed(state), event_id, self.ledger.now)
-
-    def _withheld(self) -> set[int]:
-        """Versions that were never champion and whose files may hold types that nobody has agreed to."""
-        mine = (VersionRow.model == self.row.name, VersionRow.promoted_at.is_(None), VersionRow.allowed_types != [])
-        found = self.session.execute(select(VersionRow.version, VersionRow.allowed_types).where(*mine)).all()
-        agreed = champions_types(self.session, self.row) if found else frozenset()
-        return {version for version, allowed in found if beyond(allowed, agreed)}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from agents.database.outbox import enqueue
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from agents.registry.change import Change
 
 CHUNK = 200
+_TABLE: Any = FlagRow.__table__
+_HELD = (
+    select(_TABLE.c.source, _TABLE.c.actor, _TABLE.c.reason)
+    .where(_TABLE.c.model == bindparam("model"), _TABLE.c.version == bindparam("version"), _TABLE.c.until.is_(None))
+    .order_by(_TABLE.c.id)
+)
+"""Flags in force of a version."""
 
 
 class Flag(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,9 +80,9 @@ def inherit(change: Change, version: VersionRow) -> None:
     """Flag a version that is new with what its parent is flagged with."""
     if version.parent is None:
         return
-    for one in in_force(change.session, [change.row.name]):
-        if one.version == version.parent:
-            _add(change, version.version, one.source, one.actor, one.reason)
+    held = change.session.connection().execute(_HELD, {"model": change.row.name, "version": version.parent})
+    for one in held.all():
+        _add(change, version.version, one.source, one.actor, one.reason)
 
 
 def withdraw(change: Change, version: int, actor: str, reason: str) -> list[Flag]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, and_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, select
 from sqlalchemy.orm import Session
 
 from agents.registry.lineage import inputs
@@ -21,6 +21,12 @@ _LAST = "\U0010ffff"
 
 Packages = Callable[[str], Mapping[str, str]]
 """From the hash of a lock to version by name."""
+
+# Written once: to write them takes longer than to execute them, and every registration does.
+_INPUTS: Any = InputRow.__table__
+_ENVIRONMENTS: Any = EnvironmentRow.__table__
+_NEW = _INPUTS.insert()
+_COMPLETE = select(_ENVIRONMENTS.c.complete).where(_ENVIRONMENTS.c.id == bindparam("id"))
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,13 +45,13 @@ def index_version(session: Session, row: VersionRow, packages: Packages) -> None
     sha = hashlib.sha256(environment).hexdigest()
     found = {(kind, name, relation) for kind, name, _, relation in inputs(row)}
     found.add((PACKAGES, sha, "environment"))
-    session.add_all(
-        InputRow(model=row.model, version=row.version, kind=kind, sha=name[:600], relation=relation)
-        for kind, name, relation in sorted(found)
-    )
-    known = session.get(EnvironmentRow, sha)
-    if known is not None and known.complete:
+    mine = {"model": row.model, "version": row.version}
+    connection = session.connection()
+    things = [{**mine, "kind": kind, "sha": name[:600], "relation": relation} for kind, name, relation in sorted(found)]
+    connection.execute(_NEW, things)
+    if connection.scalar(_COMPLETE, {"id": sha}):
         return
+    known = session.get(EnvironmentRow, sha)
     listed = named(row.environment)
     lock = row.environment.get("lock")
     if known is None:

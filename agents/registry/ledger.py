@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -22,6 +22,17 @@ from agents.registry.tables import AuditRow, LedgerRow
 from schemas.codec import encode, iso
 from schemas.events import FLEET, RegistryEvent
 from schemas.topics import REGISTRY_EVENTS
+
+# Written once: to write them takes longer than to execute them, and every change does.
+_TABLE: Any = LedgerRow.__table__
+_AUDIT: Any = AuditRow.__table__
+_HELD = select(_TABLE.c.epoch, _TABLE.c.head, _TABLE.c.recorded_at).where(_TABLE.c.id == 1).with_for_update()
+_AHEAD = (
+    _TABLE.update()
+    .where(_TABLE.c.id == 1)
+    .values(epoch=bindparam("to"), head=bindparam("hash"), recorded_at=bindparam("now"))
+)
+_NEW = _AUDIT.insert().inline()
 
 AGENT = "registry"
 ACTS_FOR = "acts_for"
@@ -51,24 +62,25 @@ class Ledger:
 
     def __init__(self, session: Session, now: datetime) -> None:
         self._session = session
-        row = _locked(session)
+        self._connection = session.connection()
+        row = self._connection.execute(_HELD).first()
         if row is None:
-            insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+            insert = postgresql.insert if self._connection.dialect.name == "postgresql" else sqlite.insert
             first = insert(LedgerRow).values(id=1, epoch=0, head=GENESIS, recorded_at=now).on_conflict_do_nothing()
-            session.execute(first)
-            row = _locked(session)
-        assert row is not None
-        self._row = row
-        self.now = max(now, row.recorded_at)
+            self._connection.execute(first)
+            row = self._connection.execute(_HELD).one()
+        self._epoch: int = row.epoch
+        self._head: str = row.head
+        self.now: datetime = max(now, row.recorded_at)
 
     @property
     def epoch(self) -> int:
         """Epoch of the newest event."""
-        return self._row.epoch
+        return self._epoch
 
     @property
     def next_epoch(self) -> int:
-        return self._row.epoch + 1
+        return self._epoch + 1
 
     def who(self) -> dict[str, Any]:
         """Fields of an event that say for whom this transaction acts, where its session knows (`acting_for`)."""
@@ -89,30 +101,24 @@ class Ledger:
         """Number, chain and queue `event`, whose epoch is `next_epoch`."""
         if event.epoch != self.next_epoch:
             raise ValueError(f"epoch {event.epoch} does not follow {self.epoch}")
-        audit = AuditRow(
-            epoch=event.epoch,
-            recorded_at=self.now,
-            actor=event.actor,
-            action=type(event).__name__,
-            model=event.model,
-            version=version,
-            event=encode(event).decode(),
-            previous_hash=self._row.head,
-            hash="",
-        )
-        audit.hash = row_hash(audit)
-        self._session.add(audit)
-        self._row.epoch, self._row.head, self._row.recorded_at = audit.epoch, audit.hash, self.now
+        fields = {
+            "epoch": event.epoch,
+            "actor": event.actor,
+            "action": type(event).__name__,
+            "model": event.model,
+            "version": version,
+            "event": encode(event).decode(),
+        }
+        before, self._head = self._head, chained(self._head, {**fields, "recorded_at": iso(self.now)})
+        self._epoch = event.epoch
+        row = {**fields, "recorded_at": self.now, "previous_hash": before, "hash": self._head}
+        self._connection.execute(_NEW, row)
+        self._connection.execute(_AHEAD, {"to": self._epoch, "hash": self._head, "now": self.now})
         # Every head leaves the database with its event: whoever rewrites the chain later cannot rewrite the topic.
         enqueue(
             *(self._session, AGENT, REGISTRY_EVENTS, event.model, event, event.event_id, event.at),
-            audit_hash=audit.hash,
+            audit_hash=self._head,
         )
-
-
-def _locked(session: Session) -> LedgerRow | None:
-    statement = select(LedgerRow).where(LedgerRow.id == 1).with_for_update()
-    return session.scalars(statement, execution_options={"populate_existing": True}).first()
 
 
 def row_hash(row: AuditRow) -> str:

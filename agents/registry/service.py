@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from agents.artifacts import ArtifactStore
@@ -41,6 +41,12 @@ from schemas.specification import Specification, parse
 
 POLICY = "policy:auto"
 """The actor of what approval mode ``auto`` does."""
+
+# Written once: to write them takes longer than to execute them.
+_SPECIFICATIONS: Any = SpecificationRow.__table__
+_SPECIFICATION = select(_SPECIFICATIONS.c.sha).where(_SPECIFICATIONS.c.sha == bindparam("id"))
+_VERSIONS: Any = VersionRow.__table__
+_NEWEST = select(func.max(_VERSIONS.c.version)).where(_VERSIONS.c.model == bindparam("model"))
 
 
 def _now() -> datetime:
@@ -145,7 +151,7 @@ class Registry(Questions):
         change = Change.of(session, model, self._clock())
         refuse_watched(change.row, "given a trained version")
         self.add_specification(session, specification, specification_text)
-        newest = session.scalar(select(func.max(VersionRow.version)).where(VersionRow.model == model)) or 0
+        newest = session.connection().scalar(_NEWEST, {"model": model}) or 0
         version = VersionRow(
             model=model,
             version=newest + 1,
@@ -443,9 +449,9 @@ class Registry(Questions):
 
     def add_specification(self, session: Session, sha: str, text: str) -> None:
         """Keep a specification in the database too."""
-        if session.get(SpecificationRow, sha) is None:
-            session.add(SpecificationRow(sha=sha, text=text))
-            session.flush()
+        connection = session.connection()
+        if connection.scalar(_SPECIFICATION, {"id": sha}) is None:
+            connection.execute(_SPECIFICATIONS.insert(), {"sha": sha, "text": text})
 
     def take_specification(
         self, change: Change, sha: str, spec: Specification, actor: str, at: datetime | None, *, new: bool

@@ -43,16 +43,17 @@ def follow(session: Session, model: ModelRow, versions: Collection[int], epoch: 
 
     Notes
     -----
-    In the transaction of the event `epoch`, after the rows of model and versions were changed.
+    In the transaction of the event `epoch`, after the rows of model and versions were written.
     """
     said = {"model": model.name, "versions": list(versions)}
-    rows = session.execute(_STAND, said).all()
+    connection = session.connection()
+    rows = connection.execute(_STAND, said).all()
     before = {(name, version) for version, name, since in rows if since is not None}
     now = standings(model.champion, model.challenger, {version: name for version, name, since in rows if since is None})
     if over := [{"of": model.name, "was": name, "who": number, "at": epoch} for name, number in before - now]:
-        session.connection().execute(_OVER, over)
+        connection.execute(_OVER, over)
     if new := [{"standing": name, "model": model.name, "version": who, "since": epoch} for name, who in now - before]:
-        session.connection().execute(_NEW, new)
+        connection.execute(_NEW, new)
 
 
 def in_force(epoch: int) -> ColumnElement[bool]:
