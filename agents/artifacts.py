@@ -26,6 +26,7 @@ from schemas.events import Scalar
 
 MAX_MODEL_BYTES = 1_000_000_000
 """A model's file that is larger is not even read."""
+PIECE_BYTES = 1_048_576
 CHILD_MEMORY_BYTES = 4_000_000_000
 CHILD_CPU_S = 30
 CHILD_TIMEOUT_S = 60.0
@@ -109,6 +110,30 @@ class ArtifactStore:
         if found != sha:
             raise ArtifactError(f"the bytes hash to {found}: altered", where=path, remedy="restore it, or roll back")
         return data
+
+    def check(self, sha: str, *, max_bytes: int) -> int:
+        """Read the bytes piece by piece and compare them with their hash; how many there are.
+
+        Raises
+        ------
+        ArtifactError
+            Missing, altered or too large.
+        """
+        path, found, size = self.path(sha), hashlib.sha256(), 0
+        try:
+            with open(path, "rb") if self._local else self._fs.open(path, "rb") as file:
+                while piece := file.read(PIECE_BYTES):
+                    size += len(piece)
+                    if size > max_bytes:
+                        raise ArtifactError(f"more than the {max_bytes} bytes that are accepted", where=path)
+                    found.update(piece)
+        except FileNotFoundError as error:
+            raise ArtifactError("the artifact is missing", where=path, remedy="restore it, or roll back") from error
+        if found.hexdigest() != sha:
+            raise ArtifactError(
+                f"the bytes hash to {found.hexdigest()}: altered", where=path, remedy="restore it, or roll back"
+            )
+        return size
 
     def verify(self, sha: str, kind: str) -> str:
         """Check the signature of an artifact; returns the id of the key.

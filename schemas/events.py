@@ -513,7 +513,10 @@ class AccessChanged(RegistryEvent, tag="AccessChanged", frozen=True, gc=False, k
 
 
 class CommandRefused(RegistryEvent, tag="CommandRefused", frozen=True, gc=False, kw_only=True):
-    """A command of `registry-commands` that was not believed. `actor`: whom it named; `reason` as in its letter."""
+    """A command of `registry-commands` that was not believed. `actor`: whom it named; `reason` as in its letter.
+
+    Or, `reason` ``artifact``: a version that was not let in because its file is missing or altered.
+    """
 
     command: str
     command_id: str

@@ -20,6 +20,7 @@ from agents.gateway.security import Guard
 from agents.incident_lines import facts
 from schemas.errors import (
     AccessError,
+    ArtifactError,
     BrokerError,
     ConfigurationError,
     ConflictError,
@@ -40,6 +41,7 @@ STATUS: tuple[tuple[type[DriftlineError], int], ...] = (
     (NotFoundError, 404),
     (ConflictError, 409),
     (TransitionError, 409),
+    (ArtifactError, 409),
     (DatabaseUnavailableError, 503),
     (BrokerError, 503),
     (DecodeError, 400),
@@ -53,8 +55,8 @@ def create_app(context: Context) -> FastAPI:
     Notes
     -----
     Errors are ``{"error": {"type", "what", "where", "remedy"}}`` with 401 (no valid key), 403
-    (a right is missing), 404, 409 (somebody else was first, or the stage
-    does not allow it), 503 (database or broker down: nothing changed) or 400.
+    (a right is missing), 404, 409 (somebody else was first, the stage does
+    not allow it, or the file is missing or altered), 503 (database or broker down: nothing changed) or 400.
     """
     app = FastAPI(title="Driftline", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.add_middleware(access.Doorkeeper, gate=context.gate)

@@ -20,6 +20,7 @@ from agents.registry.batch import Chosen, Outcome, What, chosen, decide_all
 from agents.registry.change import Change
 from agents.registry.flags import Flag
 from agents.registry.impact import Use
+from agents.registry.intact import refuse_altered, tell_altered, waiting
 from agents.registry.ledger import acting_for
 from agents.registry.lineage import Lineage
 from agents.registry.reviews import ReviewInfo, review, reviews
@@ -27,7 +28,7 @@ from agents.registry.search import Search, Seen, find_versions
 from agents.registry.service import Registry
 from agents.registry.views import ModelInfo, VersionInfo
 from agents.registry.watched import is_watched
-from schemas.errors import ConfigurationError, NotFoundError, TransitionError
+from schemas.errors import ArtifactError, ConfigurationError, NotFoundError, TransitionError
 from schemas.specification import Specification
 
 
@@ -263,10 +264,26 @@ class RegistryDecisions:
         artifact: str | None = None,
         consented: Collection[str] = (),
     ) -> None:
-        """Approve. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""
+        """Approve; the file is read again before. Raises as `Registry.approve`; an altered file is audited."""
+        intact = self._intact(model, version, by, actor)
         with self._registry.sessions.begin() as session:
             acting_for(session, by)
-            self._registry.approve(session, model, version, actor, comment, artifact=artifact, consented=consented)
+            told = {"artifact": artifact, "consented": consented, "intact": intact}
+            self._registry.approve(session, model, version, actor, comment, **told)
+
+    def _intact(self, model: str, version: int, by: Principal, actor: str) -> str | None:
+        """SHA-256 of the file of a version that waits, which was read before anything is locked."""
+        with self.readers() as session:
+            sha = waiting(session, model, version)
+        if sha is not None:
+            try:
+                refuse_altered(self._registry.artifacts, sha, f"{model} version {version}")
+            except ArtifactError as error:
+                with self._registry.sessions.begin() as session:
+                    acting_for(session, by)
+                    tell_altered(session, self._registry.now(), model, version, actor, error)
+                raise
+        return sha
 
     def reject(self, model: str, version: int, *, by: Principal, actor: str, reason: str) -> None:
         """Reject. Raises `NotFoundError`, `TransitionError`, `ConflictError`."""

@@ -16,13 +16,14 @@ from agents.control import Background, run_control_agent
 from agents.database.engine import make_engine, session_factory
 from agents.database.inbox import seen_before
 from agents.registry import approvals, watched
+from agents.registry.intact import tell_altered
 from agents.registry.ledger import AGENT, acting_for
 from agents.registry.refusals import tell_refusal
 from agents.registry.service import Registry
 from agents.runtime import mark_ready
 from agents.signing import KeyRing
 from schemas.codec import decode
-from schemas.errors import ConflictError, DecodeError, NotFoundError, TransitionError
+from schemas.errors import ArtifactError, ConflictError, DecodeError, NotFoundError, TransitionError
 from schemas.events import (
     AnyRegistryCommand,
     ApproveVersion,
@@ -55,7 +56,8 @@ class CommandHandler:
     Notes
     -----
     A command that is not believed is audited and becomes a dead letter. One that the registry refuses becomes a dead
-    letter with the refusal as its reason: the sender finds it there, and the stream goes on.
+    letter with the refusal as its reason: the sender finds it there, and the stream goes on. That a version's file was
+    altered is audited, too.
     """
 
     def __init__(self, registry: Registry, audience: str, ring: KeyRing) -> None:
@@ -77,11 +79,18 @@ class CommandHandler:
                 command_id=command.command_id,
             )
             return error
-        if seen_before(session, AGENT, f"command:{command.command_id}"):
-            return None
         acting_for(session, by)
         try:
-            self._obey(session, command)
+            # What an altered file keeps from being done leaves an audit row, and is not used up.
+            with session.begin_nested():
+                if not seen_before(session, AGENT, f"command:{command.command_id}"):
+                    self._obey(session, command)
+        except ArtifactError as error:
+            if not isinstance(command, (ApproveVersion, SubmitCandidate)):
+                raise
+            told = {"command": type(command).__name__, "command_id": command.command_id}
+            tell_altered(*(session, self._registry.now(), command.model, command.version, command.actor, error), **told)
+            return DecodeError(str(error), reason="artifact")
         except (ConflictError, NotFoundError, TransitionError) as error:
             reason = {ConflictError: "conflict", NotFoundError: "not-found", TransitionError: "transition"}[type(error)]
             raise DecodeError(str(error), reason=reason) from error

@@ -14,6 +14,7 @@ from agents.access.logic import Principal
 from agents.database.engine import Sessions
 from agents.registry.change import find_version
 from agents.registry.flags import in_force, sound_before
+from agents.registry.intact import altered, tell_altered
 from agents.registry.ledger import acting_for
 from agents.registry.logic import beyond
 from agents.registry.search import Search, model_conditions
@@ -161,12 +162,22 @@ def decide_all(  # noqa: PLR0917
     """
     for start in range(0, len(found), CHUNK):
         outcomes = []
+        some = found[start : start + CHUNK]
+        read = [(one.artifact, f"{one.model} version {one.version}") for one in some if allowed(one.model)]
+        problems = altered(registry.artifacts, read) if what == "approve" else {}
         with registry.sessions.begin() as session:
             acting_for(session, by)
-            for one in found[start : start + CHUNK]:
+            for one in some:
                 if not allowed(one.model):
                     problem = f"{by.name} lacks the role approver on {one.model}"
                     outcomes.append(Outcome(model=one.model, version=one.version, problem=problem))
+                    continue
+                if (problem_of := problems.get(one.artifact)) is not None:
+                    tell_altered(session, registry.now(), one.model, one.version, actor, problem_of)
+                    told = Outcome(
+                        model=one.model, version=one.version, problem=problem_of.what, remedy=problem_of.remedy
+                    )
+                    outcomes.append(told)
                     continue
                 try:
                     with session.begin_nested():
@@ -189,7 +200,10 @@ def _decide(  # noqa: PLR0917
 ) -> VersionInfo:
     if what == "approve":
         return registry.approve(
-            *(session, one.model, one.version, actor, reason), artifact=one.artifact, consented=consented
+            *(session, one.model, one.version, actor, reason),
+            artifact=one.artifact,
+            consented=consented,
+            intact=one.artifact,
         )
     if what == "reject":
         return registry.reject(session, one.model, one.version, actor, reason)

@@ -19,6 +19,7 @@ from agents.database.engine import Sessions
 from agents.registry import flags
 from agents.registry.change import Change, begin_model, refuse_answer, refuse_other_task, refuse_watched
 from agents.registry.consent import allowance, new_types, refuse_unnamed
+from agents.registry.intact import refuse_altered
 from agents.registry.ledger import Ledger
 from agents.registry.logic import check_step
 from agents.registry.questions import Questions
@@ -200,6 +201,8 @@ class Registry(Questions):
         NotFoundError
         ConflictError
             It was submitted before.
+        ArtifactError
+            It would be promoted, and what the store holds is not what was registered.
         """
         change = Change.of(session, command.model, self._clock())
         version = change.version(command.version)
@@ -213,10 +216,13 @@ class Registry(Questions):
             return decision
         if new := new_types(session, change.row, version):
             reason = f"{reason}; its file may hold {', '.join(new)}: somebody has to agree to that"
+        spec = parse(self.specification_text(session, version.specification))
+        by_policy = spec.approval.mode == "auto" and not new and not flags.is_flagged(session, command.model, number)
+        if by_policy and version.stage == "registered":
+            refuse_altered(self.artifacts, version.artifact, f"{command.model} version {number}")
         change.step(version, "validated", reason=reason)
         change.emit(VersionValidated, actor, at, version=number, artifact=version.artifact)
-        spec = parse(self.specification_text(session, version.specification))
-        if spec.approval.mode == "auto" and not new and not flags.is_flagged(session, command.model, number):
+        if by_policy:
             change.step(version, "approved")
             change.emit(VersionApproved, POLICY, at, version=number, comment=reason, **allowance(version))
             decision = change.promote(version, POLICY, at, probation=spec.probation_ms > 0)
@@ -236,6 +242,7 @@ class Registry(Questions):
         *,
         artifact: str | None = None,
         consented: Collection[str] = (),
+        intact: str | None = None,
     ) -> VersionInfo:
         """Approve a version that asks for it; the last approval needed promotes it.
 
@@ -246,9 +253,14 @@ class Registry(Questions):
         consented : collection of str, optional
             Types beside the defaults that its file may hold, as far as the approver agrees to them. Those of the
             champion need not be named.
+        intact : str, optional
+            SHA-256 of bytes that the caller has just read and found unaltered, before the lock was taken; others are
+            read here.
 
         Raises
         ------
+        ArtifactError
+            What the store holds is not what was registered.
         NotFoundError
         TransitionError
             The version does not ask for approval (yet).
@@ -273,6 +285,8 @@ class Registry(Questions):
         refuse_answer(request, actor, change.ledger.now)
         new = new_types(session, change.row, found)
         refuse_unnamed(where, new, consented, f"`driftline approve {model} {version}` with")
+        if intact != found.artifact:
+            refuse_altered(self.artifacts, found.artifact, where)
         session.add(
             ApprovalRow(
                 model=model,

@@ -156,6 +156,27 @@ def test_refused_commands_are_dead_letters_with_the_reason(agent: RegistryWorld,
     assert reasons == [b"not-found", b"transition", b"conflict", b"schema"]
 
 
+def test_an_altered_file_is_refused_told_and_the_command_can_be_sent_again(
+    agent: RegistryWorld, kafka: KafkaConfig
+) -> None:
+    agent.model(mode="manual")
+    agent.candidate(mode="manual")
+    _, bea = signers(agent, kafka)
+    with agent.readers() as session:
+        file = Path(agent.store.path(agent.registry.version(session, "m", 1).artifact))
+    whole = file.read_bytes()
+    file.write_bytes(b"other bytes")
+    command = ApproveVersion(command_id="1", model="m", actor="bea", version=1)
+    send(kafka, bea, command)
+    (letter,) = eventually(lambda: read_all(kafka, "dlq." + REGISTRY_COMMANDS, timeout_s=10), timeout=20)
+    assert dict(letter.headers or ())["__dlq.errors.reason"] == b"artifact"
+    (refused,) = (event for event in agent.events() if isinstance(event, CommandRefused))
+    assert (refused.command_id, refused.reason, refused.principal) == ("1", "artifact", "signer:bea")
+    file.write_bytes(whole)
+    send(kafka, bea, command)
+    eventually(lambda: agent.champion() == 1, timeout=20)
+
+
 def test_a_new_consumer_rebuilds_the_whole_state_from_either_topic(agent: RegistryWorld, kafka: KafkaConfig) -> None:
     """The newest record of each key of `registry-state`, and all of `registry-events`, say what the database says."""
     for name in ("a", "b", "c"):
