@@ -17,11 +17,13 @@ from sqlalchemy import Table, insert
 from sqlalchemy.orm import Session
 
 from agents.artifacts import ArtifactStore
+from agents.registry.fixed import record_hash
 from agents.registry.impact import PACKAGES, named
 from agents.registry.lineage import inputs
 from agents.registry.logic import GENESIS, chained, spans
 from agents.registry.tables import (
     ApprovalRequestRow,
+    ApprovalRow,
     AuditRow,
     EnvironmentRow,
     InputRow,
@@ -50,12 +52,15 @@ from schemas.specification import parse
 
 START: Final = datetime(2025, 1, 1, tzinfo=UTC)
 STEP: Final = timedelta(seconds=60)
+ACTOR: Final = "ann"
 OWNERS, TEAMS, CITIES = 50, 20, 10
 DATASETS, COMMITS, LOCKS, LOCKED = 500, 200, 40, 120
 WAITING_OF = 100
 """Every so many-th model has a version that waits for approval."""
 PARENTS = (SpecificationRow, EnvironmentRow, ModelRow)
 CHILDREN = (PackageRow, VersionRow, TagRow)
+ANSWERS = (ApprovalRow,)
+"""Rows that refer to rows of `FREE`, whose numbers grow from 1."""
 FREE = (AuditRow, InputRow, ApprovalRequestRow, StandingRow)
 """Rows that refer to none of the others: they need not wait for the end."""
 _AT_ONCE = 10_000
@@ -145,7 +150,8 @@ class Filling:
         self._challenger: dict[int, int] = {}
         self._reigning: dict[int, dict[str, Any]] = {}
         self._touched: dict[int, int] = {}
-        self._made = 0
+        self._made = self._asked = 0
+        self._began: dict[int, datetime] = {}
         self._events: dict[int, list[Any]] = {}
 
     def write(self, session: Session, store: ArtifactStore) -> None:
@@ -181,11 +187,11 @@ class Filling:
                 challenger=self._challenger.get(number),
                 shadow=None,
                 epoch=self._touched[number],
-                actor="ann",
-                registered_at=START,
+                actor=ACTOR,
+                registered_at=self._began[number],
                 monitored=False,
             )
-        self._flush(session, [*PARENTS, *CHILDREN, *FREE], 0)
+        self._flush(session, [*PARENTS, *CHILDREN, *FREE, *ANSWERS], 0)
         session.execute(insert(LedgerRow).values(id=1, epoch=self.epoch, head=self.head, recorded_at=self.now))
 
     def moment(self) -> datetime:
@@ -197,6 +203,7 @@ class Filling:
     def _model(self, number: int, text: str) -> None:
         name = name_of(number)
         self._event(number, ModelRegistered, None, task="binary")
+        self._began[number] = self.now
         tags = of_specification(parse(text))
         self._event(number, TagsChanged, None, tags=tags, removed=[])
         for key, value in tags.items():
@@ -208,7 +215,9 @@ class Filling:
         waits = last and number % WAITING_OF == 0
         rejected = not waits and previous is not None and self._random.randrange(10) == 0
         stage = "approval-requested" if waits else "rejected" if rejected else "promoted"
-        self._event(number, VersionRegistered, version, artifact=artifact, parent=previous)
+        promoted = "initial" if previous is None else "promoted"
+        decision = {"promoted": promoted, "rejected": "rejected"}.get(stage, "awaiting-approval")
+        now = self.now + STEP  # of the event that registers it
         row: dict[str, Any] = {
             "model": name,
             "version": version,
@@ -224,18 +233,23 @@ class Filling:
             "run_id": f"run-{name}-{version}",
             "report": {"passed": not rejected, "primary": {"candidate": 0.7, "champion": 0.69}, "rows": 1_000},
             "actor": "retraining",
-            "at": self.now,
-            "registered_at": self.now,
-            "registered_epoch": self.epoch,
+            "at": now,
+            "registered_at": now,
+            "registered_epoch": self.epoch + 1,
             "stage": stage,
-            "decision": {"promoted": "promoted", "rejected": "rejected"}.get(stage, "awaiting-approval"),
-            "reason": "better",
-            "promoted_at": self.now if stage == "promoted" else None,
+            "decision": decision,
+            "reason": "worse" if rejected else "better",
+            "promoted_at": None,
             "previous": previous if stage == "promoted" else None,
+            "external": None,
+            "allowed_types": [],
         }
+        made = VersionRow(**row)
+        told = {"artifact": artifact, "parent": previous, "record": record_hash(made)}
+        self._event(number, VersionRegistered, version, **told)
         self._rows.setdefault(VersionRow.__table__, []).append(row)  # changed once more where it is superseded
         environment_sha = hashlib.sha256(msgspec.json.encode(row["environment"], order="sorted")).hexdigest()
-        things = [(kind, found, relation) for kind, found, _, relation in inputs(VersionRow(**row))]
+        things = [(kind, found, relation) for kind, found, _, relation in inputs(made)]
         for kind, found, relation in {*things, (PACKAGES, environment_sha, "environment")}:
             self._add(InputRow, model=name, version=version, kind=kind, sha=found, relation=relation)
         if rejected:
@@ -243,14 +257,18 @@ class Filling:
             return
         self._event(number, VersionValidated, version, artifact=artifact)
         self._event(number, ApprovalRequested, version, approvers=1)
-        asked = {"model": name, "version": version, "requester": "retraining", "artifact": artifact}
-        closed = None if waits else self.now
-        self._add(ApprovalRequestRow, **asked, four_eyes=False, approvers=1, requested_at=self.now, closed_at=closed)
+        about = {"model": name, "version": version, "artifact": artifact, "requester": ACTOR, "four_eyes": False}
+        asked = {**about, "approvers": 1, "requested_at": self.now}
+        self._asked += 1
         if waits:
+            self._add(ApprovalRequestRow, **asked, closed_at=None)
             self._challenger[number] = version
             return
         self._event(number, VersionApproved, version, comment="")
+        self._add(ApprovalRequestRow, **asked, closed_at=self.now)
+        self._add(ApprovalRow, **about, actor=ACTOR, comment="", at=self.now, request=self._asked)
         self._event(number, ModelPromoted, version, previous=previous, artifact=artifact)
+        row["promoted_at"] = self.now
         if number in self._reigning:
             self._reigning[number]["stage"] = "superseded"
         self._champion[number], self._reigning[number] = version, row
@@ -273,12 +291,12 @@ class Filling:
             epoch=self.epoch,
             at=self.now,
             model=name,
-            actor="ann",
+            actor=ACTOR,
             **fields,
         )
         said = {
             "epoch": self.epoch,
-            "actor": "ann",
+            "actor": ACTOR,
             "action": kind.__name__,
             "model": name,
             "version": version,

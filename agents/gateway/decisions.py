@@ -268,8 +268,9 @@ class RegistryDecisions:
         intact = self._intact(model, version, by, actor)
         with self._registry.sessions.begin() as session:
             acting_for(session, by)
-            told = {"artifact": artifact, "consented": consented, "intact": intact}
-            self._registry.approve(session, model, version, actor, comment, **told)
+            self._registry.approve(
+                *(session, model, version, actor, comment), artifact=artifact, consented=consented, intact=intact
+            )
 
     def _intact(self, model: str, version: int, by: Principal, actor: str) -> str | None:
         """SHA-256 of the file of a version that waits, which was read before anything is locked."""

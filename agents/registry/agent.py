@@ -88,8 +88,11 @@ class CommandHandler:
         except ArtifactError as error:
             if not isinstance(command, (ApproveVersion, SubmitCandidate)):
                 raise
-            told = {"command": type(command).__name__, "command_id": command.command_id}
-            tell_altered(*(session, self._registry.now(), command.model, command.version, command.actor, error), **told)
+            tell_altered(
+                *(session, self._registry.now(), command.model, command.version, command.actor, error),
+                command=type(command).__name__,
+                command_id=command.command_id,
+            )
             return DecodeError(str(error), reason="artifact")
         except (ConflictError, NotFoundError, TransitionError) as error:
             reason = {ConflictError: "conflict", NotFoundError: "not-found", TransitionError: "transition"}[type(error)]

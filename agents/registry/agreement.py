@@ -1,13 +1,16 @@
 """What the registry's tables say, held against the audit: a version that was edited behind its back is found.
 
 The chain proves the audit. What is asked every day is answered from the tables, and whoever may write one may write the
-other: the event that registered a version carries a hash of its record, and stages and aliases follow from the events.
+other: the event that registered a version carries a hash of its record, and everything that was decided (stages,
+aliases, questions and approvals, reviews, tags, flags, erasures) follows from the events.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -16,32 +19,32 @@ from sqlalchemy import and_, exists, select
 from sqlalchemy.orm import Session
 
 from agents.registry.audit import PAGE, AuditVerdict
-from agents.registry.logic import Span, spans, standing
-from agents.registry.search import told_of
+from agents.registry.comparing import Comparison
+from agents.registry.expected import Heard
+from agents.registry.fixed import record_hash
+from agents.registry.logic import spans, standing
+from agents.registry.search import event_of
 from agents.registry.standing import spans_of
-from agents.registry.tables import AuditRow, LedgerRow, ModelRow, VersionRow
-from schemas.codec import iso
-
-FIXED = (
-    *("model", "version", "artifact", "reference", "specification", "code", "dataset", "environment", "parameters"),
-    *("seed", "parent", "run_id", "report", "actor", "at", "registered_at", "registered_epoch", "external"),
-    "allowed_types",
+from agents.registry.tables import (
+    ApprovalRequestRow,
+    ApprovalRow,
+    AuditRow,
+    FlagRow,
+    LedgerRow,
+    ModelRow,
+    ReviewRow,
+    SpecificationRow,
+    TagRow,
+    VersionRow,
 )
-"""Columns of a version that never change."""
+from agents.subjects.tables import SubjectErasureRow
+from schemas.events import ModelRegistered, SubjectErased
+
 MODELS_AT_ONCE = 200
 
 
-def record_hash(row: VersionRow) -> str:
-    """SHA-256 over all of a version that never changes: a JSON object, keys sorted, NaN and infinities as null."""
-    found = {name: getattr(row, name) for name in FIXED}
-    found |= {"at": iso(row.at), "registered_at": iso(row.registered_at)}
-    # Twice: as it was given and as the database returns it have to be the same text.
-    plain = msgspec.json.decode(msgspec.json.encode(found, order="sorted"))
-    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
-
-
 def compare_tables(session: Session, verdict: AuditVerdict) -> AuditVerdict:
-    """Compare versions and aliases with the audit.
+    """Compare versions and what was decided about them with the audit.
 
     Parameters
     ----------
@@ -55,7 +58,11 @@ def compare_tables(session: Session, verdict: AuditVerdict) -> AuditVerdict:
     """
     if verdict.problem is not None:
         return verdict
-    problem = next(_records(session), None) or next(_unheard(session), None) or next(_states(session, verdict), None)
+    checks = (
+        *(_specifications(session), _records(session), _unheard(session), _strangers(session)),
+        *(_erasures(session, verdict), _states(session, verdict)),
+    )
+    problem = next(chain.from_iterable(checks), None)
     return msgspec.structs.replace(verdict, problem=problem)
 
 
@@ -92,9 +99,53 @@ def _unheard(session: Session) -> Iterator[str]:
         yield f"version {version} of {model} is in no row of the audit"
 
 
+def _specifications(session: Session) -> Iterator[str]:
+    """Specifications whose text is not the one that versions name by its hash."""
+    rows = session.execute(select(SpecificationRow.sha, SpecificationRow.text), execution_options={"yield_per": PAGE})
+    for sha, text in rows:
+        if hashlib.sha256(text.encode()).hexdigest() != sha:
+            yield f"specification {sha} was edited: its text has another hash"
+
+
+def _strangers(session: Session) -> Iterator[str]:
+    """Rows about models that there are not."""
+    for kind, what in ((ApprovalRequestRow, "a question"), (ApprovalRow, "an approval"), (ReviewRow, "a review"),
+                       (TagRow, "a tag"), (FlagRow, "a flag")):  # fmt: skip
+        known = exists().where(ModelRow.name == kind.model)
+        for model in session.scalars(select(kind.model).where(~known).limit(1)):
+            yield f"{what} of {model} is in no row of the audit"
+
+
+def _erasures(session: Session, verdict: AuditVerdict) -> Iterator[str]:
+    """People who were erased, and the rows that say so."""
+    told = select(AuditRow.epoch, AuditRow.recorded_at, AuditRow.event).where(
+        AuditRow.action == SubjectErased.__name__, AuditRow.epoch <= verdict.rows
+    )
+    expected = Counter((msgspec.json.decode(row.event)["subject"], *row[:2]) for row in session.execute(told))
+    kept = select(SubjectErasureRow.subject, SubjectErasureRow.epoch, SubjectErasureRow.at)
+    found = Counter((row.subject, row.epoch, row.at) for row in session.execute(kept) if row.epoch <= verdict.rows)
+    for _, epoch, _ in sorted(((expected - found) + (found - expected)), key=itemgetter(1)):
+        yield f"the erasure of row {epoch} was edited, or one side does not know it"
+
+
+def _recorded_since(session: Session) -> int | None:
+    """Epoch of the first event that carries the hash of a record."""
+    rows = session.execute(
+        select(AuditRow.epoch, AuditRow.event)
+        .where(AuditRow.action.in_(["VersionRegistered", "VersionObserved"]))
+        .order_by(AuditRow.epoch),
+        execution_options={"yield_per": PAGE},
+    )
+    return next((epoch for epoch, event in rows if "record" in msgspec.json.decode(event)), None)
+
+
 def _states(session: Session, verdict: AuditVerdict) -> Iterator[str]:
-    """Models whose aliases or stages, now or at any time, are not what their events add up to."""
-    names = list(session.scalars(select(ModelRow.name).order_by(ModelRow.name)))
+    """Models of whom anything, now or at any time, is not what their events add up to."""
+    told_of_models = select(AuditRow.model).where(
+        AuditRow.action == ModelRegistered.__name__, AuditRow.epoch <= verdict.rows
+    )
+    names = sorted({*session.scalars(select(ModelRow.name)), *session.scalars(told_of_models)})
+    recorded_since = _recorded_since(session)
     for start in range(0, len(names), MODELS_AT_ONCE):
         chunk = names[start : start + MODELS_AT_ONCE]
         # One statement: what it returns belongs together, also where others write meanwhile.
@@ -104,8 +155,9 @@ def _states(session: Session, verdict: AuditVerdict) -> Iterator[str]:
             .outerjoin(VersionRow, VersionRow.model == ModelRow.name)
             .where(ModelRow.name.in_(chunk))
         ).all()
-        told: dict[str, list[Span]] = {name: [] for name in chunk}
-        told |= {name: spans(events) for name, events in told_of(session, chunk, verdict.rows)}
+        heard = _heard(session, chunk, verdict.rows)
+        told = {name: spans(one.event for one in events) for name, events in heard.items()}
+        compared = Comparison(session, chunk, heard, recorded_since)
         kept = spans_of(session, chunk, verdict.rows)
         latest = session.scalar(select(LedgerRow.epoch).where(LedgerRow.id == 1)) or 0
         stages: dict[str, dict[int, str]] = {name: {} for name in chunk}
@@ -129,3 +181,20 @@ def _states(session: Session, verdict: AuditVerdict) -> Iterator[str]:
             if differ:
                 said = history.stages.get(differ[0])
                 yield f"version {differ[0]} of {name} is {stages[name][differ[0]]} in the registry, {said} by the audit"
+        moving = {row.name for row in rows if verdict.rows < row.epoch <= latest}
+        for name in chunk:
+            if name not in moving:
+                yield from compared.problems(name)
+
+
+def _heard(session: Session, models: Sequence[str], epoch: int) -> dict[str, list[Heard]]:
+    """Events of some models and when they were recorded, in order."""
+    found: dict[str, list[Heard]] = {name: [] for name in models}
+    statement = (
+        select(AuditRow.model, AuditRow.recorded_at, AuditRow.event)
+        .where(AuditRow.model.in_(models), AuditRow.epoch <= epoch)
+        .order_by(AuditRow.epoch)
+    )
+    for model, at, event in session.execute(statement):
+        found[model].append(Heard(at, event_of(event)))
+    return found

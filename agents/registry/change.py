@@ -13,8 +13,8 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from agents.database.outbox import enqueue
 from agents.registry import flags, standing
-from agents.registry.agreement import record_hash
 from agents.registry.consent import allowance
+from agents.registry.fixed import record_hash
 from agents.registry.impact import Packages, index_version
 from agents.registry.ledger import AGENT, Ledger
 from agents.registry.logic import beyond, check_step, trimmed

@@ -212,10 +212,11 @@ def told_of(
             statement = statement.where(AuditRow.epoch <= epoch)
         rows = session.execute(statement.order_by(AuditRow.model, AuditRow.epoch)).yield_per(FEW)
         for name, told in groupby(rows, key=itemgetter(0)):
-            yield name, (_event(text) for _, text in told)
+            yield name, (event_of(text) for _, text in told)
 
 
-def _event(text: str) -> AnyRegistryEvent:
+def event_of(text: str) -> AnyRegistryEvent:
+    """The event of an audit row. Raises `DecodeError`."""
     try:
         event: AnyRegistryEvent = _EVENTS.decode(text)
     except msgspec.DecodeError:

@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Boolean, delete, select, update
 
 from agents.database.base import Json
-from agents.registry.agreement import FIXED, compare_tables, record_hash
+from agents.registry.agreement import compare_tables
 from agents.registry.audit import verify_audit
+from agents.registry.fixed import FIXED, record_hash
 from agents.registry.tables import AuditRow, LedgerRow, ModelRow, VersionRow
 from tests.integration.registry.test_audit import forge
 from tests.support.registries import RegistryWorld
