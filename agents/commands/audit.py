@@ -28,7 +28,8 @@ def verify(
 ) -> None:
     """Find any edited, removed, inserted or reordered row of the audit; exit code 1 where there is one.
 
-    Versions and aliases are compared with it, too: what is asked every day is what was decided.
+    Everything that is asked every day is compared with it, too: versions, aliases, approvals, reviews, tags, flags,
+    erasures.
     """
     if file is not None:
         _tell(_of_file(file), "the export", as_json=as_json)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from agents.registry.ledger import row_hash
@@ -16,6 +16,8 @@ from agents.registry.tables import AuditRow, LedgerRow
 from schemas.codec import iso
 
 PAGE = 1_000
+_TABLE: Any = AuditRow.__table__
+_COLUMNS = tuple(_TABLE.c)
 
 
 class AuditVerdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,9 +95,10 @@ def compare_published(session: Session, verdict: AuditVerdict, events: Iterable[
     return msgspec.structs.replace(verdict, published=count)
 
 
-def _audit_rows(session: Session, page: int, *conditions: Any) -> Iterator[AuditRow]:
-    statement = select(AuditRow).where(*conditions).order_by(AuditRow.epoch)
-    yield from session.scalars(statement, execution_options={"yield_per": page})
+def _audit_rows(session: Session, page: int, *conditions: Any) -> Iterator[Row[Any]]:
+    # Plain rows: objects of half a million would take twice as long.
+    statement = select(*_COLUMNS).where(*conditions).order_by(AuditRow.epoch)
+    yield from session.execute(statement, execution_options={"yield_per": page})
 
 
 # ------------------------------------------------------------------------------------------------------ export

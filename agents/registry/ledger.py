@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -121,7 +121,7 @@ class Ledger:
         )
 
 
-def row_hash(row: AuditRow) -> str:
+def row_hash(row: AuditRow | Row[Any]) -> str:
     """The hash that `row` must carry."""
     return chained(
         row.previous_hash,
