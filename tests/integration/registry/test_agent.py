@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from agents.access.logic import Grant, local_principal
 from agents.access.signatures import CommandSigner, audience_of, own_ring
@@ -17,7 +17,7 @@ from agents.config import load_settings
 from agents.registry import approvals
 from agents.registry.agent import run
 from agents.registry.logic import replay
-from agents.registry.tables import AuditRow, LedgerRow
+from agents.registry.tables import AuditRow, LedgerRow, ModelRow, TagRow
 from agents.runtime import is_ready
 from agents.signing import KeyRing
 from schemas.codec import decode, encode
@@ -259,11 +259,13 @@ def test_the_audit_is_compared_with_the_topic(
     eventually(lambda: len(events(kafka)) == len(agent.events()), timeout=30)
     code, said = audit(kafka, tmp_path, monkeypatch, "verify", "--published")
     assert (code, f"{len(agent.events())} published events say the same" in said) == (0, True)
-    # Somebody who may write the database takes the last change back, and the head with it; no table tells.
+    # Somebody who may write the database takes the last change back everywhere, and the head with it.
     with agent.sessions.begin() as session:
         last = session.get_one(AuditRow, len(agent.events()))
         session.execute(update(LedgerRow).values(epoch=last.epoch - 1, head=last.previous_hash))
         session.delete(last)
+        session.execute(delete(TagRow))
+        session.execute(update(ModelRow).values(epoch=last.epoch - 1))
     assert audit(kafka, tmp_path, monkeypatch, "verify", "--unpublished")[0] == 0
     code, said = audit(kafka, tmp_path, monkeypatch, "verify")
     assert (code, "was published and is missing" in said) == (1, True)
