@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 
 from agents.archiving.dataset import connect
 from agents.provenance.stints import HOUR_MS, Share
-from schemas.errors import StateError
+from schemas.durations import parse_count
+from schemas.errors import SpecificationError, StateError
+from schemas.windows import parse_window
 
 WINDOWS = 5
 _SHARES = f"""
@@ -31,6 +33,11 @@ SELECT window_end, segment, n, coverage, metrics FROM (
     QUALIFY row_number() OVER (PARTITION BY segment, window_end ORDER BY revision DESC, "offset" DESC) = 1
 )
 QUALIFY dense_rank() OVER (ORDER BY window_end DESC) <= {WINDOWS} ORDER BY window_end DESC, segment
+"""
+_WINDOWS = """
+SELECT DISTINCT "window" FROM quality_metrics
+WHERE problem IS NULL AND model = $model AND version = $version AND NOT coalesce(estimated, false)
+  AND state <> 'provisional'
 """
 _FIRST_TOLD = """
 SELECT incident_id, title, explanation FROM alerts WHERE problem IS NULL AND list_contains($ids, incident_id)
@@ -68,22 +75,23 @@ class Archive:
             for hour, name, elsewhere, count, first, last in self._rows(_SHARES, model=model)
         ]
 
-    def measured(self, model: str, version: int, windows: Sequence[str]) -> list[Window]:
-        """The version's last closed windows of the first of `windows` that it has any of, newest first, by segment."""
-        for window in windows:
-            if rows := self._rows(_MEASURED, model=model, version=version, window=window):
-                return [
-                    Window(
-                        window=window,
-                        window_end=end.astimezone(UTC),
-                        segment=segment or "",
-                        n=n,
-                        coverage=coverage,
-                        metrics=json.loads(metrics),
-                    )
-                    for end, segment, n, coverage, metrics in rows
-                ]
-        return []
+    def measured(self, model: str, version: int) -> list[Window]:
+        """The version's last closed windows of the longest kind that it has any of, newest first, by segment."""
+        names = [name for (name,) in self._rows(_WINDOWS, model=model, version=version)]
+        if not names:
+            return []
+        window = min(names, key=_calm)
+        return [
+            Window(
+                window=window,
+                window_end=end.astimezone(UTC),
+                segment=segment or "",
+                n=n,
+                coverage=coverage,
+                metrics=json.loads(metrics),
+            )
+            for end, segment, n, coverage, metrics in self._rows(_MEASURED, model=model, version=version, window=window)
+        ]
 
     def first_told(self, incidents: Sequence[str]) -> dict[str, tuple[str, str]]:
         """Title and explanation of incidents by id, as they were when they were opened."""
@@ -96,6 +104,17 @@ class Archive:
             return []
         found: list[tuple[Any, ...]] = self._connection.execute(query, values).fetchall()
         return found
+
+
+def _calm(name: str) -> tuple[bool, int, str]:
+    """Windows of time come before those of counts, the longest first."""
+    count = parse_count(name)
+    if count is not None:
+        return True, -count, name
+    try:
+        return False, -parse_window(name).length_ms, name
+    except SpecificationError:
+        return True, 0, name  # of a release that names windows otherwise
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from agents.provenance.traffic import Archive, Window
 from agents.registry.service import Registry
 from agents.retraining.tables import RunRow
 from schemas.codec import utc
-from schemas.specification import Specification
 
 MOST_INCIDENTS = 20
 
@@ -112,7 +111,7 @@ def why(registry: Registry, session: Session, archive: Archive, model: str, vers
     runs = {number: _told(row, incidents) for number, row in made.items()}
     gates = {number: gate_of(registry.version(session, model, number)) for number in successors}
     notes = [archive.problem] if archive.problem else []
-    quality = archive.measured(model, version, windows(spec))
+    quality = archive.measured(model, version)
     if not quality and not archive.problem:
         notes.append("no window of it is in the archive: how good it was is not known here")
     return Why(
@@ -127,12 +126,6 @@ def why(registry: Registry, session: Session, archive: Archive, model: str, vers
         quality=quality,
         notes=notes,
     )
-
-
-def windows(spec: Specification) -> list[str]:
-    """Its windows, those of time before those of counts, the longest first."""
-    timed = sorted(spec.time_windows, key=lambda name: -spec.time_windows[name].length_ms)
-    return [*timed, *sorted(spec.count_windows, key=lambda name: -spec.count_windows[name])]
 
 
 def _run(session: Session, model: str, version: int) -> RunRow | None:

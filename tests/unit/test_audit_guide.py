@@ -7,6 +7,7 @@ import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -24,10 +25,9 @@ from tests.unit.agents.retraining.test_rebuild import archive_days
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "audit.md"
 SMALL = {
     "flight-delay": "toy",
-    "2026-11-22T02:42:00Z": "2999-01-01T00:00:00Z",
+    "2013-08-20T12:00:00Z": "2024-01-24T12:00:00Z",
     "2013-08-17T00:00:00Z": "2999-01-01T00:00:00Z",
     "2013-09-01T00:00:00Z": "2999-01-01T00:00:00Z",
-    "2013-08-17": "2024-01-25",
     "count(*) > 1000": "count(*) > 200",
 }
 """What the small history calls its things."""
@@ -60,10 +60,9 @@ ALERT = Alert(
     explanation="brier rose to 0.2",
 )
 EXPECTED = {
-    "versions": r"toy|promoted",
-    "show": r"VersionRegistered",
+    "live": r"answered, by event time +version 1, [\d,]+ predictions(.|\n)*made again by +driftline rebuild toy 1",
+    "why": r"trigger +registration(.|\n)*7d to 2024-01-25 00:00:00: roc_auc 0.7",
     "lineage": r"toy 2|made from",
-    "runs": r"registration",
     "audit": r"rows",
     "rebuild": r"reproduced",
     "datasets": r"rows",
@@ -80,9 +79,11 @@ def commands() -> list[list[str]]:
         words = shlex.split(line)[1:]
         for old, new in SMALL.items():
             words = [word.replace(old, new) for word in words]
-        if words[0] in {"show", "lineage", "rebuild"}:
+        if words[0] in {"lineage", "rebuild"}:
             words[2] = "2"
-        found.append([word.replace("version = 8", "version = 1") for word in words])
+        elif words[0] == "why":
+            words[2] = "1"
+        found.append(words)
     return found
 
 
@@ -114,3 +115,12 @@ def test_every_command_of_the_guide_answers(tmp_path: Path, monkeypatch: pytest.
         assert "no rows" not in done.output, words
         walked.add(words[0])
     assert walked == set(EXPECTED)
+    for words, said in ((["live", "toy", "--json"], '"clock": {'), (["why", "toy", "2", "--json"], '"endings": [')):
+        done = CliRunner().invoke(app, words)
+        assert said in done.stdout
+        assert msgspec.json.decode(done.stdout)["model"] == "toy"
+    refused = CliRunner().invoke(app, ["live", "toy", "--at", "1999-01-01", "--json"])
+    error = msgspec.json.decode(refused.stdout)["error"]
+    assert (refused.exit_code, error["type"], error["where"]) == (1, "NotFoundError", "model toy")
+    assert "no version was live at 1999-01-01T00:00:00Z" in error["what"]
+    assert "driftline versions toy" in error["remedy"]

@@ -67,13 +67,21 @@ def predicted(version: int | str, at: datetime, name: str = "m", *, shadow: bool
     return PREDICTIONS, value, shadow
 
 
-def measured(version: int, day: int, value: float, segment: dict[str, str] | None = None, revision: int = 0):  # type: ignore[no-untyped-def]
+def measured(
+    version: int,
+    day: int,
+    value: float,
+    *,
+    segment: dict[str, str] | None = None,
+    revision: int = 0,
+    window: str = "7d",
+) -> tuple[str, object, bool]:
     end = EVENT_TIME + day * DAY
     metric = QualityMetric(
         model="m",
         version=version,
         segment=segment,
-        window="7d",
+        window=window,
         window_start=end - 7 * DAY,
         window_end=end,
         state="revised" if revision else "closed",
@@ -150,7 +158,8 @@ def history(world: RegistryWorld, folder: Path) -> dict[str, datetime]:
     told = [(ALERTS, incident("opened", "roc_auc fell to 0.5"), False)]
     told += [(ALERTS, incident("closed", "no crossing since"), False)]
     series = [measured(1, day, 0.7 + day / 100) for day in range(1, 9)]
-    series += [measured(1, 8, 0.5, revision=1), measured(1, 8, 0.4, {"x": "a"}), measured(2, 8, 0.9)]
+    series += [measured(1, 8, 0.5, revision=1), measured(1, 8, 0.4, segment={"x": "a"}), measured(2, 8, 0.9)]
+    series += [measured(1, 9, 0.1, window=name) for name in ("1d", "5000n", "of another release")]
     archive(world, folder, [*hours, *told, *series])
     return at
 
