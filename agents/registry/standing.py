@@ -64,10 +64,11 @@ def in_force(epoch: int) -> ColumnElement[bool]:
 def spans_of(session: Session, models: Sequence[str], epoch: int) -> dict[str, list[Span]]:
     """What versions of some models were and when, as it was known at an epoch."""
     found: dict[str, list[Span]] = {name: [] for name in models}
-    statement = select(StandingRow).where(StandingRow.model.in_(models), StandingRow.since <= epoch)
-    for row in session.scalars(statement):
-        until = None if row.until is None or row.until > epoch else row.until
-        found[row.model].append(Span(row.standing, row.version, row.since, until))
+    statement = select(
+        StandingRow.model, StandingRow.standing, StandingRow.version, StandingRow.since, StandingRow.until
+    ).where(StandingRow.model.in_(models), StandingRow.since <= epoch)
+    for model, name, version, since, until in session.execute(statement):
+        found[model].append(Span(name, version, since, None if until is None or until > epoch else until))
     return {name: sorted(spans, key=itemgetter(0, 1, 2)) for name, spans in found.items()}
 
 

@@ -16,6 +16,7 @@ from agents.registry.questions import Questions
 from agents.registry.search import histories
 from benchmarks import latency, models, pending, recovery, registry, workers
 from benchmarks.registry_fill import Filling
+from schemas.errors import ConfigurationError
 
 
 def _row(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -63,11 +64,17 @@ def test_models() -> None:
     assert document["ratios"]["1 model/40 models"] > 0
 
 
-def test_registry() -> None:
-    document = registry.run(models=200, versions=700, questions=3, registrations=3, swaps_each=0)
+def test_registry(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"models": 200, "versions": 700, "questions": 3, "registrations": 3, "swaps_each": 0}
+    small["database"] = f"sqlite:///{tmp_path / 'r.db'}"
+    document = registry.run(**small)
+    with pytest.raises(ConfigurationError, match="is no empty database"):
+        registry.run(**small)
     row = _row(document, "50 approvals at once")
     assert (row["won"], row["refused"]) == (1, 49)
-    assert {*registry.QUESTIONS, "register a version", "decide on it"} < {row["name"] for row in document["rows"]}
+    assert {*registry.QUESTIONS, registry.REGISTER, registry.REGISTER_NEW, "decide on it", "audit verify"} < {
+        row["name"] for row in document["rows"]
+    }
     assert all(0 < row["p50_ms"] <= row["value"] <= row["max_ms"] for row in document["rows"])
     assert document["settings"]["events"] > 5 * 600
 
