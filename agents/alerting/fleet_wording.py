@@ -29,6 +29,10 @@ _THEMES: dict[str, tuple[str, str]] = {
     "quality": ("quality fell", "Quality fell"),
     "labels": ("labels stay away", "Labels come late or stay away"),
     "prediction": ("predictions moved", "The predictions moved away from the reference"),
+    "data-quality:volume": (
+        "predictions stay away",
+        "Hardly any predictions come, or none from some segments,",
+    ),
     "label": ("labels moved", "The labels moved away from the reference"),
 }
 

@@ -239,8 +239,8 @@ TROUBLES: Final[Mapping[str, Trouble]] = {
     "label-delay": Trouble("label-delay", "label_delay_p50_s", "pane", hours=9.0),
     "segment-label-delay": Trouble("label-delay", "label_delay_p50_s", "pane", World(rows=260), cells=_late),
     "collapse": Trouble("data-quality", "volume", "pane", World(rows=30), since=24),
-    "segment-collapse": Trouble("data-quality", "volume", "pane", World(rows=260), cells=_few, since=30),
-    "segment-silence": Trouble("data-quality", "volume", "pane", rows=_without("LGA"), since=30),
+    "segment-collapse": Trouble("data-quality", "volume", "pane", World(rows=260), cells=_few, since=24),
+    "segment-silence": Trouble("data-quality", "volume", "pane", rows=_without("LGA"), since=24),
     "silence": Trouble("data-quality", "volume", "pane", silent=True),
 }
 """By name; each begins in a calm world."""

@@ -21,7 +21,7 @@ from tests.support.simulate import ORIGINS, World, learn, watching
 
 BUDGET_DAYS = 5
 """One false alarm in so many days: generous, so that the bound below means something within a few seconds."""
-WEEKS, MODELS = 20, 20
+WEEKS, MODELS = 16, 14
 MEANS = {"EWR": 320.0, "JFK": 300.0, "LGA": 50.0}
 FLAT, WEEKEND = np.ones(7), np.array([1.0, 1.0, 1.0, 1.0, 0.9, 0.4, 0.3])
 

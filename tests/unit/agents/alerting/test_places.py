@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.alerting.incident import Effects
 from agents.alerting.logic import AlertBook
-from schemas.events import Alert, Observation
+from schemas.events import Alert, Observation, PaneClosed
+from streams.aggregate import AggregatePartition
+from tests.support.replay import DAY as REPLAYED_DAY
+from tests.support.replay import watermark
+from tests.support.simulate import learn, watching
+from tests.support.troubles import CALM, TROUBLES, record_with
+from tests.unit.agents.alerting.test_fleet import Fleet
 from tests.unit.agents.alerting.test_logic import drift, observation, pane, spec
 
+replaced = msgspec.structs.replace
 SPEC = spec()
 
 
@@ -163,6 +173,21 @@ def test_too_likely_for_the_fleet_it_opens_nothing() -> None:
     assert len(book.observed(silent(2, evidence={"p": 1e-4, "p_value": 1e-12}), SPEC, share).alerts) == 1
 
 
+def test_a_region_that_falls_silent_in_many_models_is_one_incident() -> None:
+    """An upstream feed: some models are silent there, others altogether."""
+    fleet = Fleet(40)
+    for number in range(6):
+        model = f"m{number}"
+        fleet.take(replaced(silent(1) if number else everywhere(1), model=model, observation_id=f"o{number}"))
+    for number in range(6):
+        fleet.take(replaced(pane(2), model=f"m{number}"))
+    ((_, alert),) = fleet.fleet_incidents().items()
+    assert alert.status in {"opened", "updated"}
+    assert "predictions stay away" in alert.title
+    assert "or none from some segments, in 6 of 40 models" in alert.explanation
+    assert alert.evidence["blast_radius"]["segments"] == {"origin=JFK": 5}
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.permutations([silent(1), silent(1, "origin=LGA"), vanished(1, 0.9), vanished(1, 0.9, window="7d")]))
 def test_in_any_order_one_incident_is_open_and_no_more_opened(order: list[Observation]) -> None:
@@ -174,3 +199,33 @@ def test_in_any_order_one_incident_is_open_and_no_more_opened(order: list[Observ
     assert len(opened(found)) == len(still_open(book)) == 1
     (incident,) = [i for i in book.incidents.values() if i.closed_ms is None]
     assert {"origin=JFK", "origin=LGA"} <= {crossing.segment for crossing in incident.members.values()}
+
+
+# ------------------------------------------------------------------------------------------ what detectors really say
+
+
+@pytest.mark.parametrize(("name", "group"), [("segment-silence", "places"), ("silence", "data-quality")])
+def test_of_a_stream_one_incident_comes(name: str, group: str) -> None:
+    """Of a region that falls silent and vanishes from a feature; and of an outage, in which every region is silent."""
+    plan = learn(watching(windows=("1d", "7d")), CALM, 14, np.random.default_rng(1))
+    trouble = replace(TROUBLES[name], since=24)
+    rng = np.random.default_rng(2)
+    aggregate = AggregatePartition(1, lambda model, version: plan)
+    book, found, seen = AlertBook(model="m"), [], set()
+    for day in range(29):
+        record = record_with(plan, trouble, day, rng)
+        if record is not None:
+            aggregate.merge(record)
+        effects = Effects()
+        for event in aggregate.merge(watermark((day + 1) * REPLAYED_DAY)):
+            if isinstance(event, Observation):
+                seen.add((event.kind, event.subject, event.segment is None))
+                effects.extend(book.observed(event, plan.spec))
+            elif isinstance(event, PaneClosed):
+                effects.extend(book.pane_closed(event, plan.spec))
+        found += [alert for _, alert in effects.alerts]
+    assert len(opened(found)) == 1, [(a.status, a.title) for a in found]
+    (incident,) = book.incidents.values()
+    assert incident.group == group
+    assert ("data-quality", "volume", name == "silence") in seen
+    assert (("data-drift", "feature:origin", True) in seen) == (name == "segment-silence")
