@@ -70,7 +70,7 @@ def test_a_restore_longer_than_max_poll_keeps_its_partitions(kafka: KafkaConfig)
     handler = Slow()
     with running(processor(kafka, handler, **OPTIONS)) as failures:
         eventually(lambda: handler.restored, timeout=20)
-        time.sleep(5)  # the fault itself: longer than max.poll.interval.ms
+        time.sleep(2 * OPTIONS["max_poll_interval_ms"] / 1000)  # the fault itself
         handler.go.set()
         eventually(lambda: len(handler.values()) == len(VALUES), timeout=20)
     assert not failures
@@ -82,12 +82,12 @@ def test_a_rebalance_in_the_middle_of_a_restore(kafka: KafkaConfig) -> None:
     ensure_topics(kafka, 4, TOPICS)
     produce(kafka, VALUES)
     first, second = Slow(), Copier()
-    with running(processor(kafka, first, "first")) as failures:
+    with running(processor(kafka, first, "first", session_timeout_ms=3_000)) as failures:
         eventually(lambda: first.restored, timeout=20)
         with running(processor(kafka, second, "second")) as others:
             # The second has asked to join; the first is held up in its callback, and the group waits for it.
             eventually(lambda: len(shares(kafka, "copying")) == 2, timeout=40)
-            time.sleep(5)  # many heartbeats: their answers tell the first one's client, on a busy machine too
+            time.sleep(4)  # a dozen heartbeats: their answers tell the first one's client, on a busy machine too
             assert not second.restored
             assert first.releases == []
             first.go.set()

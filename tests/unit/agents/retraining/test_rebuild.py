@@ -22,6 +22,7 @@ from agents.signing import KeyRing
 from agents.skops_file import dump_model
 from schemas.errors import ArtifactError, ConfigurationError, ConflictError, NotFoundError, TrainingError
 from schemas.events import GroundTruth, Prediction
+from tests.support import forked
 from tests.unit.agents.archiving.conftest import Archive, Log
 from tests.unit.agents.retraining.projects import PIPELINE, SPEC, write_project
 from tests.unit.agents.retraining.tables import toy_table
@@ -30,6 +31,12 @@ from tests.unit.agents.retraining.tables import toy_table
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return load_settings(home=tmp_path / "home", artifacts_url="", database_url="", archive_url="")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training process is a fork of this one: `test_the_same_bits_again` starts a real one."""
+    monkeypatch.setattr("agents.retraining.rebuild.subprocess", forked)
 
 
 def registered(settings: Settings, tmp_path: Path, pipeline: str = PIPELINE, spec: str = SPEC) -> None:
@@ -58,6 +65,7 @@ def test_the_same_bits_again(settings: Settings, tmp_path: Path) -> None:
     assert not found.environment["fresh"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_another_seed_is_told(settings: Settings, tmp_path: Path) -> None:
     # Another seed trains another model: the recorded one is changed, everything else is as it was.
     sampled = PIPELINE.replace("return data[", "data = data.sample(frac=0.5, random_state=seed)\n    return data[")
@@ -73,6 +81,7 @@ def test_another_seed_is_told(settings: Settings, tmp_path: Path) -> None:
     assert "coef_: the numbers differ" in said
 
 
+@pytest.mark.usefixtures("quick")
 def test_other_rows_are_told(settings: Settings, tmp_path: Path) -> None:
     registered(settings, tmp_path)
     artifacts = ArtifactStore.of(settings)
@@ -164,6 +173,7 @@ def archive_days(settings: Settings, log: Log, first_day: int, days: int) -> Non
     archive.write(records)
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_was_archived_since_is_left_out(settings: Settings, tmp_path: Path) -> None:
     spec = SPEC.replace('"25d"', '"20000d"')
     registered(settings, tmp_path, spec=spec)
@@ -190,6 +200,7 @@ def test_what_was_archived_since_is_left_out(settings: Settings, tmp_path: Path)
     assert rebuild(settings, "toy", 2, here=True).differences[0] == "data: 3300 rows were recorded, 3540 are left"
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_imported_version_is_made_again_once_its_rows_came(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +244,7 @@ def test_an_imported_version_is_made_again_once_its_rows_came(
         assert found.data["rows"] == {1: 3000, 2: 3300}[version]
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_was_let_go_is_told(settings: Settings, tmp_path: Path) -> None:
     registered(settings, tmp_path, spec=SPEC.replace('"25d"', '"20000d"'))
     log = Log()

@@ -26,6 +26,7 @@ from agents.subjects.sealing import Rule, place, sealed_prediction
 from schemas.errors import ConfigurationError, ConflictError, StateError, TrainingError
 from schemas.events import GroundTruth, Prediction
 from schemas.specification import Specification, parse
+from tests.support import forked
 from tests.unit.agents.archiving.conftest import Archive, Log
 from tests.unit.agents.retraining.projects import SPEC, write_project
 from tests.unit.agents.retraining.tables import START_MS, toy_table
@@ -102,7 +103,10 @@ def archive_people(settings: Settings, log: Log, first_day: int, days: int) -> N
     archive.write(sorted(records, key=lambda record: (record.topic, record.offset)))
 
 
-def test_whoever_is_erased_is_missing_from_then_on(settings: Settings, tmp_path: Path) -> None:
+def test_whoever_is_erased_is_missing_from_then_on(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.retraining.rebuild.subprocess", forked)
     table = tmp_path / "table.csv"
     people(12).to_csv(table, index=False)
     project = write_project(tmp_path / "p", spec=TEXT)
