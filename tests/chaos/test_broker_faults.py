@@ -101,7 +101,7 @@ def test_a_broker_that_comes_back_costs_nothing(own_broker: EmbeddedKafka, how: 
         eventually(lambda: not held(own_broker.folder / LOCK_FILE), timeout=90)
         assert own_broker.start() == kafka.bootstrap_servers
         produce(kafka, numbered(100, 2_000))
-        eventually(lambda: len(set(worker.values)) == 2_100, timeout=90, message=lambda: str(worker.ends))
+        eventually(lambda: len(set(worker.values)) == 2_100, timeout=200, message=lambda: str(worker.ends))
         copies = [record.value or b"" for record in read_all(kafka, "copies", timeout_s=30)]
     assert sorted(copies) == numbered(2_100)
 
