@@ -21,7 +21,7 @@ from typing import Any
 from agents.config import bare_environment
 
 IDLE_S = 60.0
-"""The server takes 150 MB: models come in groups (an agent's start, a fleet's promotion), or once in hours."""
+"""The server takes some 200 MB: models come in groups (an agent's start, a fleet's promotion), or once in hours."""
 FORKING = sys.platform == "linux"
 _SAID_BYTES = 65536
 # Without its thread for freed memory, which a fork would not have: see the allocator of Arrow.
