@@ -138,7 +138,7 @@ def find_versions(
     conditions += _tagged(by, search.tags, number, epoch)
     if model:
         conditions.append(by == model)
-    chosen = select(VersionRow)
+    chosen = select(*VersionRow.__table__.columns)  # a row without an object behind it takes half the time
     if stood and epoch is not None:
         conditions += [StandingRow.standing == stood, standing_in_force(epoch)]
         mine = and_(StandingRow.model == VersionRow.model, StandingRow.version == VersionRow.version)
@@ -164,9 +164,12 @@ def find_versions(
         fitting = [name for name in names if fnmatchcase(name, search.match)]
         shown = set(seen(fitting)) if fitting else set()
         wanted = [name for name in fitting if name in shown]
-        rows = session.scalars(
-            chosen.where(*conditions, by.in_(wanted)).order_by(VersionRow.model, VersionRow.version)
-        ).all()
+        rows = cast(
+            "Sequence[VersionRow]",  # a member for each of its columns
+            session.execute(
+                chosen.where(*conditions, by.in_(wanted)).order_by(VersionRow.model, VersionRow.version)
+            ).all(),
+        )
         now, then = _standing(session, wanted, epoch)
         tags = tags_of(session, wanted, epoch, versions=True)
         flagged = by_version(in_force(session, wanted, epoch))
@@ -235,8 +238,8 @@ def tags_of(
         )
         if not versions:
             statement = statement.where(TagRow.version == 0)
-        for row in session.execute(statement.order_by(TagRow.key)):
-            found.setdefault((row.model, row.version), {})[row.key] = row.value
+        for model, version, key, value in session.execute(statement.order_by(TagRow.key)):
+            found.setdefault((model, version), {})[key] = value
     return found
 
 
