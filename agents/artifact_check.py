@@ -35,8 +35,10 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_WRITTEN_BYTES, _MAX_WRITTEN_BYTES))
     try:
         # Read, and imported, below the limits, so that they hold for everything.
+        from agents.model_file import load
+
         data = sys.stdin.buffer.read()
-        model = _load(data, task["where"], task["allowed"])
+        model = load(data, task["where"], task["allowed"])
         if task["features"]:
             _smoke(model, task["features"], task["rows"])
     except MemoryError:
@@ -50,18 +52,6 @@ def main() -> int:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
-
-
-def _load(data: bytes, where: str, allowed: list[str]) -> Any:
-    from agents.onnx_check import is_onnx
-
-    if is_onnx(data):
-        from agents.onnx_file import load_onnx
-
-        return load_onnx(data, where, allowed)
-    from agents.skops_file import load_skops
-
-    return load_skops(data, where, allowed)
 
 
 def _smoke(model: Any, features: Mapping[str, FeatureKind], rows: list[dict[str, object]]) -> None:

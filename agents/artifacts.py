@@ -18,9 +18,9 @@ import fsspec
 
 from agents.check_client import checked
 from agents.config import Settings
+from agents.model_file import load
 from agents.onnx_check import is_onnx
 from agents.signing import KeyRing
-from agents.skops_file import load_skops
 from schemas.errors import ArtifactError
 from schemas.events import Scalar
 
@@ -224,11 +224,7 @@ def load_model(store: ArtifactStore, sha: str, allowed: Iterable[str] = ()) -> A
     """
     data = store.get(sha, max_bytes=MAX_MODEL_BYTES)
     store.verify(sha, "model")
-    if is_onnx(data):
-        from agents.onnx_file import load_onnx
-
-        return load_onnx(data, store.path(sha), allowed)
-    return load_skops(data, store.path(sha), allowed)
+    return load(data, store.path(sha), allowed)
 
 
 def check_in_child(

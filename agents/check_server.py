@@ -25,7 +25,7 @@ import time
 import traceback
 from typing import Any
 
-_ANY = ("agents.artifact_check", "agents.features", "agents.onnx_check", "agents.skops_file", "pandas")
+_ANY = ("agents.artifact_check", "agents.features", "agents.model_file", "agents.skops_file", "pandas")
 LOADED = {b"skops": (*_ANY, "skops.io"), b"onnx": (*_ANY, "agents.onnx_file", "onnx")}
 """What opening a model of a kind needs. Not ONNX's runtime: it starts a thread, and is imported in no time."""
 FAILED = 70

@@ -330,7 +330,7 @@ class AlertBook(msgspec.Struct, kw_only=True):
         opened = [i for i in self._open() if i.version == version]
         own = next((i for i in opened if i.group == PLACES), None)
         whole = next((i for i in opened if i.is_of_whole_volume()), None)
-        drift = next((i for i in opened if i.group == "drift"), None)
+        drift = self._find("drift", "", version)
         if own is not None and whole is not None and own is not whole:
             self._fold(own, whole, "The whole is affected", now, effects)
         home = whole or own

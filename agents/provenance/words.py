@@ -243,7 +243,7 @@ def _incidents(found: Sequence[Incident]) -> Lines:
 
 
 def _quality(found: Why) -> Iterable[str]:
-    """The last windows overall, the newest first; of the newest the worst and the best segment too."""
+    """The last windows overall, the newest first; of the newest every segment, too."""
     shown = [name for name in found.watched if any(name in window.metrics for window in found.quality)]
     for window in found.quality:
         if not window.segment:

@@ -38,9 +38,10 @@ from agents.registry.tables import (
     VersionRow,
 )
 from agents.subjects.tables import SubjectErasureRow
-from schemas.events import ModelRegistered, SubjectErased
+from schemas.events import ModelRegistered, SubjectErased, VersionObserved, VersionRegistered
 
 MODELS_AT_ONCE = 200
+_NEW_VERSION = (VersionRegistered.__name__, VersionObserved.__name__)
 
 
 def compare_tables(session: Session, verdict: AuditVerdict) -> AuditVerdict:
@@ -72,7 +73,7 @@ def _records(session: Session) -> Iterator[str]:
     statement = (
         select(AuditRow.epoch, AuditRow.model, AuditRow.version, AuditRow.event, VersionRow)
         .outerjoin(VersionRow, mine)
-        .where(AuditRow.action.in_(["VersionRegistered", "VersionObserved"]))
+        .where(AuditRow.action.in_(_NEW_VERSION))
         .order_by(AuditRow.epoch)
     )
     rows: Iterable[Any] = session.execute(statement, execution_options={"yield_per": PAGE})
@@ -93,7 +94,7 @@ def _unheard(session: Session) -> Iterator[str]:
     heard = exists().where(
         AuditRow.model == VersionRow.model,
         AuditRow.version == VersionRow.version,
-        AuditRow.action.in_(["VersionRegistered", "VersionObserved"]),
+        AuditRow.action.in_(_NEW_VERSION),
     )
     for model, version in session.execute(select(VersionRow.model, VersionRow.version).where(~heard).limit(1)):
         yield f"version {version} of {model} is in no row of the audit"
@@ -131,9 +132,7 @@ def _erasures(session: Session, verdict: AuditVerdict) -> Iterator[str]:
 def _recorded_since(session: Session) -> int | None:
     """Epoch of the first event that carries the hash of a record."""
     rows = session.execute(
-        select(AuditRow.epoch, AuditRow.event)
-        .where(AuditRow.action.in_(["VersionRegistered", "VersionObserved"]))
-        .order_by(AuditRow.epoch),
+        select(AuditRow.epoch, AuditRow.event).where(AuditRow.action.in_(_NEW_VERSION)).order_by(AuditRow.epoch),
         execution_options={"yield_per": PAGE},
     )
     return next((epoch for epoch, event in rows if "record" in msgspec.json.decode(event)), None)

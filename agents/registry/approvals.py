@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from agents.database.engine import Sessions
 from agents.registry.change import Change, refuse_watched
+from agents.registry.logic import LAPSED
 from agents.registry.service import Registry
 from agents.registry.tables import ApprovalRequestRow
 from agents.registry.views import VersionInfo, version_info
@@ -63,7 +64,7 @@ def lapse_due(registry: Registry, session: Session, limit: int = AT_ONCE) -> lis
         request = change.open_request(version)
         if request is None or found.stage != "approval-requested":
             continue  # somebody decided meanwhile
-        change.step(found, "expired", reason="nobody decided in time")
+        change.step(found, "expired", reason=LAPSED)
         change.close_request(request)
         change.forget_approvals(version)
         if change.row.challenger == version:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from schemas.codec import derived_id
+from agents.registry.logic import LAPSED, flag_incident, is_policy
 from schemas.durations import parse_duration
 from schemas.events import (
     AnyRegistryEvent,
@@ -34,7 +34,6 @@ from schemas.events import (
 )
 from schemas.specification import ApprovalSection
 
-LAPSED = "nobody decided in time"
 UNKNOWN: Any = object()
 """What neither events nor record say."""
 
@@ -227,7 +226,7 @@ class Expected:
             question["closed_at"] = at
 
     def _roll_back(self, at: datetime, event: ModelRolledBack) -> None:
-        if event.actor.startswith("policy:"):
+        if is_policy(event.actor):
             return
         policy = self._policy(event.previous)
         self.reviews[event.epoch] = {
@@ -257,5 +256,4 @@ class Expected:
         """An incident is open of what was flagged while it was champion, and still is both."""
         for (version, source), (since, live) in self._flags.items():
             if live and version == self._champion:
-                incident = derived_id(self._name, "faulty-version", version, source, since)
-                self.flags[version, source, since]["incident"] = incident
+                self.flags[version, source, since]["incident"] = flag_incident(self._name, version, source, since)

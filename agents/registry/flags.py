@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from agents.database.outbox import enqueue
 from agents.registry.ledger import AGENT
+from agents.registry.logic import flag_incident
 from agents.registry.tables import FlagRow, ModelRow, VersionRow
 from schemas.codec import derived_id
 from schemas.errors import ConflictError
@@ -229,7 +230,7 @@ def _add(change: Change, version: int, source: int, actor: str, reason: str) -> 
     change.session.flush()
     live_now = change.row.champion == version
     if live_now:
-        row.incident = derived_id(change.row.name, "faulty-version", version, source, row.since)
+        row.incident = flag_incident(change.row.name, version, source, row.since)
         _tell(change, row, "opened")
     change.emit(VersionFlagged, actor, None, version=version, source=source, reason=reason, live=live_now)
     return _flag(row)

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from schemas.codec import encode
+from schemas.codec import derived_id, encode
 from schemas.errors import ConflictError, TransitionError
 from schemas.events import (
     AccessChanged,
@@ -52,6 +52,9 @@ Stage = Literal[
     "expired",
     "archived",
 ]
+
+LAPSED = "nobody decided in time"
+"""Reason of a version whose question lapsed; its event carries none."""
 
 NEXT: Mapping[str, frozenset[str]] = {
     "registered": frozenset({"validated", "rejected", "archived"}),
@@ -268,3 +271,13 @@ def chained(previous: str, fields: Mapping[str, object]) -> str:
     """Hash of an audit row: over its fields and the hash of the row before."""
     text = json.dumps({**fields, "previous": previous}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_policy(actor: str) -> bool:
+    """Whether no person did something, but a rule that one wrote down."""
+    return actor.startswith("policy:")
+
+
+def flag_incident(model: str, version: int, source: int, since: int) -> str:
+    """Id of the incident of a champion that is flagged since the epoch `since`."""
+    return derived_id(model, "faulty-version", version, source, since)

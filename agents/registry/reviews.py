@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from agents.registry.change import Change
+from agents.registry.logic import is_policy
 from agents.registry.tables import ReviewRow
 from schemas.errors import ConflictError, NotFoundError
 from schemas.events import RollbackReviewed
@@ -31,7 +32,7 @@ class ReviewInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 def flag_for_review(change: Change, version: int, previous: int, actor: str, reason: str, *, four_eyes: bool) -> None:
     """Note a roll-back that is about to be told, where a person makes it; what policies do is in their reports."""
-    if actor.startswith("policy:"):
+    if is_policy(actor):
         return
     change.session.add(
         ReviewRow(

@@ -390,8 +390,6 @@ def _predict(served: ServedModel, asked: Sequence[Asked]) -> tuple[list[Answer |
     """
     raised: str | None = None
     attempts = 0
-    # The newest version says what is personal; the one that answers may be older and name no subject.
-    private = served.spec.data.subject is not None or any(one.private for one in asked)
 
     def attempt(part: Sequence[Mapping[str, Scalar]]) -> list[Answer | Exception | None]:
         nonlocal raised, attempts
@@ -401,6 +399,8 @@ def _predict(served: ServedModel, asked: Sequence[Asked]) -> tuple[list[Answer |
         try:
             return list(served.predict(part))
         except Exception as error:  # noqa: BLE001  the model is a stranger's code
+            # The newest version says what is personal; the one that answers may be older and name no subject.
+            private = served.spec.data.subject is not None or any(one.private for one in asked)
             raised = raised or _said(error, private=private)
             if len(part) == 1 or attempts >= _MOST_ATTEMPTS:
                 return [error] * len(part)
